@@ -1,0 +1,120 @@
+"""What a capability declares: light enough to be imported in every process, heavy code named by import path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import BaseModel
+
+#: `package.module:attribute`: resolved only in the process that runs it.
+ImportPath = str
+
+#: sync: an answer (classify) · stream: events (chat) · job: 202 and a run id (forecast) ·
+#: static: a finished artifact, published as files, with no replica (a 3D scene).
+Mode = Literal["sync", "stream", "job", "static"]
+
+#: The entry-point group through which the kernel finds capabilities, ours and third parties' alike.
+ENTRY_POINT_GROUP = "modelworks.capabilities"
+
+_IMPORT_PATH = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+_NAME = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What one run or one replica occupies: cores, bytes, whole or fractional accelerators."""
+
+    cpu: float = 1.0
+    memory_bytes: int = 1 << 30
+    gpu: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cpu <= 0 or self.memory_bytes <= 0 or self.gpu < 0:
+            raise ValueError(f"resources must be positive: {self}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One thing a capability does, over its whole life cycle."""
+
+    #: The Hugging Face pipeline tag where one exists: "object-detection".
+    name: str
+    input: type[BaseModel]
+    output: type[BaseModel]
+    #: The default predictor class (modes sync and stream), or the job function (mode job). None for mode static.
+    predictor: ImportPath | None = None
+    mode: Mode = "sync"
+    #: Further predictor classes by engine name: {"transformers": "…serve:TransformersGenerator"}.
+    predictors: Mapping[str, ImportPath] = field(default_factory=dict)
+    #: Functions that return a `ServerCommand` by engine name: processes that already speak OpenAI's protocol.
+    servers: Mapping[str, ImportPath] = field(default_factory=dict)
+    #: Options of a deployment (context length, precision …), validated before anything starts.
+    options: type[BaseModel] | None = None
+    trainer: ImportPath | None = None
+    train_params: type[BaseModel] | None = None
+    evaluator: ImportPath | None = None
+    evaluate_params: type[BaseModel] | None = None
+    #: The evaluator returns exactly these.
+    metrics: tuple[str, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ValueError(f"task name {self.name!r} must be lower-case words joined by hyphens")
+        paths = [self.predictor, self.trainer, self.evaluator, *self.predictors.values(), *self.servers.values()]
+        for path in paths:
+            if path is not None and not _IMPORT_PATH.match(path):
+                raise ValueError(f"{path!r} is not an import path of the form package.module:attribute")
+        if self.mode == "static" and self.predictor is not None:
+            raise ValueError(f"task {self.name!r}: a static task publishes files and has no predictor")
+        if self.mode != "static" and self.predictor is None:
+            raise ValueError(f"task {self.name!r}: mode {self.mode!r} needs a predictor")
+        if self.trainer is not None and self.train_params is None:
+            raise ValueError(f"task {self.name!r}: a trainer needs train_params")
+        if (self.evaluator is None) != (not self.metrics):
+            raise ValueError(f"task {self.name!r}: an evaluator and its metrics are declared together")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capability:
+    """A folder's declaration, found by entry point."""
+
+    name: str
+    summary: str
+    tasks: tuple[Task, ...]
+    #: The package that holds presets.toml and README.md.
+    package: str
+    #: The extra that brings its heavy libraries; None where it needs none.
+    extra: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ValueError(f"capability name {self.name!r} must be lower-case words joined by hyphens")
+        names = [task.name for task in self.tasks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"capability {self.name!r} declares a task twice: {names}")
+        if not names:
+            raise ValueError(f"capability {self.name!r} declares no task")
+
+    def task(self, name: str) -> Task | None:
+        """The task of that name, or None."""
+        return next((task for task in self.tasks if task.name == name), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerCommand:
+    """How to start a process that speaks OpenAI's protocol (vLLM, llama.cpp), on a port the kernel chose.
+
+    `argv` and `env` may contain `{port}`. `model` is the name that process knows the model by.
+    """
+
+    argv: tuple[str, ...]
+    model: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    health_path: str = "/health"
+    #: Path prefix of the protocol on that port.
+    api_path: str = "/v1"
+    start_timeout_s: float = 600.0

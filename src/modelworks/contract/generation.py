@@ -1,0 +1,103 @@
+"""The input and output of the task `text-generation`: what the gateway and a language engine say to each other.
+
+The gateway turns OpenAI's (and other) wire forms into `GenerationInput` and the engine's chunks back into them, so an
+engine knows nothing of HTTP and the gateway nothing of tokens beyond their count.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class Message(BaseModel):
+    """One turn. `content` is text; parts other than text are refused before they reach a text engine."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Role
+    content: str | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class Sampling(BaseModel):
+    """How the next token is chosen. `temperature` 0 is greedy. None means "the model's own default"."""
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=1)
+    stop: list[str] = Field(default_factory=list, max_length=16)
+    #: The same seed, model and request give the same tokens, whatever else the replica is answering.
+    seed: int | None = None
+    n: int = Field(default=1, ge=1, le=128)
+    #: Report the chosen token's log-probability, and that many alternatives.
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=20)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    logit_bias: dict[int, float] = Field(default_factory=dict)
+
+
+class GenerationInput(Sampling):
+    """A chat (`messages`), a text (`prompt`) or token ids (`prompt_ids`): exactly one of them."""
+
+    messages: list[Message] | None = None
+    prompt: str | None = None
+    prompt_ids: list[int] | None = None
+    #: Tools as OpenAI writes them, handed to the chat template.
+    tools: list[dict[str, Any]] | None = None
+    #: Further variables for the chat template (`enable_thinking`).
+    template_args: dict[str, Any] = Field(default_factory=dict)
+    #: Return the prompt before the completion (completions only).
+    echo: bool = False
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> GenerationInput:
+        given = [name for name in ("messages", "prompt", "prompt_ids") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of messages, prompt and prompt_ids, not {given or 'none'}")
+        return self
+
+
+class TokenLogprob(BaseModel):
+    """One token with its natural-log probability. `text` may be a partial character; `bytes` never lies."""
+
+    token_id: int
+    text: str
+    bytes: list[int]
+    logprob: float
+    top: list[TokenLogprob] = Field(default_factory=list)
+
+
+class GenerationUsage(BaseModel):
+    """Counted in the engine, never estimated."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class GenerationChunk(BaseModel):
+    """A step of one choice.
+
+    The first chunk of a request carries `usage` with the prompt's tokens before any text; `token_ids` are the tokens that
+    this chunk accounts for (their text may arrive with a later chunk while a character is incomplete). Each choice ends
+    with one chunk that has a `finish_reason`; the last chunk of the request carries the final `usage`.
+    """
+
+    index: int = 0
+    text: str = ""
+    token_ids: list[int] = Field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    usage: GenerationUsage | None = None

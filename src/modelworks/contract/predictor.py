@@ -1,0 +1,65 @@
+"""The shapes of heavy code: classes for answering, functions for training and evaluating. Structural: nothing to inherit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel
+
+from modelworks.contract.run import LocalModel, Run
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """Answers one request with one output (mode sync).
+
+    Constructed once per replica as `Predictor(model, options)`: `model` is None for a task that needs none, `options` is an
+    instance of the task's `options` class or None. A plain `predict` runs in a thread, an `async def` one in the event loop.
+    """
+
+    def predict(self, request: Any) -> Any | Awaitable[Any]: ...
+
+
+@runtime_checkable
+class StreamingPredictor(Protocol):
+    """Answers one request with a sequence of outputs (mode stream).
+
+    When the caller goes away the iterator is closed (`aclose`/`close`): generation must stop then, in prefill too.
+    """
+
+    def stream(self, request: Any) -> AsyncIterator[Any] | Iterator[Any]: ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A predictor that holds threads or memory may have `close`, called when the replica is drained."""
+
+    def close(self) -> None: ...
+
+
+class PredictorFactory(Protocol):
+    """What `Task.predictor` names for the modes sync and stream."""
+
+    def __call__(self, model: LocalModel | None, options: BaseModel | None) -> Predictor | StreamingPredictor: ...
+
+
+class JobPredictor(Protocol):
+    """What `Task.predictor` names for mode job: it runs as a run, saves its files and returns the task's output."""
+
+    def __call__(self, run: Run, request: Any) -> BaseModel: ...
+
+
+class Trainer(Protocol):
+    """What `Task.trainer` names. Results are what it gives to `run.save`."""
+
+    def __call__(self, run: Run, params: Any) -> None: ...
+
+
+class Evaluator(Protocol):
+    """What `Task.evaluator` names: measures the model of role "model" on the data set of role "test".
+
+    Returns exactly the metrics that the task declares.
+    """
+
+    def __call__(self, run: Run, params: Any) -> Mapping[str, float]: ...

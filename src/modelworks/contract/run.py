@@ -1,0 +1,110 @@
+"""The one door from capability code to the kernel. What is read and written through it *is* the lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: L0: a base model · L1: an industry model made from an L0 · L2: a scenario model, tuned for one task.
+Level = Literal["L0", "L1", "L2"]
+
+#: What a run may do. `batch` and mode `job` call the task's predictor; `pull` and `ingest` belong to the kernel.
+Verb = Literal["pull", "ingest", "label", "train", "evaluate", "batch"]
+
+
+class LocalModel(BaseModel):
+    """A model version, materialised as a read-only folder on this machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: str
+    version_id: str
+    path: Path
+    digest: str
+    task: str | None = None
+    level: Level | None = None
+    licence: str | None = None
+    #: What the trainer that saved it wrote with `save(..., metadata=…)`.
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class LocalDataset(BaseModel):
+    """A data-set version, materialised as a read-only folder on this machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: str
+    version_id: str
+    path: Path
+    digest: str
+    licence: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+@runtime_checkable
+class Run(Protocol):
+    """One run of a trainer, an evaluator or a job predictor, on whatever executor.
+
+    After a crash the kernel starts a new attempt of the same run: `id`, `seed` and the inputs are the same, `workdir` is
+    fresh, and `resume_from` is the folder last given to `checkpoint`.
+    """
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def workdir(self) -> Path:
+        """An empty, writable folder that is deleted when the attempt is over."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first attempt."""
+        ...
+
+    @property
+    def resume_from(self) -> Path | None:
+        """The last checkpoint of this run (a folder with the same content), or None on a first attempt."""
+        ...
+
+    def model(self, role: str = "base") -> LocalModel:
+        """The model given under that role; records "used". Raises NotFound where the run has no such input."""
+        ...
+
+    def dataset(self, role: str = "train") -> LocalDataset:
+        """The data set given under that role; records "used". Raises NotFound where the run has no such input."""
+        ...
+
+    def has_input(self, role: str) -> bool:
+        """Whether an optional model or data set was given under that role."""
+        ...
+
+    def log(self, step: int, **metrics: float) -> None:
+        """Add a point to the run's curves."""
+        ...
+
+    def progress(self, done: float, total: float, what: str) -> None:
+        """Say how far the run is, in the unit `what` (steps, tokens, pages)."""
+        ...
+
+    def checkpoint(self, path: Path) -> None:
+        """Store a folder so that a later attempt starts from it; the previous checkpoint may then be dropped."""
+        ...
+
+    def save(self, path: Path, *, kind: str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Store a file or folder as a result of this run; records "generated".
+
+        `kind` is "model", "dataset" or any other noun ("report", "grid", "scene"). Known metadata keys: `task`, `level`,
+        `metrics`, `licence`; the rest is kept as given.
+        """
+        ...
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `Cancelled` when the user has asked to stop; call it between steps."""
+        ...

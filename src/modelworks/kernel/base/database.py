@@ -1,0 +1,139 @@
+"""The database: SQLite by default, PostgreSQL by URL. One request or one job step is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Engine, MetaData, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.types import TypeDecorator
+
+from modelworks.contract.errors import StorageFull, Unavailable
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware datetimes in UTC on both databases; SQLite stores them without a zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a datetime without a time zone was given to the database")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Declarative base of all rooms' tables; each room's tables live in its own `store.py`."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own form
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        list[str]: JSON,
+        list[dict[str, Any]]: JSON,
+    }
+
+
+class Database:
+    """Opens transactions. Sync by design: routes that use it run in worker threads, hot paths cache.
+
+    Args:
+        url: an SQLAlchemy URL; `sqlite:///path` or `postgresql+psycopg://…`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A read-write transaction: committed when the block ends, rolled back when it raises.
+
+        Raises:
+            StorageFull: the disk of the database is full.
+            Unavailable: the database cannot be reached or stays locked.
+        """
+        with _readable_failures(), self._sessions() as session, session.begin():
+            if self.is_sqlite:
+                # Take the write lock at once: upgrading a read lock later fails at once when another writer came first.
+                session.execute(text("BEGIN IMMEDIATE"))
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A read-only transaction with one consistent view; writers are not blocked by it."""
+        with _readable_failures(), self._sessions() as session, session.begin():
+            if self.is_sqlite:
+                session.execute(text("BEGIN"))
+            yield session
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _sqlite_engine(url: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False}, pool_size=16, max_overflow=48)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # sqlite3's own transaction handling is switched off: `transaction` says BEGIN itself.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # NORMAL in WAL mode: a commit survives kill -9 of the process; a power cut may lose the last commits, never corrupt.
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    return engine
+
+
+def _postgres_engine(url: str) -> Engine:
+    return create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=True)
+
+
+@contextmanager
+def _readable_failures() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        reason = str(error.orig)
+        if "disk is full" in reason or "No space left" in reason:
+            raise StorageFull(
+                "The disk that holds the database is full; nothing was changed.", hint="Free some space and try again."
+            ) from error
+        if "locked" in reason or "connect" in reason or "terminating" in reason:
+            raise Unavailable(f"The database does not answer: {reason}.", hint="Try again shortly.", retry_after_s=2) from error
+        raise
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable(
+                "The connection to the database was lost; nothing was changed.", hint="Try again.", retry_after_s=2
+            ) from error
+        raise

@@ -1,0 +1,44 @@
+"""In-process announcements after a commit: "this changed", never "do this". Losing one only delays, as every consumer also polls."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[str, dict[str, Any]], None]
+
+
+class Events:
+    """Topics such as `run.changed`, `alias.moved`, `deployment.changed`, `key.changed`; handlers must be quick."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, list[Handler]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    def subscribe(self, topic: str, handler: Handler) -> Callable[[], None]:
+        """Call `handler(topic, payload)` on every announcement; returns a function that ends the subscription."""
+        with self._lock:
+            self._handlers[topic].append(handler)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if handler in self._handlers[topic]:
+                    self._handlers[topic].remove(handler)
+
+        return unsubscribe
+
+    def publish(self, topic: str, **payload: Any) -> None:
+        """Announce; a failing handler is logged and does not disturb the others."""
+        with self._lock:
+            handlers = list(self._handlers[topic])
+        for handler in handlers:
+            try:
+                handler(topic, payload)
+            except Exception:
+                log.exception("event handler failed", topic=topic)

@@ -1,0 +1,16 @@
+"""Ids that say what they name and sort by time: a prefix and a ULID."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ulid import ULID
+
+Prefix = Literal[
+    "run", "mdl", "ds", "art", "dep", "key", "prj", "usr", "req", "cmpl", "chatcmpl", "evt", "rep", "src", "usg", "call"
+]
+
+
+def new_id(prefix: Prefix) -> str:
+    """A fresh id such as `run_01K…`; ids of one process made in different milliseconds sort by creation."""
+    return f"{prefix}_{ULID()}"

@@ -1,0 +1,157 @@
+"""Every setting of the platform, read once in `server.py` from the environment (`MODELWORKS_…`) and one optional file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from modelworks.contract.errors import InvalidRequest
+
+
+def default_home() -> Path:
+    """`MODELWORKS_HOME`, or `~/.modelworks`."""
+    return Path(os.environ.get("MODELWORKS_HOME") or Path.home() / ".modelworks").expanduser()
+
+
+class Settings(BaseSettings):
+    """The effective settings. `modelworks doctor` prints each with its value and origin."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELWORKS_", extra="forbid", frozen=True)
+
+    home: Path = Field(default_factory=default_home, description="Folder of the database, blobs, logs and work folders.")
+    host: str = Field(default="127.0.0.1", description="Address that the server listens on.")
+    port: int = Field(default=8400, ge=0, le=65535, description="Port that the server listens on; 0 picks a free one.")
+    database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL; by default SQLite in the home folder. PostgreSQL: postgresql+psycopg://…"
+    )
+    storage_url: str | None = Field(
+        default=None, description="Where blobs live: a folder or s3://bucket/prefix; by default a folder in the home folder."
+    )
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the fsspec file system as JSON (endpoint_url, key, secret …)."
+    )
+    public_url: str | None = Field(default=None, description="How clients reach this server; used in signed links.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level logged.")
+    log_format: Literal["json", "console"] = Field(default="console", description="json for machines, console for people.")
+    otlp_endpoint: str | None = Field(default=None, description="OpenTelemetry collector (OTLP over HTTP); off when empty.")
+    executor: Literal["local", "ray"] = Field(default="local", description="Where runs are executed.")
+    serving_backend: Literal["local", "ray-serve"] = Field(default="local", description="Where replicas run.")
+    ray_address: str | None = Field(default=None, description="Ray dashboard address for jobs, e.g. http://127.0.0.1:8265.")
+    ray_serve_url: str | None = Field(default=None, description="Where Ray Serve's HTTP proxy listens, e.g. http://127.0.0.1:8000.")
+    slots_cpu: float | None = Field(default=None, gt=0, description="Cores that runs may occupy together; by default all.")
+    slots_memory_bytes: int | None = Field(default=None, gt=0, description="Memory that runs may occupy; by default 80 % of it.")
+    slots_gpu: float = Field(default=0.0, ge=0, description="Accelerators that runs may occupy together.")
+    max_attempts: int = Field(default=5, ge=1, description="How often a run is started again after a crash before it fails.")
+    heartbeat_timeout_s: float = Field(default=60.0, gt=0, description="A run that is silent for so long is taken for dead.")
+    max_body_bytes: int = Field(default=32 << 20, gt=0, description="Largest JSON request body; uploads of blobs are not counted.")
+    max_blob_bytes: int = Field(default=1 << 40, gt=0, description="Largest single blob.")
+    load_wait_s: float = Field(default=600.0, gt=0, description="How long a request waits for a deployment that is loading.")
+    max_queue: int = Field(default=256, ge=0, description="Requests that may wait for one deployment; more get 503.")
+    keep_alive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a keep-alive comment.")
+    egress_allow: list[str] = Field(
+        default_factory=list, description="Hosts or networks that outgoing requests may reach although they are private."
+    )
+    pull_roots: list[Path] = Field(
+        default_factory=list, description="Folders from which file:// sources may be read; empty means any readable folder."
+    )
+    vllm_python: str | None = Field(default=None, description="Interpreter of the environment in which vLLM is installed.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, the environment over `modelworks.toml` in the home folder."""
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=default_home() / "modelworks.toml")
+        return (init_settings, env_settings, toml)
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _known_database(self) -> Settings:
+        if self.database_url is not None and not self.database_url.startswith(("sqlite", "postgresql")):
+            raise ValueError("database_url must be an SQLite or a PostgreSQL URL")
+        return self
+
+    @property
+    def effective_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home / 'modelworks.db'}"
+
+    @property
+    def effective_storage_url(self) -> str:
+        return self.storage_url or str(self.home / "blobs")
+
+    @property
+    def local_url(self) -> str:
+        """How processes on this machine reach the server (meaningful once `port` is fixed)."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104
+        return f"http://{host}:{self.port}"
+
+    def prepare_home(self) -> None:
+        """Create the home folder (mode 0700) and prove that it can be written.
+
+        Raises:
+            InvalidRequest: the folder cannot be created or written.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            probe = self.home / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise InvalidRequest(
+                f"The home folder {self.home} cannot be written: {error.strerror}.",
+                hint="Give a writable folder with MODELWORKS_HOME, or change its owner.",
+                code="home_not_writable",
+            ) from error
+
+
+#: Values that are never printed.
+SECRET_FIELDS = frozenset({"storage_options", "database_url"})
+
+
+def describe(settings: Settings) -> list[dict[str, Any]]:
+    """Each setting with its effective value and where it came from (argument, environment, file, default)."""
+    from_file = TomlConfigSettingsSource(Settings, toml_file=default_home() / "modelworks.toml")()
+    rows = []
+    for name, info in Settings.model_fields.items():
+        variable = f"MODELWORKS_{name.upper()}"
+        value = getattr(settings, name)
+        if variable in os.environ:
+            origin = variable
+        elif name in from_file:
+            origin = "modelworks.toml"
+        elif name in settings.model_fields_set:
+            origin = "argument"
+        else:
+            origin = "default"
+        shown: Any = value
+        if name in SECRET_FIELDS and value:
+            shown = "(set)" if name == "storage_options" else _without_password(str(value))
+        elif isinstance(value, SecretStr):
+            shown = "(set)"
+        elif isinstance(value, Path):
+            shown = str(value)
+        elif isinstance(value, list):
+            shown = [str(item) for item in value]
+        rows.append({"name": name, "variable": variable, "value": shown, "origin": origin, "help": info.description})
+    return rows
+
+
+def _without_password(url: str) -> str:
+    head, at, tail = url.rpartition("@")
+    if not at:
+        return url
+    scheme, _, credentials = head.partition("://")
+    return f"{scheme}://{credentials.split(':')[0]}:***@{tail}"
