@@ -1,0 +1,325 @@
+"""The wire forms of the catalog."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelworks.contract.media import File
+from modelworks.contract.run import Level
+
+#: used: run -> what it read · generated: run -> what it wrote · parent: version -> the version it was made from ·
+#: deployed: deployment -> the version it serves. Subject first, as in "run used version".
+Relation = Literal["used", "generated", "parent", "deployed"]
+Direction = Literal["up", "down", "both"]
+
+Item = TypeVar("Item")
+
+
+class Page(BaseModel, Generic[Item]):
+    """A list with a cursor, as OpenAI's lists: `after` is the last id of the page before."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+
+class Version(BaseModel):
+    """An immutable version: a manifest of digests and what is known about it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    object: Literal["version"] = "version"
+    artifact_id: str
+    project_id: str
+    kind: str
+    name: str
+    number: int
+    #: sha256 of the canonical manifest: equal for equal content.
+    digest: str
+    files: list[File]
+    num_bytes: int
+    task: str | None = None
+    level: Level | None = None
+    licence: str | None = None
+    source: str | None = None
+    card: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    created_by_run: str | None = None
+    created_at: datetime
+    state: Literal["ready", "removed"] = "ready"
+    aliases: list[str] = Field(default_factory=list)
+
+    @property
+    def ref(self) -> str:
+        """The reference that will always mean this version while it exists."""
+        return f"{self.name}@v{self.number}"
+
+
+class VersionSummary(BaseModel):
+    """A version without its files and card, for lists and trees."""
+
+    id: str
+    object: Literal["version.summary"] = "version.summary"
+    kind: str
+    name: str
+    number: int
+    digest: str
+    num_files: int
+    num_bytes: int
+    task: str | None = None
+    level: Level | None = None
+    licence: str | None = None
+    source: str | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    created_by_run: str | None = None
+    created_at: datetime
+    state: Literal["ready", "removed"] = "ready"
+    aliases: list[str] = Field(default_factory=list)
+
+
+class Artifact(BaseModel):
+    """A name with its versions, newest first."""
+
+    id: str
+    object: Literal["artifact"] = "artifact"
+    kind: str
+    name: str
+    created_at: datetime
+    num_versions: int
+    #: Alias -> version number.
+    aliases: dict[str, int] = Field(default_factory=dict)
+    latest: VersionSummary
+
+
+class ArtifactDetail(BaseModel):
+    """What `show` shows: the version that the reference means, its licences, and the other versions of the name."""
+
+    object: Literal["artifact.detail"] = "artifact.detail"
+    version: Version
+    restrictions: Restrictions
+    versions: list[VersionSummary]
+    aliases: dict[str, int] = Field(default_factory=dict)
+
+
+class VersionCreate(BaseModel):
+    """Registers files that lie in the storage already."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    files: list[File] = Field(min_length=1)
+    kind: str | None = None
+    task: str | None = None
+    level: Level | None = None
+    licence: str | None = None
+    source: str | None = None
+    card: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    #: References of the versions it was made from.
+    parents: list[str] = Field(default_factory=list)
+
+
+class AliasUpdate(BaseModel):
+    """Lets an alias of the reference's name point to the version that the reference means."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ref: str
+    alias: str
+    kind: str = "model"
+
+
+class AliasMove(BaseModel):
+    """One entry of an alias's history; `from_number` is None when it was new, `to_number` when it was removed."""
+
+    object: Literal["alias.move"] = "alias.move"
+    alias: str
+    from_number: int | None
+    to_number: int | None
+    from_version_id: str | None
+    to_version_id: str | None
+    moved_at: datetime
+    moved_by: str | None = None
+
+
+class Removal(BaseModel):
+    """What a removal takes away. Blobs go later, when nothing else refers to them."""
+
+    object: Literal["removal"] = "removal"
+    dry_run: bool
+    versions: list[VersionSummary]
+    aliases: list[str]
+    num_bytes: int
+    #: Why it would be refused without force.
+    blocked_by: list[str] = Field(default_factory=list)
+
+
+class Edge(BaseModel):
+    """`subject relation object`, as in "run used version"."""
+
+    model_config = ConfigDict(frozen=True)
+
+    subject_id: str
+    relation: Relation
+    object_id: str
+    role: str | None = None
+    created_at: datetime | None = None
+
+
+class Node(BaseModel):
+    """Something in the lineage; for a version with what it is."""
+
+    id: str
+    kind: Literal["model", "dataset", "run", "deployment", "artifact", "other"]
+    name: str | None = None
+    number: int | None = None
+    task: str | None = None
+    level: Level | None = None
+    licence: str | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    state: Literal["ready", "removed"] | None = None
+    created_at: datetime | None = None
+
+
+class LineageGraph(BaseModel):
+    """Where a version or run comes from, and what was made from it."""
+
+    object: Literal["lineage"] = "lineage"
+    root: str
+    nodes: list[Node]
+    edges: list[Edge]
+    #: Whether the graph goes on beyond `depth`.
+    truncated: bool = False
+
+
+class FamilyTree(BaseModel):
+    """A model with what it was made from (`parents`), the data it saw (`datasets`) and what was made from it (`children`)."""
+
+    object: Literal["tree"] = "tree"
+    node: Node
+    created_by_run: str | None = None
+    datasets: list[Node] = Field(default_factory=list)
+    parents: list[FamilyTree] = Field(default_factory=list)
+    children: list[FamilyTree] = Field(default_factory=list)
+    deployments: list[str] = Field(default_factory=list)
+
+
+class LicenceOf(BaseModel):
+    """The licence of one version that another descends from."""
+
+    version_id: str
+    name: str
+    number: int
+    kind: str
+    licence: str | None
+    #: self, or how it entered: parent, used.
+    relation: Literal["self", "parent", "used"]
+
+
+class Restrictions(BaseModel):
+    """What a version's own licence and those of its parents and data sets demand together."""
+
+    #: The most restrictive licence stated anywhere in the ancestry; None where nobody stated one.
+    effective: str | None
+    #: permissive · attribution · share-alike · copyleft · use-restricted · non-commercial · unknown.
+    restriction: str
+    licences: list[LicenceOf]
+    #: Versions whose licence nobody stated.
+    unstated: list[str] = Field(default_factory=list)
+
+
+class SourceFile(BaseModel):
+    """A file that a source offers."""
+
+    path: str
+    num_bytes: int | None = None
+    #: sha256 in hex where the source tells it.
+    sha256: str | None = None
+
+
+class SkippedFile(BaseModel):
+    """A file of the source that is not fetched, and why."""
+
+    path: str
+    reason: str
+
+
+class SourceInfo(BaseModel):
+    """What a source says about itself before anything is fetched."""
+
+    object: Literal["source"] = "source"
+    uri: str
+    licence: str | None = None
+    size_bytes: int | None = None
+    files: list[SourceFile]
+    skipped: list[SkippedFile] = Field(default_factory=list)
+    #: A fixed revision (commit, ETag) where the source has one.
+    revision: str | None = None
+    task: str | None = None
+    name: str | None = None
+
+
+class SourceDescribe(BaseModel):
+    """Asks for a source's licence and size."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str
+    revision: str | None = None
+    kind: str = "model"
+
+
+class Preset(BaseModel):
+    """A curated checkpoint or training size of a capability."""
+
+    model_config = ConfigDict(extra="allow")
+
+    object: Literal["preset"] = "preset"
+    capability: str
+    name: str
+    summary: str | None = None
+    task: str | None = None
+    #: Where it is pulled from; None for a preset that is trained here.
+    source: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+    size_bytes: int | None = None
+    memory_bytes: int | None = None
+
+
+class TaskInfo(BaseModel):
+    """A task's declaration, with the JSON schemas of what it takes and gives."""
+
+    name: str
+    mode: str
+    engines: list[str]
+    metrics: list[str]
+    trainable: bool
+    evaluable: bool
+    input: dict[str, Any]
+    output: dict[str, Any]
+    options: dict[str, Any] | None = None
+    train_params: dict[str, Any] | None = None
+    evaluate_params: dict[str, Any] | None = None
+    resources: dict[str, float]
+
+
+class CapabilityInfo(BaseModel):
+    """A capability's declaration."""
+
+    object: Literal["capability"] = "capability"
+    name: str
+    summary: str
+    extra: str | None = None
+    tasks: list[TaskInfo]
+
+
+ArtifactDetail.model_rebuild()
