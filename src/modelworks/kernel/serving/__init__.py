@@ -1,1 +1,6 @@
-"""Room."""
+"""Serving: desired deployments, one reconciler that makes them so, and the pool that routes requests to replicas."""
+
+from modelworks.kernel.serving.pool import ReplicaPool
+from modelworks.kernel.serving.schemas import DeployedModel, Deployment, DeploymentSpec, Route
+
+__all__ = ["DeployedModel", "Deployment", "DeploymentSpec", "ReplicaPool", "Route"]

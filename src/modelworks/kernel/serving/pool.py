@@ -1,0 +1,312 @@
+"""Routing of requests to replicas: in memory, in the server's event loop, with no database access per request.
+
+The reconciler publishes a table of what is deployed; `acquire` picks the replica with the fewest requests in flight, waits
+while a deployment is loading and says why at once when it has failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import TracebackType
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+
+from modelworks.contract.errors import ModelNotFound, Unavailable
+from modelworks.kernel.serving.schemas import DeployedModel, Route
+
+#: A replica that refused a connection is passed over for so long; the reconciler finds out what happened meanwhile.
+SUSPECT_S = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One replica that answers. The object lives as long as the replica's process, so that its count survives publishing."""
+
+    replica_id: str
+    route: Route
+    in_flight: int = 0
+    suspect_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One deployment of the published table."""
+
+    model: DeployedModel
+    slots: tuple[Slot, ...]
+    #: For kind static: the route without a replica.
+    static: Route | None = None
+    #: Other references of exactly the version that answers: `name@v3`, `name@alias`, the version's id.
+    references: frozenset[str] = frozenset()
+
+
+#: (project id, deployment name) → deployment.
+Table = Mapping[tuple[str, str], Target]
+
+
+@dataclass(slots=True)
+class _Snapshot:
+    table: Table = field(default_factory=dict)
+    by_reference: dict[tuple[str, str], Target] = field(default_factory=dict)
+
+
+class Acquisition:
+    """`async with pool.acquire(…) as route`: counts the request in and out of its replica."""
+
+    __slots__ = ("_model_name", "_pool", "_project_id", "_slot", "_wait_s")
+
+    def __init__(self, pool: ReplicaPool, project_id: str, model_name: str, wait_s: float | None) -> None:
+        self._pool = pool
+        self._project_id = project_id
+        self._model_name = model_name
+        self._wait_s = wait_s
+        self._slot: Slot | None = None
+
+    async def __aenter__(self) -> Route:
+        chosen = self._pool.choose(self._project_id, self._model_name)
+        if chosen is None:
+            chosen = await self._pool.wait(self._project_id, self._model_name, self._wait_s)
+        if isinstance(chosen, Route):
+            return chosen
+        chosen.in_flight += 1
+        self._slot = chosen
+        return chosen.route
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        slot = self._slot
+        if slot is None:
+            return
+        self._slot = None
+        slot.in_flight -= 1
+        if isinstance(error, aiohttp.ClientConnectionError):
+            slot.suspect_until = time.monotonic() + SUSPECT_S
+            self._pool.wake_reconciler()
+
+
+class ReplicaPool:
+    """One per server.
+
+    Args:
+        max_queue: requests that may wait for one deployment while it loads; more are refused with 503.
+        load_wait_s: how long a request waits unless `acquire` says otherwise.
+        resolver: DNS for upstream servers (the guarded one); None is aiohttp's own.
+    """
+
+    def __init__(self, *, max_queue: int = 256, load_wait_s: float = 600.0, resolver: AbstractResolver | None = None) -> None:
+        self._max_queue = max_queue
+        self._load_wait_s = load_wait_s
+        self._resolver = resolver
+        self._snapshot = _Snapshot()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed: asyncio.Event | None = None
+        self._waiting: dict[str, int] = {}
+        self._http: aiohttp.ClientSession | None = None
+        self._on_wake: Callable[[], None] | None = None
+        self._generation = 0
+
+    # --- life cycle -------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bind to the running event loop and open the HTTP client."""
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        # No limit on connections: admission is decided per replica, and a stream holds its connection for minutes.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=10.0, resolver=self._resolver)
+        self._http = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0),
+            auto_decompress=True,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close the HTTP client; requests that wait are refused."""
+        self._loop = None
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+        if self._changed is not None:
+            self._changed.set()
+
+    @property
+    def http(self) -> aiohttp.ClientSession:
+        """The shared client for replicas and upstream servers. Send requests with `allow_redirects=False`."""
+        if self._http is None:
+            raise Unavailable("The server is starting or stopping.", retry_after_s=1)
+        return self._http
+
+    # --- written by the reconciler, from its thread -----------------------------------------------------------------
+
+    def on_wake(self, wake: Callable[[], None]) -> None:
+        """Register what makes the reconciler look again at once: it must publish soon after."""
+        self._on_wake = wake
+
+    def wake_reconciler(self) -> None:
+        """Ask for a fresh look: a replica did not answer, or a name is not known yet."""
+        if self._on_wake is not None:
+            self._on_wake()
+
+    def publish(self, table: Table) -> None:
+        """Replace the table (thread-safe). Slots of replicas that stay must be the same objects."""
+        by_reference = {
+            (project_id, reference): target for (project_id, _), target in table.items() for reference in target.references
+        }
+        self._snapshot = _Snapshot(table, by_reference)
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._announce)
+        else:
+            self._generation += 1
+
+    def _announce(self) -> None:
+        self._generation += 1
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    # --- read by the gateway ----------------------------------------------------------------------------------------
+
+    def snapshot(self, project_id: str) -> list[DeployedModel]:
+        """What is deployed in the project, by name."""
+        found = [target.model for (project, _), target in self._snapshot.table.items() if project == project_id]
+        return sorted(found, key=lambda model: model.name)
+
+    def peek(self, project_id: str, model_name: str) -> DeployedModel | None:
+        """The deployment that would answer, without waiting; None when the name is not known (yet)."""
+        target = self._find(project_id, model_name)
+        return None if target is None else target.model
+
+    def acquire(self, project_id: str, model_name: str, wait_s: float | None = None) -> Acquisition:
+        """A replica for one request; hold the block open until the answer is complete.
+
+        Args:
+            project_id: the caller's project; other projects' deployments do not exist for it.
+            model_name: a deployment's name, or `name@alias`, `name@v3` or a version id that some deployment serves.
+            wait_s: how long to wait while it loads; the pool's own figure where None.
+
+        Raises (on entry):
+            ModelNotFound: no deployment has that name; the hint names near ones.
+            Unavailable: it has failed (with the reason), is stopped, is still loading after `wait_s`, or too many wait.
+        """
+        return Acquisition(self, project_id, model_name, wait_s)
+
+    def _find(self, project_id: str, model_name: str) -> Target | None:
+        key = (project_id, model_name)
+        snapshot = self._snapshot
+        return snapshot.table.get(key) or snapshot.by_reference.get(key)
+
+    def choose(self, project_id: str, model_name: str) -> Slot | Route | None:
+        """The least busy ready replica, or None when there is none at this moment."""
+        target = self._find(project_id, model_name)
+        if target is None:
+            return None
+        if target.static is not None:
+            return target.static
+        return _least_busy(target.slots)
+
+    async def wait(self, project_id: str, model_name: str, wait_s: float | None) -> Slot | Route:
+        """The slow path of `acquire`: not known yet, loading, or failed."""
+        target = self._find(project_id, model_name)
+        if target is None:
+            target = await self._look_again(project_id, model_name)
+        deadline = time.monotonic() + (self._load_wait_s if wait_s is None else wait_s)
+        deployment_id = target.model.deployment_id
+        if self._waiting.get(deployment_id, 0) >= self._max_queue:
+            raise Unavailable(
+                f"The model {model_name!r} is loading and {self._max_queue} requests already wait for it.",
+                hint="Try again shortly.",
+                code="model_overloaded",
+                retry_after_s=5,
+            )
+        self._waiting[deployment_id] = self._waiting.get(deployment_id, 0) + 1
+        try:
+            while True:
+                changed = self._changed
+                current = self._find(project_id, model_name)
+                if current is None:
+                    raise self._not_found(project_id, model_name)
+                chosen = self.choose(project_id, model_name)
+                if chosen is not None:
+                    return chosen
+                _raise_if_down(current.model)
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or changed is None or self._loop is None:
+                    raise Unavailable(
+                        f"The model {model_name!r} is still loading.",
+                        hint="Try again shortly; GET /api/deployments shows its state.",
+                        code="model_loading",
+                        retry_after_s=5,
+                    )
+                # A suspect replica becomes eligible by time alone, so wait no longer than that when there is one.
+                nap = min(remaining, 0.25) if current.slots else remaining
+                try:
+                    await asyncio.wait_for(changed.wait(), nap)
+                except TimeoutError:
+                    continue
+        finally:
+            left = self._waiting[deployment_id] - 1
+            if left:
+                self._waiting[deployment_id] = left
+            else:
+                del self._waiting[deployment_id]
+
+    async def _look_again(self, project_id: str, model_name: str) -> Target:
+        """A deployment made a moment ago may not be published yet: let the reconciler look once before saying "unknown"."""
+        changed = self._changed
+        if self._on_wake is not None and changed is not None:
+            self._on_wake()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), 1.0)
+        target = self._find(project_id, model_name)
+        if target is None:
+            raise self._not_found(project_id, model_name)
+        return target
+
+    def _not_found(self, project_id: str, model_name: str) -> ModelNotFound:
+        names = [model.name for model in self.snapshot(project_id)]
+        near = get_close_matches(model_name, names, n=3, cutoff=0.5)
+        if near:
+            hint = f"Did you mean {' or '.join(repr(name) for name in near)}?"
+        elif names:
+            shown = ", ".join(repr(name) for name in names[:5])
+            hint = f"Deployed are: {shown}{' and others' if len(names) > 5 else ''}."
+        else:
+            hint = "Nothing is deployed yet: deploy a model with `modelworks deploy` or POST /api/deployments."
+        return ModelNotFound(f"The model {model_name!r} does not exist or you have no access to it.", hint=hint, param="model")
+
+
+def _least_busy(slots: Sequence[Slot]) -> Slot | None:
+    if len(slots) == 1:
+        slot = slots[0]
+        if slot.suspect_until == 0.0 or slot.suspect_until < time.monotonic():
+            return slot
+        return None
+    best: Slot | None = None
+    now = time.monotonic()
+    for slot in slots:
+        if slot.suspect_until > now:
+            continue
+        if best is None or slot.in_flight < best.in_flight:
+            best = slot
+    return best
+
+
+def _raise_if_down(model: DeployedModel) -> None:
+    if model.state == "failed":
+        raise Unavailable(
+            f"The deployment {model.name!r} has failed: {model.last_error or 'no reason was given'}",
+            hint="GET /api/deployments shows its replicas; it is tried again from time to time.",
+            code="deployment_failed",
+            retry_after_s=60,
+        )
+    if model.state == "stopped":
+        raise Unavailable(f"The deployment {model.name!r} is stopped.", hint="Start it again with `modelworks deploy`.")

@@ -1,0 +1,184 @@
+"""What is wished (`DeploymentSpec`), what is seen (`Deployment`, `Replica`) and how a request reaches a model (`Route`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+#: predictor: our class in a replica process · openai: something that already speaks the protocol · static: published files.
+Kind = Literal["predictor", "openai", "static"]
+#: What the owner wants. `removed` is kept until the last replica is drained, then the row goes.
+DesiredState = Literal["running", "stopped", "removed"]
+ReplicaState = Literal["starting", "ready", "draining", "failed", "stopped"]
+#: What a client sees: `degraded` answers, but with fewer replicas or an older version than wished.
+DeploymentState = Literal["loading", "ready", "degraded", "failed", "stopped"]
+
+_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$")
+#: Only variables that are meant to hold such a key may be named, so that a deployment cannot send other secrets away.
+_KEY_VARIABLE = re.compile(r"^(MODELWORKS_UPSTREAM_[A-Z0-9_]+|[A-Z][A-Z0-9_]*_API_KEY)$")
+
+
+class ResourcesSpec(BaseModel):
+    """What one replica occupies; the task's own figures where not given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cpu: float = Field(default=1.0, gt=0)
+    memory_bytes: int = Field(default=1 << 30, gt=0)
+    gpu: float = Field(default=0.0, ge=0)
+
+
+class DeploymentSpec(BaseModel):
+    """A wish: "this model under this name". Applying the same wish again changes nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: The model id that clients use; unique in the project.
+    name: str = Field(max_length=128)
+    #: A model reference (`name`, `name@alias`, `name@v3`, a version id). A moved alias is followed without an interruption.
+    model: str | None = None
+    task: str | None = None
+    capability: str | None = None
+    #: One of the task's engines; `upstream` for a server elsewhere (`base_url`).
+    engine: str | None = None
+    #: Validated against the task's options.
+    options: dict[str, Any] = Field(default_factory=dict)
+    num_replicas: int = Field(default=1, ge=1, le=64)
+    resources: ResourcesSpec | None = None
+    #: An OpenAI-compatible server elsewhere, up to and including its `/v1`.
+    base_url: str | None = None
+    #: The name by which that server knows the model; by default the deployment's.
+    upstream_model: str | None = None
+    #: The environment variable of this server that holds the key of that server.
+    api_key_env: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _valid_name(cls, name: str) -> str:
+        if not _NAME.match(name):
+            raise ValueError("use letters, digits, '.', '_', '-' and '/' between parts, beginning with a letter or digit")
+        return name
+
+    @field_validator("base_url")
+    @classmethod
+    def _http_url(cls, url: str | None) -> str | None:
+        if url is not None and not re.match(r"^https?://[^/\s]", url):
+            raise ValueError("give an http:// or https:// URL, such as https://host/v1")
+        return None if url is None else url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _key_variable(cls, variable: str | None) -> str | None:
+        if variable is not None and not _KEY_VARIABLE.match(variable):
+            raise ValueError("name a variable that ends in _API_KEY or begins with MODELWORKS_UPSTREAM_")
+        return variable
+
+    @model_validator(mode="after")
+    def _upstream_fields(self) -> Self:
+        if self.base_url is None:
+            for name in ("upstream_model", "api_key_env"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is only for a server elsewhere: give base_url too")
+        elif self.model is not None:
+            raise ValueError("give either model or base_url, not both")
+        return self
+
+
+class Replica(BaseModel):
+    """One replica as the reconciler last saw it."""
+
+    id: str
+    version_id: str | None
+    state: ReplicaState
+    url: str | None
+    restarts: int
+    last_error: str | None
+    started_at: datetime | None
+    updated_at: datetime
+
+
+class Deployment(BaseModel):
+    """A wish together with what is seen of it."""
+
+    object: Literal["deployment"] = "deployment"
+    id: str
+    name: str
+    capability: str | None
+    task: str
+    kind: Kind
+    engine: str
+    model: str | None
+    #: The version that answers now; None while the first one loads.
+    version_id: str | None
+    options: dict[str, Any]
+    num_replicas: int
+    resources: ResourcesSpec | None
+    base_url: str | None
+    upstream_model: str | None
+    api_key_env: str | None
+    desired: DesiredState
+    state: DeploymentState
+    last_error: str | None
+    replicas: list[Replica]
+    generation: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class StaticFile(BaseModel):
+    """A published file of a static deployment."""
+
+    path: str
+    num_bytes: int
+    digest: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where one request goes. Valid while the `acquire` block that gave it is open.
+
+    `base_url` has no trailing slash. predictor: `POST {base_url}/invoke` and `POST {base_url}/stream`. openai: it ends where
+    OpenAI's paths begin (`{base_url}/chat/completions`). static: empty.
+    """
+
+    deployment_id: str
+    project_id: str
+    name: str
+    task: str
+    capability: str | None
+    kind: Kind
+    engine: str
+    version_id: str | None
+    base_url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    #: The name to put into `model` for kind openai.
+    upstream_model: str | None = None
+    replica_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedModel:
+    """A row of `/v1/models`."""
+
+    name: str
+    project_id: str
+    deployment_id: str
+    task: str
+    capability: str | None
+    kind: Kind
+    engine: str
+    version_id: str | None
+    #: Unix seconds.
+    created: int
+    state: DeploymentState
+    #: The reference it was deployed from, and the version's parent (a fine-tuned model's base).
+    root: str | None = None
+    parent: str | None = None
+    max_model_len: int | None = None
+    last_error: str | None = None
