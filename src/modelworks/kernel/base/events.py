@@ -1,4 +1,4 @@
-"""In-process announcements after a commit: "this changed", never "do this". Losing one only delays, as every consumer also polls."""
+"""In-process announcements after a commit: "this changed", never "do this". Losing one delays: all consumers also poll."""
 
 from __future__ import annotations
 

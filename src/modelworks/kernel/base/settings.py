@@ -41,13 +41,19 @@ class Settings(BaseSettings):
     executor: Literal["local", "ray"] = Field(default="local", description="Where runs are executed.")
     serving_backend: Literal["local", "ray-serve"] = Field(default="local", description="Where replicas run.")
     ray_address: str | None = Field(default=None, description="Ray dashboard address for jobs, e.g. http://127.0.0.1:8265.")
-    ray_serve_url: str | None = Field(default=None, description="Where Ray Serve's HTTP proxy listens, e.g. http://127.0.0.1:8000.")
+    ray_serve_url: str | None = Field(
+        default=None, description="Where Ray Serve's HTTP proxy listens, e.g. http://127.0.0.1:8000."
+    )
     slots_cpu: float | None = Field(default=None, gt=0, description="Cores that runs may occupy together; by default all.")
-    slots_memory_bytes: int | None = Field(default=None, gt=0, description="Memory that runs may occupy; by default 80 % of it.")
+    slots_memory_bytes: int | None = Field(
+        default=None, gt=0, description="Memory that runs may occupy; by default 80 % of it."
+    )
     slots_gpu: float = Field(default=0.0, ge=0, description="Accelerators that runs may occupy together.")
     max_attempts: int = Field(default=5, ge=1, description="How often a run is started again after a crash before it fails.")
     heartbeat_timeout_s: float = Field(default=60.0, gt=0, description="A run that is silent for so long is taken for dead.")
-    max_body_bytes: int = Field(default=32 << 20, gt=0, description="Largest JSON request body; uploads of blobs are not counted.")
+    max_body_bytes: int = Field(
+        default=32 << 20, gt=0, description="Largest JSON request body; uploads of blobs are not counted."
+    )
     max_blob_bytes: int = Field(default=1 << 40, gt=0, description="Largest single blob.")
     load_wait_s: float = Field(default=600.0, gt=0, description="How long a request waits for a deployment that is loading.")
     max_queue: int = Field(default=256, ge=0, description="Requests that may wait for one deployment; more get 503.")

@@ -1,0 +1,212 @@
+"""Who asks, and the wire forms of projects, keys and usage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelworks.contract.errors import PermissionDenied
+from modelworks.kernel.base.ids import new_id
+
+Scope = Literal["inference", "read", "write", "admin"]
+SCOPES: frozenset[str] = frozenset({"inference", "read", "write", "admin"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Principal:
+    """The key behind a request; everything a request may see belongs to its project."""
+
+    key_id: str
+    project_id: str
+    user_id: str | None = None
+    scopes: frozenset[str] = frozenset()
+    #: Names of the models that the key may use; None means every model of the project.
+    model_allow: tuple[str, ...] | None = None
+    key_prefix: str = ""
+    name: str = ""
+
+    def has(self, scope: str) -> bool:
+        """Whether the key carries `scope`; "admin" carries every scope, "write" includes "read"."""
+        return scope in self.scopes or "admin" in self.scopes or (scope == "read" and "write" in self.scopes)
+
+    def require(self, scope: str) -> None:
+        """Raise PermissionDenied unless the key carries `scope`."""
+        if not self.has(scope):
+            raise PermissionDenied(
+                f"The API key {self.key_prefix}… may not do this: it lacks the scope {scope!r}.",
+                hint="Use a key with this scope, or have an administrator create one.",
+            )
+
+    def may_use(self, model: str) -> bool:
+        """Whether the allow-list admits a model; an entry admits its versions and aliases (`name@…`) too."""
+        if self.model_allow is None:
+            return True
+        return model in self.model_allow or model.partition("@")[0] in self.model_allow
+
+    def require_model(self, model: str) -> None:
+        """Raise PermissionDenied unless the allow-list admits `model`."""
+        if not self.may_use(model):
+            raise PermissionDenied(
+                f"The API key {self.key_prefix}… may not use the model {model!r}.",
+                hint="It is limited to: " + (", ".join(self.model_allow or ()) or "no model at all") + ".",
+                param="model",
+                code="model_not_allowed",
+            )
+
+
+class Project(BaseModel):
+    """A tenant: everything stored belongs to one project."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["project"] = "project"
+    id: str
+    name: str
+    created_at: datetime
+
+
+class ProjectCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=128, pattern=r"^\S(.*\S)?$")
+
+
+class KeyCreate(BaseModel):
+    """What a new key may do. Without `project_id` it belongs to the caller's project."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=128)
+    scopes: list[Scope] = Field(default=["inference", "read"], min_length=1)
+    expires_at: datetime | None = Field(default=None, description="After this moment the key is refused; None: never.")
+    model_allow: list[str] | None = Field(default=None, description="Names of the models it may use; None: all.")
+    project_id: str | None = None
+
+
+class Key(BaseModel):
+    """An API key as it may be shown: never with its secret."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["api_key"] = "api_key"
+    id: str
+    project_id: str
+    name: str
+    prefix: str
+    scopes: list[str]
+    model_allow: list[str] | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class KeyWithSecret(Key):
+    """The answer to creating a key: the only time that the secret is shown."""
+
+    secret: str
+
+
+class WhoAmI(BaseModel):
+    """The caller's key and project."""
+
+    object: Literal["principal"] = "principal"
+    key_id: str
+    key_prefix: str
+    name: str
+    project_id: str
+    scopes: list[str]
+    model_allow: list[str] | None
+
+
+@dataclass(slots=True, kw_only=True)
+class UsageRecord:
+    """One request: who, which model version, how many tokens, how long, how it ended. Never its content."""
+
+    project_id: str
+    key_id: str
+    endpoint: str
+    model: str
+    request_id: str
+    status: int
+    deployment_id: str | None = None
+    version_id: str | None = None
+    error_code: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    duration_ms: float = 0.0
+    time_to_first_token_ms: float | None = None
+    streamed: bool = False
+    aborted: bool = False
+    id: str = field(default_factory=lambda: new_id("usg"))
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class UsageRequest(BaseModel):
+    """One recorded request."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["usage.request"] = "usage.request"
+    id: str
+    created_at: datetime
+    project_id: str
+    key_id: str
+    endpoint: str
+    model: str
+    deployment_id: str | None
+    version_id: str | None
+    request_id: str
+    status: int
+    error_code: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    duration_ms: float
+    time_to_first_token_ms: float | None
+    streamed: bool
+    aborted: bool
+
+
+GroupBy = Literal["model", "key", "day"]
+
+
+class UsageGroup(BaseModel):
+    """Sums over the requests of one model, key or day."""
+
+    object: Literal["usage.group"] = "usage.group"
+    key: str
+    num_requests: int
+    num_errors: int
+    num_aborted: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+
+
+class UsageSummary(BaseModel):
+    """Usage of a project in a time span."""
+
+    object: Literal["usage.summary"] = "usage.summary"
+    since: datetime | None
+    until: datetime | None
+    group_by: GroupBy
+    data: list[UsageGroup]
+    total: UsageGroup
+
+
+def as_list(items: list[Any], *, has_more: bool) -> dict[str, Any]:
+    """OpenAI's list object over wire models that have an `id`."""
+    return {
+        "object": "list",
+        "data": items,
+        "has_more": has_more,
+        "first_id": items[0].id if items else None,
+        "last_id": items[-1].id if items else None,
+    }
