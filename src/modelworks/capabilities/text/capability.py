@@ -1,0 +1,37 @@
+"""The declaration of capability `text`."""
+
+from __future__ import annotations
+
+from modelworks.capabilities.text.schemas import EvaluateParams, PretrainParams, ServeOptions
+from modelworks.contract import Capability, Resources, Task
+from modelworks.contract.generation import GenerationChunk, GenerationInput
+
+_PACKAGE = "modelworks.capabilities.text"
+
+capability = Capability(
+    name="text",
+    summary="Language models: train one from plain text, evaluate it, and chat with any causal model.",
+    package=_PACKAGE,
+    extra="text",
+    tasks=(
+        Task(
+            name="text-generation",
+            mode="stream",
+            input=GenerationInput,
+            output=GenerationChunk,
+            predictor=f"{_PACKAGE}.serve:Generator",
+            predictors={
+                "openvino": f"{_PACKAGE}.serve:OpenVINOGenerator",
+                "transformers": f"{_PACKAGE}.serve:TransformersGenerator",
+            },
+            servers={"vllm": f"{_PACKAGE}.engines.vllm:command"},
+            options=ServeOptions,
+            trainer=f"{_PACKAGE}.train:pretrain",
+            train_params=PretrainParams,
+            evaluator=f"{_PACKAGE}.evaluate:evaluate",
+            evaluate_params=EvaluateParams,
+            metrics=("loss", "perplexity", "bits_per_byte"),
+            resources=Resources(cpu=1.0, memory_bytes=2 << 30),
+        ),
+    ),
+)

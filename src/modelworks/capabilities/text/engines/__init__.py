@@ -1,0 +1,1 @@
+"""Ways of computing the next token: OpenVINO GenAI in batches, transformers, and processes that speak OpenAI's protocol."""

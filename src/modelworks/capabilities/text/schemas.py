@@ -1,0 +1,166 @@
+"""Parameters of training and evaluation, and options of a deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from modelworks.contract.run import Level
+
+Preset = Literal["tiny", "small", "custom"]
+Precision = Literal["auto", "f32", "bf16", "int8"]
+CachePrecision = Literal["auto", "f32", "f16", "bf16", "u8"]
+
+#: What a preset means, field by field; a field that is given keeps its value.
+PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
+    {
+        # About one million weights: readable after two minutes on two cores.
+        "tiny": {
+            "vocab_size": 2048,
+            "hidden_size": 128,
+            "num_layers": 4,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "head_dim": 32,
+            "intermediate_size": 384,
+            "context_length": 512,
+            "batch_size": 4,
+            "steps": 500,
+            "learning_rate": 3e-3,
+            "warmup_steps": 30,
+        },
+        # About ten million weights: hours on a few cores.
+        "small": {
+            "vocab_size": 8192,
+            "hidden_size": 256,
+            "num_layers": 8,
+            "num_heads": 8,
+            "num_kv_heads": 4,
+            "head_dim": 32,
+            "intermediate_size": 1024,
+            "context_length": 1024,
+            "batch_size": 8,
+            "steps": 2500,
+            "learning_rate": 1e-3,
+            "warmup_steps": 100,
+        },
+        "custom": {},
+    }
+)
+
+
+class PretrainParams(BaseModel):
+    """How a base model is trained from plain text. `preset` fills in whatever is not given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    preset: Preset = Field("tiny", description="A size that is known to work; its values can be overridden one by one.")
+    vocab_size: int = Field(2048, ge=320, le=262_144, description="Size of the vocabulary of a newly trained tokenizer.")
+    hidden_size: int = Field(128, ge=16, le=16_384, description="Width of the residual stream.")
+    num_layers: int = Field(4, ge=1, le=256, description="Number of decoder layers.")
+    num_heads: int = Field(4, ge=1, le=256, description="Query heads per layer.")
+    num_kv_heads: int = Field(2, ge=1, le=256, description="Key and value heads per layer; must divide num_heads.")
+    head_dim: int = Field(32, ge=8, le=512, description="Width of one attention head; must be even.")
+    intermediate_size: int = Field(384, ge=16, le=65_536, description="Width of the feed-forward layer.")
+    context_length: int = Field(512, ge=16, le=1_048_576, description="Longest prompt and answer together, in tokens.")
+    block_length: int | None = Field(
+        None, ge=16, description="Tokens per training sequence; the context length when not given, and never above it."
+    )
+    batch_size: int = Field(4, ge=1, le=65_536, description="Training sequences per step.")
+    steps: int = Field(500, ge=1, le=100_000_000, description="Optimiser steps; ignored when tokens is given.")
+    tokens: int | None = Field(None, ge=1, description="Train on about this many tokens instead of a number of steps.")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="Highest learning rate, reached after the warm-up.")
+    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1, description="Where the cosine ends, as a part of learning_rate.")
+    warmup_steps: int = Field(30, ge=0, description="Steps over which the learning rate rises from zero.")
+    weight_decay: float = Field(0.1, ge=0, le=1, description="Decay of matrices; vectors are not decayed.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are scaled down to it.")
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+    validate_every: int = Field(100, ge=1, description="Steps between measurements on held-out text.")
+    log_every: int = Field(10, ge=1, description="Steps between points of the loss curve.")
+    validation_fraction: float = Field(0.02, gt=0, le=0.5, description="Part of the documents that is held out.")
+    max_validation_tokens: int = Field(32_768, ge=16, description="Most held-out tokens measured at a time.")
+    chat_fraction: float = Field(
+        0.15, ge=0, le=0.9, description="Part of the training text that is turned into question and answer turns."
+    )
+    system_prompt: str = Field(
+        "You are a helpful assistant.", max_length=8192, description="System message of the chat turns seen in training."
+    )
+    name: str | None = Field(None, max_length=128, description="A name for the model's card.")
+    level: Level = Field("L0", description="Level recorded with the model.")
+    num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; all cores when not given.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        preset = values.get("preset", "tiny")
+        defaults = PRESETS.get(preset) if isinstance(preset, str) else None  # type: ignore[call-overload]
+        if defaults is None:
+            return values  # the field's own validation says which presets exist
+        return {**defaults, **values}
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} is odd; rotary positions need an even one")
+        if self.block_length is not None and self.block_length > self.context_length:
+            raise ValueError(f"block_length {self.block_length} is longer than context_length {self.context_length}")
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimiser step learns from."""
+        return self.batch_size * (self.block_length or self.context_length)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps in all, from `tokens` where given."""
+        return self.steps if self.tokens is None else max(1, round(self.tokens / self.tokens_per_step))
+
+
+class EvaluateParams(BaseModel):
+    """How held-out text is measured."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    window: int | None = Field(None, ge=2, description="Tokens seen at once; the model's context length when not given.")
+    stride: int | None = Field(
+        None, ge=1, description="New tokens per window, the rest being context; half a window when not given."
+    )
+    batch_size: int = Field(4, ge=1, le=1024, description="Windows measured at a time.")
+    max_documents: int | None = Field(None, ge=1, description="Measure only that many documents.")
+    num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; all cores when not given.")
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> Self:
+        if self.window is not None and self.stride is not None and self.stride >= self.window:
+            raise ValueError(f"stride {self.stride} must be smaller than window {self.window}")
+        return self
+
+
+class ServeOptions(BaseModel):
+    """Options of a deployment of a language model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    precision: Precision = Field(
+        "auto",
+        description="Numbers the weights are computed in. auto: f32 below a hundred million weights, else int8 (openvino) "
+        "or bf16 (transformers).",
+    )
+    kv_cache_precision: CachePrecision = Field(
+        "auto", description="Numbers the attention cache is kept in. auto: f32 with precision f32, else u8 (openvino only)."
+    )
+    context_length: int | None = Field(
+        None, ge=16, description="Longest prompt and answer together, in tokens; the model's own when not given."
+    )
+    cache_size_bytes: int = Field(512 << 20, ge=1 << 20, description="Memory for the attention cache (openvino).")
+    max_batch: int = Field(32, ge=1, le=1024, description="Sequences generated at the same time; more wait their turn.")
+    prefix_caching: bool = Field(True, description="Keep the computed beginnings of prompts for later requests (openvino).")
+    num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; the engine's choice if None.")
