@@ -1,0 +1,1 @@
+"""One toy task for each of the four modes: sync, stream, job and static."""
