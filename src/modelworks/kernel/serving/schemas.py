@@ -6,9 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from modelworks.contract.media import File
+from modelworks.contract.run import LocalModel
 
 #: predictor: our class in a replica process · openai: something that already speaks the protocol · static: published files.
 Kind = Literal["predictor", "openai", "static"]
@@ -182,3 +186,44 @@ class DeployedModel:
     parent: str | None = None
     max_model_len: int | None = None
     last_error: str | None = None
+
+
+class ReplicaSpec(BaseModel):
+    """Everything that starts one replica; written for the replica's process with mode 0600, as it holds its token."""
+
+    replica_id: str
+    deployment_id: str
+    project_id: str
+    name: str
+    kind: Kind
+    engine: str
+    capability: str | None
+    task: str
+    #: The predictor class, or the function that returns a `ServerCommand`; None for a server elsewhere.
+    import_path: str | None
+    options: dict[str, Any]
+    model: LocalModel | None
+    #: The model's manifest, for a replica on another machine.
+    files: list[File]
+    num_replicas: int
+    resources: ResourcesSpec
+    #: The replica answers only requests that carry it.
+    token: str
+    #: The replica's own folder: spec.json, status.json.
+    folder: Path
+    log_path: Path
+    base_url: str | None = None
+    upstream_model: str | None = None
+    api_key_env: str | None = None
+
+
+class ReplicaStatus(BaseModel):
+    """What a back end sees of a replica."""
+
+    state: Literal["starting", "ready", "failed", "stopped"]
+    #: Where it answers; see `Route.base_url`.
+    url: str | None = None
+    error: str | None = None
+    #: The error will not go away by itself (a missing library, a refused file): do not try again soon.
+    permanent: bool = False
+    upstream_model: str | None = None
