@@ -1,0 +1,64 @@
+# What one does with this project, each from a machine that has Python 3.11 or newer and make.
+#
+#   make setup   the environment in .venv
+#   make demo    from nothing to a chat with a model trained here   (DOCS=folder, KEEP=1, STEPS=n)
+#   make up      start the platform
+#   make test    all tests that this machine can run                (PYTEST_ARGS="-k name")
+#   make check   style, types, directions of imports, installed versions
+#   make docs    write the generated pages of docs/reference
+#   make bench   the benchmarks, beside their peers
+
+.POSIX:
+SHELL = /bin/sh
+
+PYTHON = python3
+VENV = .venv
+BIN = $(VENV)/bin
+# EXTRAS=dev,cluster adds Ray; the environment's value is taken.
+EXTRAS ?= dev
+STAMP = $(VENV)/.ready-$(EXTRAS)
+PYTEST_WORKERS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: setup demo up test check docs bench constraints clean
+
+setup: $(STAMP)
+
+# torch first: with the constraint in force nothing that follows can replace it by another build.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	touch $@
+
+demo: setup
+	$(BIN)/python demo/run.py
+
+up: setup
+	$(BIN)/modelworks serve
+
+test: setup
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pip check
+
+docs: setup
+	$(BIN)/python docs/generate.py
+
+bench: setup
+	$(BIN)/python benchmarks/gateway.py
+	$(BIN)/python benchmarks/engine.py
+
+# After a change of dependencies: take what is installed now as the pinned set.
+constraints:
+	{ sed -n '/^#/p' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\).*/torch==\1/' | grep -v ' @ '; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
