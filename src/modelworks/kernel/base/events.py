@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +34,18 @@ class Events:
                     self._handlers[topic].remove(handler)
 
         return unsubscribe
+
+    def publish_after_commit(self, session: Session, topic: str, **payload: Any) -> None:
+        """Announce when the session's transaction is committed, so that handlers read the new state; never after a rollback."""
+
+        def committed(_: Session) -> None:
+            # SQLAlchemy tells of savepoints too.
+            if not session.in_nested_transaction() and not told:
+                told.append(topic)
+                self.publish(topic, **payload)
+
+        told: list[str] = []
+        event.listen(session, "after_commit", committed)
 
     def publish(self, topic: str, **payload: Any) -> None:
         """Announce; a failing handler is logged and does not disturb the others."""

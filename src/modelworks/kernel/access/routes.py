@@ -1,0 +1,156 @@
+"""HTTP: keys, projects, usage, and the check that every other room's routes stand behind."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from modelworks.contract.errors import InvalidRequest
+from modelworks.kernel.access.schemas import (
+    GroupBy,
+    Key,
+    KeyCreate,
+    KeyWithSecret,
+    Principal,
+    Project,
+    ProjectCreate,
+    UsageSummary,
+    WhoAmI,
+    as_list,
+)
+from modelworks.kernel.access.service import AccessService
+
+PrincipalDependency = Callable[[Request], Awaitable[Principal]]
+
+
+def presented_secret(request: Request) -> str | None:
+    """The key of `Authorization: Bearer` or, without that header, of `x-api-key`; both go through the same check."""
+    authorization = request.headers.get("authorization")
+    if authorization:
+        scheme, _, secret = authorization.partition(" ")
+        return secret.strip() if scheme.lower() == "bearer" else None
+    return request.headers.get("x-api-key")
+
+
+def principal_dependency(access: AccessService) -> PrincipalDependency:
+    """The dependency that names the caller; it costs microseconds while the key is in memory."""
+
+    async def principal(request: Request) -> Principal:
+        secret = presented_secret(request)
+        found = access.cached(secret)
+        if found is None:
+            found = await run_in_threadpool(access.authenticate, secret)
+        request.state.principal = found
+        return found
+
+    return principal
+
+
+def require(principal: PrincipalDependency, scope: str) -> PrincipalDependency:
+    """`principal`, refused with PermissionDenied unless the key carries `scope`."""
+
+    async def checked(request: Request) -> Principal:
+        found = await principal(request)
+        found.require(scope)
+        return found
+
+    return checked
+
+
+def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
+    """Routes under `/api`."""
+    routes = APIRouter(prefix="/api", tags=["access"])
+    reader = require(principal, "read")
+    admin = require(principal, "admin")
+
+    @routes.get("/whoami")
+    async def whoami(caller: Annotated[Principal, Depends(principal)]) -> WhoAmI:
+        """The key in use, its project and what it may do."""
+        return WhoAmI(
+            key_id=caller.key_id,
+            key_prefix=caller.key_prefix,
+            name=caller.name,
+            project_id=caller.project_id,
+            scopes=sorted(caller.scopes),
+            model_allow=None if caller.model_allow is None else list(caller.model_allow),
+        )
+
+    @routes.post("/keys", status_code=201)
+    def create_key(body: KeyCreate, caller: Annotated[Principal, Depends(admin)]) -> KeyWithSecret:
+        """Create a key. Its secret is in this answer and nowhere else."""
+        project_id = body.project_id or caller.project_id
+        with access.db.transaction() as session:
+            if project_id != caller.project_id:
+                access.require_platform_admin(session, caller)
+            key, secret = access.create_key(
+                session, project_id, body.name, scopes=body.scopes, expires_at=body.expires_at, model_allow=body.model_allow
+            )
+        return KeyWithSecret(**key.model_dump(), secret=secret)
+
+    @routes.get("/keys")
+    def list_keys(
+        caller: Annotated[Principal, Depends(admin)],
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        project_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Keys of the project, newest first, without their secrets."""
+        with access.db.reading() as session:
+            if project_id is not None and project_id != caller.project_id:
+                access.require_platform_admin(session, caller)
+            items, has_more = access.list_keys(session, project_id or caller.project_id, after, limit)
+        return as_list(items, has_more=has_more)
+
+    @routes.delete("/keys/{key_id}")
+    def revoke_key(key_id: str, caller: Annotated[Principal, Depends(admin)], project_id: str | None = None) -> Key:
+        """Revoke a key; requests with it are refused from now on."""
+        with access.db.transaction() as session:
+            if project_id is not None and project_id != caller.project_id:
+                access.require_platform_admin(session, caller)
+            return access.revoke_key(session, project_id or caller.project_id, key_id)
+
+    @routes.post("/projects", status_code=201)
+    def create_project(body: ProjectCreate, caller: Annotated[Principal, Depends(admin)]) -> Project:
+        """Create a project (administrators of the platform)."""
+        with access.db.transaction() as session:
+            access.require_platform_admin(session, caller)
+            return access.create_project(session, body.name)
+
+    @routes.get("/projects")
+    def list_projects(caller: Annotated[Principal, Depends(reader)]) -> dict[str, Any]:
+        """The projects that the caller may see."""
+        with access.db.reading() as session:
+            return as_list(access.visible_projects(session, caller), has_more=False)
+
+    @routes.get("/usage")
+    def usage(
+        caller: Annotated[Principal, Depends(reader)],
+        since: datetime | None = None,
+        until: datetime | None = None,
+        group_by: GroupBy = "model",
+    ) -> UsageSummary:
+        """Requests and tokens of the project, by model, key or day (UTC)."""
+        for name, moment in (("since", since), ("until", until)):
+            if moment is not None and moment.tzinfo is None:
+                raise InvalidRequest(
+                    f"{name} has no time zone.", hint="Write it as 2026-01-31T00:00:00Z, a plus sign as %2B.", param=name
+                )
+        with access.db.reading() as session:
+            return access.usage_summary(session, caller.project_id, since, until, group_by)
+
+    @routes.get("/usage/requests")
+    def usage_requests(
+        caller: Annotated[Principal, Depends(reader)],
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+    ) -> dict[str, Any]:
+        """The project's recorded requests, newest first."""
+        with access.db.reading() as session:
+            items, has_more = access.list_usage(session, caller.project_id, after, limit)
+        return as_list(items, has_more=has_more)
+
+    return routes
