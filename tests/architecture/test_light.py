@@ -1,0 +1,50 @@
+"""Law 2: declarations, the client and the command line are light."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tests.architecture.sources import capability_folders
+
+from modelworks.testing.contract_suite import HEAVY
+
+BASE = (
+    "modelworks",
+    "modelworks.contract",
+    "modelworks.contract.generation",
+    "modelworks.contract.media",
+    "modelworks.contract.predictor",
+    "modelworks.contract.tasks",
+    "modelworks.client",
+    "modelworks.cli",
+    "modelworks.testing",
+    "modelworks.testing.template",
+)
+SERVER_ONLY = ("uvicorn", "starlette", "structlog", "aiohttp", "fsspec", "alembic", "pydantic_settings", "prometheus_client")
+
+
+def loaded_by(*modules: str) -> set[str]:
+    program = f"import json, sys\nfor name in {modules!r}: __import__(name)\nprint(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+def test_the_base_brings_no_heavy_library() -> None:
+    loaded = loaded_by(*BASE)
+    assert not loaded & {*HEAVY, *SERVER_ONLY, "pytest"}
+
+
+@pytest.mark.parametrize("folder", capability_folders(), ids=lambda folder: folder.name)
+def test_declarations_bring_no_heavy_library(folder) -> None:
+    package = f"modelworks.capabilities.{folder.name}"
+    loaded = loaded_by(f"{package}.capability")
+    assert not loaded & {*HEAVY, *SERVER_ONLY}
+    above = {name for name in loaded if name.startswith("modelworks.")}
+    strangers = {n for n in above if not n.startswith(("modelworks.contract", package)) and n != "modelworks.capabilities"}
+    assert not strangers, f"{package}.capability imports {strangers}"
+
+
+def test_the_check_would_see_a_heavy_library() -> None:
+    assert "sqlalchemy" in loaded_by("sqlalchemy")

@@ -1,0 +1,168 @@
+"""Law 3: every room and every capability has its shape, and files stay small."""
+
+from pathlib import Path
+
+import pytest
+from tests.architecture.sources import CAPABILITIES, KERNEL, PACKAGE, PROJECT, capability_folders, python_files, relative, rooms
+
+ROOM_FILES = {"__init__.py", "service.py", "store.py", "routes.py", "schemas.py"}
+
+#: Further files of a room: each is one side of a seam, or one noun that the service would otherwise swallow.
+DRIVERS: dict[str, dict[str, str]] = {
+    "base": {
+        "settings.py": "every setting, read once",
+        "database.py": "engines and transactions",
+        "ids.py": "ids that say what they name",
+        "clock.py": "the one source of time",
+        "events.py": "announcements after a commit",
+        "migration.py": "backup, then Alembic in one transaction",
+        "migrations/": "Alembic's environment and versions",
+        "telemetry.py": "logs, metrics, traces",
+        "lock.py": "one server per database",
+        "egress.py": "guarded outgoing requests",
+    },
+    "storage": {
+        "blobs.py": "the content-addressed store",
+        "links.py": "signed links",
+        "places.py": "where bytes lie: a folder, or S3 through fsspec",
+    },
+    "access": {"usage.py": "the recorder of requests: group commit off the hot path"},
+    "catalog": {
+        "discovery.py": "capabilities by entry point",
+        "references.py": "the grammar of name@alias",
+        "checkpoint.py": "safety of files that come from outside",
+        "sources/": "one file per scheme: file, https, s3, hf, ms",
+        "pulling.py": "the job that fetches a source",
+        "manifest.py": "the digest of a version",
+        "licences.py": "which restrictions a family inherits",
+        "aliases.py": "moves of names, recorded",
+        "lineage.py": "edges, graphs and the family tree",
+    },
+    "jobs": {
+        "executors/": "local processes and Ray, behind one protocol",
+        "worker.py": "the entry of a run's process",
+        "journal.py": "the line format in which a run reports",
+        "supervisor.py": "starts, watches and adopts attempts",
+        "folder.py": "the layout of an attempt's folder",
+        "shipping.py": "the journal over HTTP from another machine",
+        "slots.py": "which runs fit together",
+    },
+    "serving": {
+        "reconciler.py": "the only writer of observed state",
+        "backends/": "local processes and Ray Serve, behind one protocol",
+        "worker.py": "a replica's process",
+        "pool.py": "which replica answers a request, in memory",
+    },
+    "gateway": {
+        "chat.py": "the wire form of chat completions",
+        "completions.py": "the wire form of completions",
+        "stream.py": "server-sent events, keep-alive, disconnects",
+        "proxy.py": "engines that already speak the protocol",
+        "errors.py": "one envelope for every failure",
+        "tasks.py": "/v1/tasks",
+        "middleware.py": "request ids, body limits",
+        "sampling.py": "which parameters are honoured, ignored or refused",
+        "exchange.py": "one request's way to a replica and back",
+        "metering.py": "what a request used",
+    },
+}
+
+CAPABILITY_FILES = {
+    "__init__.py",
+    "capability.py",
+    "schemas.py",
+    "presets.toml",
+    "data.py",
+    "train.py",
+    "evaluate.py",
+    "serve.py",
+    "page.py",
+    "prompts/",
+    "README.md",
+}
+CAPABILITY_MUST = {"__init__.py", "capability.py", "schemas.py", "presets.toml", "README.md"}
+
+#: Further files of a capability: what it alone has.
+SPECIALITIES: dict[str, dict[str, str]] = {
+    "text": {
+        "engines/": "one file per engine that a deployment may name",
+        "tokenizer.py": "byte-level BPE, trained from text",
+        "gguf_export.py": "a checkpoint as the file that the embedded engine opens",
+        "checkpoint.py": "checks before a checkpoint is opened",
+        "chat_examples.py": "turns made from documents",
+        "incremental.py": "text from tokens that never splits a character",
+        "packing.py": "documents into blocks of tokens",
+        "prompt.py": "messages into tokens through the model's template",
+    },
+}
+
+#: Files of 600 to 1,000 lines, with the reason why they are not split.
+LARGE: dict[str, str] = {}
+LIMIT, HARD_LIMIT = 600, 1000
+
+#: Floor 0 is what everything stands on; it stays readable in one sitting.
+CONTRACT_LIMIT = 1500
+
+
+def entries(folder: Path) -> set[str]:
+    """Names of files and folders; a folder ends with a slash. Build products and empty folders are not seen."""
+    found = set()
+    for path in folder.iterdir():
+        if path.name == "__pycache__" or (path.suffix in (".pyc", ".md") and folder.parent == KERNEL):
+            continue
+        if path.is_dir():
+            if any(each.is_file() and "__pycache__" not in each.parts for each in path.rglob("*")):
+                found.add(f"{path.name}/")
+        else:
+            found.add(path.name)
+    return found
+
+
+def test_the_rooms_are_those_of_the_house() -> None:
+    assert {room.name for room in rooms()} == set(DRIVERS)
+
+
+@pytest.mark.parametrize("room", rooms(), ids=lambda room: room.name)
+def test_a_room_has_its_shape(room: Path) -> None:
+    here, named = entries(room), set(DRIVERS[room.name])
+    assert "__init__.py" in here, "the room has no door"
+    strange = here - ROOM_FILES - named
+    assert not strange, f"{room.name}: {sorted(strange)} are neither a room's files nor named in DRIVERS with a reason"
+    assert not named - here, f"{room.name}: DRIVERS names {sorted(named - here)}, which do not exist"
+
+
+@pytest.mark.parametrize("folder", capability_folders(), ids=lambda folder: folder.name)
+def test_a_capability_has_its_shape(folder: Path) -> None:
+    here, named = entries(folder), set(SPECIALITIES.get(folder.name, {}))
+    assert here >= CAPABILITY_MUST, f"{folder.name} lacks {sorted(CAPABILITY_MUST - here)}"
+    strange = here - CAPABILITY_FILES - named
+    assert not strange, f"{folder.name}: {sorted(strange)} are neither a capability's files nor named in SPECIALITIES"
+    assert not named - here, f"{folder.name}: SPECIALITIES names {sorted(named - here)}, which do not exist"
+
+
+def test_every_speciality_belongs_to_a_capability() -> None:
+    assert set(SPECIALITIES) <= {folder.name for folder in CAPABILITIES.iterdir()}
+
+
+def test_files_stay_small() -> None:
+    files = [path for top in ("src", "tests", "benchmarks", "demo", "docs") for path in python_files(PROJECT / top)]
+    sizes = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    large = {name: size for name, size in sizes.items() if size >= LIMIT}
+    assert set(large) == set(LARGE), f"files of {LIMIT} lines or more must be split, or named in LARGE with a reason: {large}"
+    assert all(size < HARD_LIMIT for size in large.values()), large
+
+
+def test_the_contract_stays_small() -> None:
+    assert sum(len(path.read_text().splitlines()) for path in python_files(PACKAGE / "contract")) < CONTRACT_LIMIT
+
+
+def test_no_file_is_empty_but_for_a_door() -> None:
+    empty = [relative(path) for path in python_files() if not path.read_text(encoding="utf-8").strip()]
+    assert not empty, f"a file that would be empty is left out, a door has a docstring: {empty}"
+
+
+def test_every_module_says_what_it_is() -> None:
+    bad = [
+        relative(path) for path in python_files() if not path.read_text(encoding="utf-8").lstrip().startswith(('"""', 'r"""'))
+    ]
+    assert not bad
