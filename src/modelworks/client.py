@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -29,7 +28,7 @@ from modelworks.contract.errors import (
     TimedOut,
     Unavailable,
 )
-from modelworks.transport import Page, Record, Transport, chunks_of, digest_of, files_of, given, segment
+from modelworks.transport import Loop, Page, Record, Transport, chunks_of, digest_of, files_of, given, segment
 
 __all__ = ["FINISHED", "AsyncModelworks", "Modelworks", "Page", "Record"]
 
@@ -315,9 +314,10 @@ class AsyncKeys(AsyncGroup):
 class AsyncUsage(AsyncGroup):
     """Who asked which model for how much."""
 
-    async def summary(self, *, since: str | None = None, until: str | None = None, group_by: str = "model") -> Page:
-        """Requests and tokens by model, key or day; times are ISO 8601."""
-        return await self._transport.page("/api/usage", since=since, until=until, group_by=group_by)
+    async def summary(self, *, since: str | None = None, until: str | None = None, group_by: str = "model") -> Record:
+        """Requests and tokens in `data` by model, key or day, and in `total`; times are ISO 8601."""
+        params = {"since": since, "until": until, "group_by": group_by}
+        return dict(await self._transport.json("GET", "/api/usage", params=params))
 
     async def requests(self, *, after: str | None = None, limit: int = 100) -> Page:
         """Single requests, newest first."""
@@ -371,6 +371,10 @@ class AsyncServer(AsyncGroup):
         """The key that is used, its project and scopes."""
         return dict(await self._transport.json("GET", "/api/whoami"))
 
+    async def projects(self) -> Page:
+        """The projects that the key may see."""
+        return await self._transport.page("/api/projects")
+
     async def models(self) -> Page:
         """What can be asked by name, as OpenAI lists it."""
         return await self._transport.page("/v1/models")
@@ -379,9 +383,14 @@ class AsyncServer(AsyncGroup):
         """The installed capabilities."""
         return await self._transport.page("/api/capabilities")
 
-    async def describe_source(self, uri: str) -> Record:
+    async def presets(self) -> Page:
+        """The curated checkpoints of the installed capabilities."""
+        return await self._transport.page("/api/presets")
+
+    async def describe_source(self, source: str, *, revision: str | None = None, kind: str = "model") -> Record:
         """Licence, size and files of a source, before anything is fetched."""
-        return dict(await self._transport.json("GET", "/api/sources/describe", params={"uri": uri}))
+        body = given(source=source, revision=revision, kind=kind)
+        return dict(await self._transport.json("POST", "/api/sources/describe", json=body, retry=True))
 
 
 class AsyncModelworks:
@@ -407,48 +416,10 @@ class AsyncModelworks:
         await self.transport.aclose()
 
 
-class _Loop:
-    """A private event loop in a thread of its own, on which the sync shell runs the async core."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="modelworks-client", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, R]) -> R:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # an interrupted caller must not leave the request running
-            raise
-
-    def iterate(self, items: AsyncGenerator[R, None]) -> Iterator[R]:
-        end = object()
-
-        async def step() -> Any:
-            return await anext(items, end)
-
-        async def finish() -> None:
-            await items.aclose()
-
-        try:
-            while (item := self.run(step())) is not end:
-                yield item
-        finally:
-            self.run(finish())
-
-    def close(self) -> None:
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-
 class _Shell(Generic[G]):
     """A group whose methods wait for the answer."""
 
-    def __init__(self, core: G, loop: _Loop) -> None:
+    def __init__(self, core: G, loop: Loop) -> None:
         self._core = core
         self._loop = loop
 
@@ -461,8 +432,10 @@ def _waits(method: Callable[Concatenate[G, P], Coroutine[Any, Any, R]]) -> Calla
     return call
 
 
-def _yields(method: Callable[Concatenate[G, P], AsyncGenerator[R, None]]) -> Callable[Concatenate[_Shell[G], P], Iterator[R]]:
-    def call(self: _Shell[G], /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+def _yields(
+    method: Callable[Concatenate[G, P], AsyncGenerator[R, None]],
+) -> Callable[Concatenate[_Shell[G], P], Generator[R, None, None]]:
+    def call(self: _Shell[G], /, *args: P.args, **kwargs: P.kwargs) -> Generator[R, None, None]:
         return self._loop.iterate(method(self._core, *args, **kwargs))
 
     call.__name__, call.__doc__ = method.__name__, method.__doc__
@@ -551,8 +524,10 @@ class Server(_Shell[AsyncServer]):
     health = _waits(AsyncServer.health)
     ready = _waits(AsyncServer.ready)
     whoami = _waits(AsyncServer.whoami)
+    projects = _waits(AsyncServer.projects)
     models = _waits(AsyncServer.models)
     capabilities = _waits(AsyncServer.capabilities)
+    presets = _waits(AsyncServer.presets)
     describe_source = _waits(AsyncServer.describe_source)
 
 
@@ -561,7 +536,7 @@ class Modelworks:
 
     def __init__(self, base_url: str | None = None, api_key: str | None = None, **options: Any) -> None:
         core = AsyncModelworks(base_url, api_key, **options)
-        self._loop = loop = _Loop()
+        self._loop = loop = Loop()
         self.transport = core.transport
         self.blobs = Blobs(core.blobs, loop)
         self.models = Artifacts(core.models, loop)

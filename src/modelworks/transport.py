@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -28,6 +29,7 @@ from modelworks.contract.errors import (
 )
 
 Record = dict[str, Any]
+R = TypeVar("R")
 
 DEFAULT_PORT = 8400
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -341,3 +343,48 @@ def digest_of(source: Path | bytes | BinaryIO) -> tuple[str, int]:
         hasher.update(chunk)
         num_bytes += len(chunk)
     return f"sha256:{hasher.hexdigest()}", num_bytes
+
+
+class Loop:
+    """A private event loop in a thread of its own, on which the sync shell runs the async core."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="modelworks-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, R]) -> R:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # an interrupted caller must not leave the request running
+            raise
+
+    def iterate(self, items: AsyncGenerator[R, None]) -> Generator[R, None, None]:
+        end = object()
+        waiting: asyncio.Task[Any] | None = None
+
+        async def step() -> Any:
+            nonlocal waiting
+            waiting = asyncio.current_task()
+            return await anext(items, end)
+
+        async def finish() -> None:
+            # Where the caller was interrupted, the last step may still be running; a running generator cannot be closed.
+            if waiting is not None and not waiting.done():
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            await items.aclose()
+
+        try:
+            while (item := self.run(step())) is not end:
+                yield item
+        finally:
+            self.run(finish())
+
+    def close(self) -> None:
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()

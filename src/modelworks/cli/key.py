@@ -1,0 +1,118 @@
+"""`keys create | ls | revoke`: API keys."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from modelworks.cli.connection import collect, connect
+from modelworks.cli.messages import tr
+from modelworks.cli.output import Column, DryRun, Format, Output, Yes, age_of, confirm, note, plain, print_json, show_list
+from modelworks.contract.errors import InvalidRequest, NotFound
+
+COLUMNS: list[Column] = [
+    ("ID", "id"),
+    ("NAME", "name"),
+    ("PREFIX", lambda record: f"{record.get('prefix', '')}…"),
+    ("SCOPES", "scopes"),
+    ("MODELS", "model_allow"),
+    ("EXPIRES", "expires_at"),
+    ("REVOKED", "revoked_at"),
+    ("AGE", age_of()),
+]
+_SPAN = re.compile(r"^(\d+)([mhdw])$")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def create(
+    name: Annotated[str, typer.Argument(help="Who or what will use it.")],
+    scope: Annotated[
+        list[str] | None, typer.Option("--scope", help="inference, read, write or admin; repeatable. Default: inference, read.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option("--expires", help="30d, 12h or a date (2027-01-31). Default: never.")] = None,
+    allow: Annotated[list[str] | None, typer.Option("--model", help="Only these models; repeatable. Default: all.")] = None,
+    project: Annotated[str | None, typer.Option("--project", help="Id of the project; default: your own.")] = None,
+    output: Output = Format.table,
+) -> None:
+    """Make a key and print its secret, which is never shown again."""
+    moment = moment_of(expires) if expires else None
+    with connect() as client:
+        key = client.keys.create(name, scopes=scope or None, expires_at=moment, model_allow=allow or None, project_id=project)
+    if output is Format.json:
+        print_json(key)
+    elif output is Format.name:
+        typer.echo(key["id"])
+    else:
+        note(f"{plain(key['id'])}  {plain(key['name'])}  {plain(key.get('scopes'))}")
+    if output is not Format.json:
+        # With -o name stdout holds the id alone, so the secret goes where people look and pipes do not.
+        typer.echo(key["secret"], err=output is Format.name)
+    note(tr("This is the only time the secret is shown. Keep it safe."))
+
+
+def moment_of(text: str) -> str:
+    """An ISO time in UTC from a span from now (`30d`, `12h`, `90m`, `2w`) or a date.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    span = _SPAN.match(text)
+    if span:
+        return (datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})).isoformat()
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{text!r} is neither a span nor a date.", hint="Write 30d, 12h, 90m, 2w or 2027-01-31.", code="usage"
+        ) from error
+    return moment.astimezone(UTC).isoformat()
+
+
+def ls(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 100,
+    output: Output = Format.table,
+) -> None:
+    """List the keys of your project, without their secrets."""
+    with connect() as client:
+        show_list(collect(client.keys.list, limit), COLUMNS, output)
+
+
+def revoke(
+    key: Annotated[str, typer.Argument(help="Id, name or prefix of the key.")],
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    output: Output = Format.table,
+) -> None:
+    """End a key at once."""
+    with connect() as client:
+        live = [record for record in collect(client.keys.list, 10_000) if not record.get("revoked_at")]
+        found = [record for record in live if key == record["id"]] or [
+            record for record in live if key in (record["name"], record["prefix"])
+        ]
+        if len(found) != 1:
+            problem = f"{len(found)} keys are called {key!r}." if found else f"There is no live key {key!r}."
+            raise NotFound(problem, hint="Give its id; see `modelworks keys ls`.")
+        if dry_run:
+            note(tr("These would be removed:"))
+            show_list(found, COLUMNS, output)
+            return
+        shown = f"{plain(found[0]['name'])} ({found[0]['id']})"
+        if not confirm(tr("Revoke the key {name}? Whoever uses it is refused at once.", name=shown), yes=yes):
+            raise typer.Exit(1)
+        gone = client.keys.revoke(found[0]["id"])
+    note(tr("Revoked {name}.", name=shown))
+    if output is Format.json:
+        print_json(gone)
+    else:
+        typer.echo(found[0]["id"])
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    group = typer.Typer(help="API keys: create, ls, revoke.", no_args_is_help=True, rich_markup_mode=None)
+    for verb in (create, ls, revoke):
+        group.command()(verb)
+    app.add_typer(group, name="keys")

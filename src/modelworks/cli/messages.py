@@ -1,0 +1,74 @@
+"""What the command line says to a person, in English or Chinese. Help texts and data are not translated.
+
+The English sentence is the key, so a missing translation is readable. `MODELWORKS_LANG` decides, else the locale.
+"""
+
+from __future__ import annotations
+
+import os
+
+#: Each sentence with its Chinese form; a test compares the placeholders.
+CHINESE = {
+    "error:": "错误：",
+    "hint:": "提示：",
+    "{question} [y/N]": "{question} [y/N]",
+    "Nothing was changed.": "未做任何更改。",
+    "Nothing here yet.": "这里还没有内容。",
+    "This needs a confirmation, and there is nobody to ask.": "此操作需要确认，但当前没有可以应答的终端。",
+    "Repeat it with -y, or with --dry-run to see what it would do.": "请加 -y 重新执行，或加 --dry-run 查看会发生什么。",
+    "Interrupted.": "已中断。",
+    "An unexpected failure: {reason}.": "发生意外故障：{reason}。",
+    "Set MODELWORKS_DEBUG=1 to see where it happened, and report it with that text.": (
+        "设置 MODELWORKS_DEBUG=1 可查看出错位置，报告问题时请附上该内容。"
+    ),
+    "Source:   {source}": "来源：  {source}",
+    "Licence:  {licence}": "许可证：{licence}",
+    "Revision: {revision}": "修订版：{revision}",
+    "Size:     {size} in {count} files": "大小：  {size}，共 {count} 个文件",
+    "not stated": "未声明",
+    "unknown": "未知",
+    "Fetch it under this licence?": "是否在该许可证下获取？",
+    "These would be removed:": "将会移除：",
+    "Remove {name} for good?": "永久移除 {name}？",
+    "Stop answering under the name {name}?": "停止以名称 {name} 提供服务？",
+    "Revoke the key {name}? Whoever uses it is refused at once.": "吊销密钥 {name}？使用者将立即被拒绝。",
+    "Removed {name}.": "已移除 {name}。",
+    "Revoked {name}.": "已吊销 {name}。",
+    "Uploaded {path} ({size}).": "已上传 {path}（{size}）。",
+    "{path} is on the server already.": "{path} 已在服务器上。",
+    "Run {run} is queued. Follow it with: modelworks jobs {run} -f": "运行 {run} 已排队。跟踪：modelworks jobs {run} -f",
+    "Run {run} succeeded.": "运行 {run} 成功。",
+    "Run {run} failed: {reason}": "运行 {run} 失败：{reason}",
+    "Run {run} was cancelled.": "运行 {run} 已取消。",
+    "Cancel the run? Otherwise it goes on without you.": "要取消该运行吗？否则它会继续在后台进行。",
+    "Run {run} goes on. Follow it again with: modelworks jobs {run} -f": (
+        "运行 {run} 继续进行。可用以下命令再次跟踪：modelworks jobs {run} -f"
+    ),
+    "{path} would be uploaded as a data set first.": "会先将 {path} 上传为数据集。",
+    "The run was asked to stop.": "已请求停止该运行。",
+    "Waiting for {name} to load …": "正在等待 {name} 加载……",
+    "{name} is ready.": "{name} 已就绪。",
+    "{name} stopped answering; running requests are finished first.": "{name} 已停止服务；进行中的请求会先完成。",
+    "This is the only time the secret is shown. Keep it safe.": "密钥只显示这一次，请妥善保管。",
+    "Talking to {model}. /exit leaves, /clear forgets, Ctrl-C stops an answer.": (
+        "正在与 {model} 对话。/exit 退出，/clear 清空历史，Ctrl-C 停止当前回答。"
+    ),
+    "The conversation is forgotten.": "对话历史已清空。",
+    "[stopped]": "［已停止］",
+    "[the answer reached its length limit]": "［回答达到长度上限］",
+}
+
+
+def language() -> str:
+    """`zh` or `en`, by `MODELWORKS_LANG`, then `LC_ALL`, `LC_MESSAGES` and `LANG`."""
+    for variable in ("MODELWORKS_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
+        value = os.environ.get(variable)
+        if value:
+            return "zh" if value.lower().startswith("zh") else "en"
+    return "en"
+
+
+def tr(sentence: str, **values: object) -> str:
+    """The sentence in the person's language, with its values filled in."""
+    chosen = CHINESE.get(sentence, sentence) if language() == "zh" else sentence
+    return chosen.format(**values)

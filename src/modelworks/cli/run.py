@@ -1,0 +1,338 @@
+"""`train`, `evaluate`, `jobs`, `logs`, `cancel`, `resume`: runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from modelworks.cli.connection import collect, connect, pairs_of, roles_of
+from modelworks.cli.messages import tr
+from modelworks.cli.output import (
+    Column,
+    DryRun,
+    Format,
+    Output,
+    Record,
+    age_of,
+    is_terminal,
+    note,
+    plain,
+    print_json,
+    show_list,
+    show_one,
+)
+from modelworks.contract.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from modelworks.client import Modelworks
+
+RunId = Annotated[str, typer.Argument(help="Id of the run (run_…).")]
+Params = Annotated[
+    list[str] | None, typer.Option("-p", "--param", help="key=value or key=@file, as JSON if it is; repeatable.")
+]
+Follow = Annotated[bool, typer.Option("-f", "--follow", help="Stay and show the progress until it ends.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed, inputs and parameters give the same result.")]
+
+
+def _what(record: Record) -> str:
+    return " ".join(str(record[field]) for field in ("verb", "task") if record.get(field))
+
+
+def _progress_text(record: Record) -> str:
+    progress = record.get("progress") or {}
+    done, total = progress.get("done"), progress.get("total")
+    if done is None:
+        return ""
+    share = f" ({100 * done / total:.0f} %)" if total else ""
+    return f"{plain(float(done))}/{plain(float(total or 0))} {plain(progress.get('what') or '')}{share}"
+
+
+def _error_text(record: Record) -> str:
+    error = record.get("error") or {}
+    return " ".join(str(error[field]) for field in ("message", "hint") if error.get(field))
+
+
+def _output_names(record: Record) -> list[str]:
+    return [f"{made['name']}@v{made['number']}" for made in record.get("outputs") or []]
+
+
+LIST_COLUMNS: list[Column] = [
+    ("ID", "id"),
+    ("WHAT", _what),
+    ("STATE", "state"),
+    ("PROGRESS", _progress_text),
+    ("RESULT", lambda record: _output_names(record) or record.get("output_name")),
+    ("AGE", age_of()),
+]
+FIELDS: list[Column] = [
+    ("Id", "id"),
+    ("What", _what),
+    ("State", "state"),
+    ("Progress", _progress_text),
+    ("Attempt", lambda record: f"{record['attempt']} of {record['max_attempts']}" if record.get("max_attempts") else None),
+    ("Inputs", lambda record: {role: given.get("ref") for role, given in (record.get("inputs") or {}).items()}),
+    ("Params", "params"),
+    ("Seed", "seed"),
+    ("Result", _output_names),
+    ("Measured", "result"),
+    ("Error", _error_text),
+    ("Created", "created_at"),
+    ("Started", "started_at"),
+    ("Finished", "finished_at"),
+]
+
+
+def train(
+    task: Annotated[str, typer.Argument(help="A task (text-generation) or a capability with one trainable task (text).")],
+    name: Annotated[str | None, typer.Option("--name", help="What to call the model that comes out.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option("--data", help="Folder, file or reference, as role=… where not train; repeatable.")
+    ] = None,
+    base: Annotated[
+        list[str] | None, typer.Option("--base", help="Model to start from, as role=reference where not base; repeatable.")
+    ] = None,
+    param: Params = None,
+    seed: Seed = None,
+    resource: Annotated[list[str] | None, typer.Option("--resource", help="cpu=…, memory_bytes=…, gpu=…")] = None,
+    follow_: Follow = False,
+    dry_run: DryRun = False,
+    output: Output = Format.table,
+) -> None:
+    """Train a model. A folder given as --data is uploaded as a data set first."""
+    with connect() as client:
+        capability, task = resolve_task(client, task, "trainable")
+        inputs = roles_of(base or [], "base")
+        for role, ref in roles_of(data or [], "train").items():
+            inputs[role] = _dataset_ref(client, ref, dry_run=dry_run)
+        run = client.runs.submit(
+            verb="train",
+            capability=capability,
+            task=task,
+            inputs={role: ref for role, ref in inputs.items() if ref},
+            params=pairs_of(param or [], "-p"),
+            name=name,
+            seed=seed,
+            resources=pairs_of(resource or [], "--resource") or None,
+            dry_run=dry_run,
+        )
+        _answer(client, run, output, dry_run=dry_run, stay=follow_)
+
+
+def evaluate(
+    task: Annotated[str, typer.Argument(help="A task, or a capability with one task that can be evaluated.")],
+    model: Annotated[str, typer.Argument(help="Reference of the model to measure.")],
+    data: Annotated[list[str], typer.Option("--data", help="Test data: folder or reference, role=… if not test.")],
+    param: Params = None,
+    seed: Seed = None,
+    follow_: Follow = False,
+    dry_run: DryRun = False,
+    output: Output = Format.table,
+) -> None:
+    """Measure a model on a data set."""
+    with connect() as client:
+        capability, task = resolve_task(client, task, "evaluable")
+        inputs = {"model": model}
+        for role, ref in roles_of(data, "test").items():
+            inputs[role] = _dataset_ref(client, ref, dry_run=dry_run)
+        run = client.runs.submit(
+            verb="evaluate",
+            capability=capability,
+            task=task,
+            inputs=inputs,
+            params=pairs_of(param or [], "-p"),
+            seed=seed,
+            dry_run=dry_run,
+        )
+        _answer(client, run, output, dry_run=dry_run, stay=follow_)
+
+
+def resolve_task(client: Modelworks, name: str, able: str) -> tuple[str, str]:
+    """Capability and task for what a person typed: a task, a capability, or capability/task.
+
+    Raises:
+        InvalidRequest: nothing installed fits, or several do; the message lists what could be meant.
+    """
+    choices = [
+        (capability["name"], task["name"])
+        for capability in client.server.capabilities()
+        for task in capability["tasks"]
+        if task.get(able)
+    ]
+    found = [(owner, task) for owner, task in choices if name in (task, owner, f"{owner}/{task}")]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{owner}/{task}" for owner, task in found or choices) or "nothing that is installed"
+    problem = f"{name!r} could mean several tasks." if found else f"No {able} task {name!r} is installed on the server."
+    raise InvalidRequest(problem, hint=f"Choose one of: {known}.", param="task")
+
+
+def _dataset_ref(client: Modelworks, given: str, *, dry_run: bool) -> str:
+    """A reference as it is; a path of this machine is uploaded and becomes the reference of the version made of it."""
+    path = Path(given).expanduser()
+    looks_like_path = given.startswith((".", "/", "~")) or path.is_dir()
+    if not looks_like_path:
+        return given
+    from modelworks.cli.data import dataset_name, told
+    from modelworks.transport import files_of
+
+    files_of(path)  # a path that is missing or empty is refused before anything is sent
+    if dry_run:
+        note(tr("{path} would be uploaded as a data set first.", path=given))
+        return ""
+    return str(client.datasets.add(dataset_name(path, None), path, on_file=told)["id"])
+
+
+def _answer(client: Modelworks, run: dict[str, Any], output: Format, *, dry_run: bool, stay: bool) -> None:
+    if dry_run:
+        show_one(run, FIELDS, output)
+    elif stay:
+        follow(client, run["id"], output)
+    else:
+        queued(run, output)
+
+
+def queued(run: dict[str, Any], output: Format) -> None:
+    """Print the id of a fresh run on stdout, and on stderr how to watch it."""
+    if output is Format.json:
+        print_json(run)
+    else:
+        typer.echo(run["id"])
+    note(tr("Run {run} is queued. Follow it with: modelworks jobs {run} -f", run=run["id"]))
+
+
+class ProgressLine:
+    """Progress and loss on stderr: one line that is rewritten on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._rewrite = is_terminal(sys.stderr)
+        self._every_s = 0.2 if self._rewrite else 5.0
+        self._shown_at = 0.0
+        self._progress = ""
+        self._metrics: dict[str, Any] = {}
+        self._dirty = False
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take in one event of a run and show what is new."""
+        kind, data = event.get("type"), event.get("data") or {}
+        if kind == "progress":
+            self._progress, self._dirty = _progress_text({"progress": data}), True
+        elif kind in ("log", "metrics", "metric"):
+            values = data.get("metrics") or data
+            self._metrics |= {key: value for key, value in values.items() if isinstance(value, int | float) and key != "step"}
+            self._dirty = True
+        else:
+            self.end()
+            told = data.get("message") or data.get("state") or data.get("what") or ""
+            note(f"{plain(kind)} {plain(told) if told else ''}".rstrip())
+        if self._dirty and time.monotonic() - self._shown_at >= self._every_s:
+            self._show()
+
+    def _show(self) -> None:
+        text = "  ".join([self._progress, *(f"{plain(key)} {plain(float(value))}" for key, value in self._metrics.items())])
+        sys.stderr.write(f"\r\x1b[2K{text.strip()[:200]}" if self._rewrite else f"{text.strip()}\n")
+        sys.stderr.flush()
+        self._shown_at, self._dirty = time.monotonic(), False
+
+    def end(self) -> None:
+        """Finish the line, so that other output starts on its own."""
+        if self._dirty:
+            self._show()
+        if self._rewrite and self._shown_at:
+            sys.stderr.write("\n")
+            self._shown_at = 0.0
+
+
+def follow(client: Modelworks, run_id: str, output: Format) -> None:
+    """Show a run's progress until it ends, then print the run; Ctrl-C asks whether to cancel it or to leave it running.
+
+    Raises:
+        typer.Exit: with 1 when the run failed or was cancelled, with 0 when the person left it running.
+    """
+    line = ProgressLine()
+    try:
+        for event in client.runs.events(run_id):
+            line.take(event)
+        line.end()
+        run = client.runs.wait(run_id)
+    except KeyboardInterrupt:
+        line.end()
+        if _wants_cancel():
+            client.runs.cancel(run_id)
+            note(tr("The run was asked to stop."))
+            raise typer.Exit(1) from None
+        note(tr("Run {run} goes on. Follow it again with: modelworks jobs {run} -f", run=run_id))
+        raise typer.Exit(0) from None
+    if output is Format.name:
+        typer.echo(run["id"])
+    else:
+        show_one(run, FIELDS, output)
+    if run["state"] == "succeeded":
+        note(tr("Run {run} succeeded.", run=run_id))
+        return
+    if run["state"] == "cancelled":
+        note(tr("Run {run} was cancelled.", run=run_id))
+    else:
+        note(tr("Run {run} failed: {reason}", run=run_id, reason=plain(_error_text(run))))
+    raise typer.Exit(1)
+
+
+def _wants_cancel() -> bool:
+    if not is_terminal(sys.stdin):
+        return False
+    try:
+        note("")
+        question = tr("Cancel the run? Otherwise it goes on without you.")
+        typer.echo(tr("{question} [y/N]", question=question) + " ", err=True, nl=False)
+        return sys.stdin.readline().strip().lower() in ("y", "yes", "是")
+    except KeyboardInterrupt:
+        return False
+
+
+def jobs(
+    run_id: Annotated[str | None, typer.Argument(help="Show this run; without it, list them.")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="queued, running, succeeded, failed or cancelled.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
+    follow_: Follow = False,
+    output: Output = Format.table,
+) -> None:
+    """List the runs, or show one with its progress, error and results."""
+    with connect() as client:
+        if run_id is None:
+            show_list(collect(client.runs.list, limit, state=state), LIST_COLUMNS, output)
+        elif follow_:
+            follow(client, run_id, output)
+        else:
+            show_one(client.runs.get(run_id), FIELDS, output)
+
+
+def logs(run_id: RunId, follow_: Follow = False) -> None:
+    """Print what a run's attempts wrote; with -f until the run ends."""
+    with connect() as client:
+        for line in client.runs.logs(run_id, follow=follow_):
+            typer.echo(line)
+
+
+def cancel(run_id: RunId, output: Output = Format.table) -> None:
+    """Ask a run to stop. Its last checkpoint stays, so that it can be resumed."""
+    with connect() as client:
+        show_one(client.runs.cancel(run_id), FIELDS[:4], output)
+
+
+def resume(run_id: RunId, follow_: Follow = False, output: Output = Format.table) -> None:
+    """Let a failed or cancelled run go on from its last checkpoint."""
+    with connect() as client:
+        run = client.runs.resume(run_id)
+        if follow_:
+            follow(client, run_id, output)
+        else:
+            queued(run, output)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    for verb in (train, evaluate, jobs, logs, cancel, resume):
+        app.command()(verb)
