@@ -1,1 +1,50 @@
-"""Room."""
+"""The gateway: OpenAI's routes and tasks by name, over whatever is deployed: checks, routes, meters and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from modelworks.kernel.gateway import errors
+from modelworks.kernel.gateway.middleware import Edge, Observer
+from modelworks.kernel.gateway.routes import router
+from modelworks.kernel.gateway.service import GatewayService
+
+__all__ = ["GatewayService", "Observer", "install", "router"]
+
+#: Uploads have a limit of their own.
+UNLIMITED = ("/api/blobs",)
+
+
+def install(
+    app: FastAPI,
+    gateway: GatewayService,
+    *,
+    max_body_bytes: int,
+    cors_origins: Sequence[str] = (),
+    observe: Observer | None = None,
+) -> None:
+    """Add the routes, the error handlers and the outer layer to `app`; call it before other routers that match widely.
+
+    Args:
+        app: the application.
+        gateway: the rooms.
+        max_body_bytes: see `Edge`.
+        cors_origins: origins of web pages that may call the API from a browser; `*` for all, none by default.
+        observe: see `Observer`.
+    """
+    errors.install(app)
+    app.include_router(router(gateway))
+    app.add_middleware(Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, observe=observe)
+    if cors_origins:
+        # Outside of `Edge`, so that the answer to a bug carries the headers without which a browser hides it.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "openai-processing-ms", "retry-after"],
+            max_age=600,
+        )

@@ -1,0 +1,123 @@
+"""One exchange with what answers: a replica of ours (JSON lines) or a server that speaks OpenAI's protocol."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from modelworks.contract.errors import ModelworksError, TimedOut, UpstreamFailed, from_wire
+from modelworks.kernel.gateway.metering import Meter
+from modelworks.kernel.serving import ReplicaPool, Route
+
+#: A request that nothing has answered yet is offered again: to another replica, or to the same after a stale connection.
+_ATTEMPTS: Final = 3
+_JSON: Final[Mapping[str, str]] = {"content-type": "application/json", "accept-encoding": "identity"}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is sent to a route: the path below its base URL and the JSON body."""
+
+    path: str
+    body: bytes
+
+
+@asynccontextmanager
+async def exchange(
+    pool: ReplicaPool, project_id: str, model: str, prepare: Callable[[Route], Call], meter: Meter | None
+) -> AsyncIterator[tuple[Route, aiohttp.ClientResponse]]:
+    """Find a replica, send `prepare(route)` and hand out its response, whatever its status.
+
+    Leaving the block closes the connection unless the response was read to its end: that stops the work behind it.
+
+    Raises:
+        ModelNotFound, Unavailable: from the pool.
+        UpstreamFailed: no connection, or it broke in the middle.
+        TimedOut: it fell silent.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        answered = False
+        try:
+            async with pool.acquire(project_id, model) as route:
+                if meter is not None:
+                    meter.route = route
+                call = prepare(route)
+                response = await pool.http.post(
+                    route.base_url + call.path, data=call.body, headers={**_JSON, **route.headers}, allow_redirects=False
+                )
+                answered = True
+                try:
+                    yield route, response
+                finally:
+                    response.close()
+                return
+        except aiohttp.ClientConnectionError as error:
+            if isinstance(error, TimeoutError) and answered:
+                raise TimedOut(f"The model {model!r} fell silent in the middle of its answer.") from error
+            if answered or attempt == _ATTEMPTS:
+                raise _broken(model, answered, error) from error
+        except aiohttp.ClientError as error:
+            raise _broken(model, answered, error) from error
+
+
+def _broken(model: str, answered: bool, error: Exception) -> UpstreamFailed:
+    if answered:
+        return UpstreamFailed(
+            f"The replica that answered for the model {model!r} stopped in the middle of its answer.",
+            hint="Send the request again; GET /api/deployments shows what happened to it.",
+            code="replica_lost",
+        )
+    return UpstreamFailed(
+        f"The model {model!r} cannot be reached: {type(error).__name__}.",
+        hint="It may be restarting: send the request again shortly.",
+        code="replica_unreachable",
+        retry_after_s=1,
+    )
+
+
+async def refusal(response: aiohttp.ClientResponse) -> ModelworksError:
+    """The error of a replica that did not answer 200."""
+    body = await response.read()
+    try:
+        wire = orjson.loads(body)["error"]
+        return from_wire(wire)
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return UpstreamFailed(f"The replica answered with status {response.status} and no reason.")
+
+
+async def read_lines(response: aiohttp.ClientResponse, take: Callable[[list[bytes]], Awaitable[None]]) -> None:
+    """Hand over a replica's JSON lines, as many at a time as have arrived.
+
+    Raises:
+        ModelworksError: the replica ended with an error line, or its last line is not whole.
+    """
+    rest = b""
+    async for data in response.content.iter_any():
+        lines = (rest + data if rest else data).split(b"\n")
+        rest = lines.pop()
+        failed: ModelworksError | None = None
+        for position, line in enumerate(lines):
+            if line.startswith(b'{"error":'):
+                failed = from_wire(orjson.loads(line)["error"])
+                del lines[position:]
+                break
+        if lines:
+            await take([line for line in lines if line])
+        if failed is not None:
+            raise failed
+    if rest.strip():
+        raise UpstreamFailed("The replica's answer ended in the middle of a line.", code="replica_lost")
+
+
+async def read_chunks(response: aiohttp.ClientResponse, take: Callable[[list[dict[str, Any]]], Awaitable[None]]) -> None:
+    """`read_lines` of a language engine: `GenerationChunk`s in their JSON form."""
+
+    async def parse(lines: list[bytes]) -> None:
+        await take([orjson.loads(line) for line in lines])
+
+    await read_lines(response, parse)

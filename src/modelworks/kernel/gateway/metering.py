@@ -1,0 +1,169 @@
+"""Counting: what each request used, recorded before its last byte leaves, whether it ended well, badly or was given up."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+from starlette.types import Scope
+
+from modelworks.contract.errors import ModelworksError
+from modelworks.kernel.access.schemas import Principal, UsageRecord
+from modelworks.kernel.gateway.middleware import REQUEST_ID, STARTED
+from modelworks.kernel.serving.schemas import Route
+
+#: The status recorded when the caller went away before the answer was complete.
+CLIENT_GONE = 499
+
+
+class Recorder(Protocol):
+    """Writes usage records; the access room's `UsageRecorder`."""
+
+    async def record(self, record: UsageRecord) -> None:
+        """Return once the record is committed."""
+        ...
+
+
+class Tally:
+    """Tokens of one request, as its engine counts them.
+
+    While an answer is under way the tokens seen so far count (`token_ids`), so that an answer given up in the middle is
+    metered; the engine's final figure replaces them.
+    """
+
+    __slots__ = ("_final", "_seen", "cached_tokens", "prompt_tokens", "reasoning_tokens")
+
+    def __init__(self) -> None:
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.reasoning_tokens = 0
+        self._seen = 0
+        self._final: int | None = None
+
+    @property
+    def completion_tokens(self) -> int:
+        return self._seen if self._final is None else self._final
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Account for one `GenerationChunk` in its JSON form."""
+        ids = chunk.get("token_ids")
+        if ids:
+            self._seen += len(ids)
+        usage = chunk.get("usage")
+        if usage:
+            self.prompt_tokens = usage.get("prompt_tokens") or self.prompt_tokens
+            self.cached_tokens = usage.get("cached_tokens") or self.cached_tokens
+            self.reasoning_tokens = usage.get("reasoning_tokens") or self.reasoning_tokens
+            completed = usage.get("completion_tokens")
+            if completed:
+                self._final = completed
+
+    def see(self, num_tokens: int) -> None:
+        """Count tokens of an answer whose engine has not given a figure yet."""
+        self._seen += num_tokens
+
+    def take_openai(self, usage: dict[str, Any]) -> None:
+        """Take over the usage object of an upstream server."""
+        self.prompt_tokens = _whole(usage.get("prompt_tokens"))
+        self._final = _whole(usage.get("completion_tokens"))
+        self.cached_tokens = _whole((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+        self.reasoning_tokens = _whole((usage.get("completion_tokens_details") or {}).get("reasoning_tokens"))
+
+    def as_openai(self) -> dict[str, Any]:
+        """OpenAI's usage object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+        }
+
+
+def total(tallies: list[Tally]) -> Tally:
+    """The sum over the prompts of one request."""
+    if len(tallies) == 1:
+        return tallies[0]
+    found = Tally()
+    for tally in tallies:
+        found.prompt_tokens += tally.prompt_tokens
+        found.cached_tokens += tally.cached_tokens
+        found.reasoning_tokens += tally.reasoning_tokens
+        found.see(tally.completion_tokens)
+    return found
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+class Meter:
+    """Gathers the usage record of one request and writes it exactly once."""
+
+    __slots__ = (
+        "_first_token_at",
+        "_principal",
+        "_recorder",
+        "_started",
+        "_written",
+        "endpoint",
+        "model",
+        "request_id",
+        "route",
+        "streamed",
+        "tallies",
+    )
+
+    def __init__(self, recorder: Recorder, principal: Principal, scope: Scope, endpoint: str) -> None:
+        self._recorder = recorder
+        self._principal = principal
+        self._started: float = scope.get(STARTED) or time.perf_counter()
+        self._first_token_at: float | None = None
+        self._written = False
+        self.request_id: str = scope.get(REQUEST_ID) or ""
+        self.endpoint = endpoint
+        #: As the caller wrote it; empty while the body has not been understood.
+        self.model = ""
+        self.route: Route | None = None
+        self.streamed = False
+        self.tallies = [Tally()]
+
+    def answering(self) -> None:
+        """Mark the first output."""
+        if self._first_token_at is None:
+            self._first_token_at = time.perf_counter()
+
+    def answering_if(self, chunks: list[dict[str, Any]]) -> None:
+        """Mark the first output once one of the chunks holds a token; what precedes it only counts the prompt."""
+        if self._first_token_at is None and any(chunk.get("token_ids") or chunk.get("text") for chunk in chunks):
+            self._first_token_at = time.perf_counter()
+
+    async def record(self, status: int, error: ModelworksError | None = None, *, aborted: bool = False) -> None:
+        """Write the record and wait until it is committed. Later calls do nothing."""
+        if self._written:
+            return
+        self._written = True
+        route, used = self.route, total(self.tallies)
+        first = self._first_token_at
+        await self._recorder.record(
+            UsageRecord(
+                project_id=self._principal.project_id,
+                key_id=self._principal.key_id,
+                endpoint=self.endpoint,
+                # A name that is no name (a fault of the caller's) must not fill the table.
+                model=self.model[:256],
+                request_id=self.request_id,
+                status=status,
+                deployment_id=None if route is None else route.deployment_id,
+                version_id=None if route is None else route.version_id,
+                error_code=None if error is None else error.error_code,
+                prompt_tokens=used.prompt_tokens,
+                completion_tokens=used.completion_tokens,
+                cached_tokens=used.cached_tokens,
+                reasoning_tokens=used.reasoning_tokens,
+                duration_ms=(time.perf_counter() - self._started) * 1000,
+                time_to_first_token_ms=None if first is None else (first - self._started) * 1000,
+                streamed=self.streamed,
+                aborted=aborted,
+            )
+        )

@@ -1,0 +1,139 @@
+"""The outermost layer, pure ASGI: request ids, the limit of a body, forgiving paths, timing, and the face of a bug."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modelworks.contract.errors import ModelworksError, PayloadTooLarge
+from modelworks.kernel.base.ids import new_id
+from modelworks.kernel.gateway.errors import bug, error_response
+
+log = structlog.get_logger(__name__)
+
+#: Where the request's id lies in the ASGI scope.
+REQUEST_ID: Final = "modelworks.request_id"
+#: When the request arrived (`time.perf_counter`), in the ASGI scope.
+STARTED: Final = "modelworks.started"
+
+#: Clients whose base URL lacks `/v1` ask for these.
+_WITHOUT_V1 = ("/chat/completions", "/completions", "/models")
+
+#: Called after each request with method, route template, status and seconds.
+Observer = Callable[[str, str, int, float], None]
+
+
+class _TooLarge(Exception):
+    """The body outgrew its limit while it was being read."""
+
+
+class Edge:
+    """Wraps the whole application.
+
+    Args:
+        app: what is wrapped.
+        max_body_bytes: the largest request body; more is refused with 413, unread where the length is announced.
+        unlimited: path prefixes whose bodies have a limit of their own (uploads).
+        observe: see `Observer`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, unlimited: Sequence[str] = (), observe: Observer | None = None
+    ) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._unlimited = tuple(unlimited)
+        self._observe = observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = new_id("req")
+        scope[REQUEST_ID] = request_id
+        scope[STARTED] = started
+        _forgive(scope)
+        status = 0
+
+        async def outgoing(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                elapsed_ms = int((time.perf_counter() - started) * 1000)
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    (b"openai-processing-ms", b"%d" % elapsed_ms),
+                ]
+            await send(message)
+
+        try:
+            await self._limited(scope, receive, outgoing)
+        except Exception as error:
+            if isinstance(error, _TooLarge) or isinstance(error.__cause__, _TooLarge):
+                known: ModelworksError = self._too_large()
+            else:
+                known = bug(request_id)
+                log.exception("request failed", request_id=request_id, method=scope["method"], path=scope["path"])
+            if status == 0:
+                await error_response(known)(scope, receive, outgoing)
+            else:
+                # The answer has begun: breaking the connection is the only honest sign left.
+                raise
+        finally:
+            if self._observe is not None:
+                route = getattr(scope.get("route"), "path", "unmatched")
+                self._observe(scope["method"], route, status, time.perf_counter() - started)
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._unlimited and scope["path"].startswith(self._unlimited):
+            await self._app(scope, receive, send)
+            return
+        announced: int | None = None
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                announced = int(value)
+                break
+        if announced is not None:
+            if announced > self._max_body_bytes:
+                # The connection is closed, as its unread rest would be taken for the next request.
+                await error_response(self._too_large(), headers={"connection": "close"})(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            if message["type"] == "http.request":
+                taken += len(message.get("body", b""))
+                if taken > self._max_body_bytes:
+                    raise _TooLarge
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"The request body is larger than the {self._max_body_bytes} bytes that this server takes.",
+            hint="Send less, or have the operator raise MODELWORKS_MAX_BODY_BYTES.",
+        )
+
+
+def _forgive(scope: Scope) -> None:
+    """Accept a trailing slash and a base URL without `/v1`, with no redirect: clients drop the body of a redirected POST."""
+    path: str = scope["path"]
+    changed = path
+    if len(path) > 1 and path.endswith("/") and path.startswith(("/v1", "/api", *_WITHOUT_V1)):
+        changed = path.rstrip("/") or "/"
+    if changed.startswith(_WITHOUT_V1) and (changed in _WITHOUT_V1 or changed.startswith("/models/")):
+        changed = "/v1" + changed
+    if changed is not path:
+        scope["path"] = changed
+        scope["raw_path"] = changed.encode()

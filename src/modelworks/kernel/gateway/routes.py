@@ -1,0 +1,183 @@
+"""The routes: OpenAI's language routes, tasks by name, health. Plain request handlers, described by hand for OpenAPI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from modelworks.contract.errors import ModelworksError
+from modelworks.kernel.catalog import discovery
+from modelworks.kernel.gateway import tasks
+from modelworks.kernel.gateway.language import ChatCall, CompletionCall
+from modelworks.kernel.gateway.schemas import ChatRequest, CompletionRequest, ModelList, ModelObject, inline_schema
+from modelworks.kernel.gateway.service import GatewayService, json_object, model_name
+from modelworks.kernel.gateway.stream import Form, JsonBytes, StreamedAnswer, whole_answer
+
+
+class PlainRoute(APIRoute):
+    """A route in the OpenAPI document whose handler takes the request itself: nothing is solved or validated around it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint as it is."""
+        handler: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
+        return handler
+
+
+def _described(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+_ANY_OBJECT: dict[str, Any] = {"type": "object"}
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; a stream of server-sent events where `stream` is true.",
+        "content": {"application/json": {"schema": _ANY_OBJECT}, "text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+def router(gateway: GatewayService) -> APIRouter:
+    """All routes of the gateway."""
+    found = APIRouter(route_class=PlainRoute)
+    _language(found, gateway)
+    _models(found, gateway)
+    _tasks(found, gateway)
+    _health(found, gateway)
+    return found
+
+
+def _language(found: APIRouter, gateway: GatewayService) -> None:
+    async def answer(request: Request, kind: type[ChatCall] | type[CompletionCall]) -> Response:
+        principal = await gateway.caller(request.scope)
+        meter = gateway.meter(principal, request.scope, "/v1" + kind.path)
+        try:
+            body = json_object(await request.body())
+            meter.model = model_name(body)
+            principal.require_model(meter.model)
+            call = kind(gateway, principal, meter, body)
+        except ModelworksError as error:
+            await meter.record(error.status, error)
+            raise
+        if call.stream:
+            return StreamedAnswer(call.stream_to, meter, "sse", gateway.keep_alive_s)
+        return await whole_answer(call.whole, meter, request.receive)
+
+    @found.post(
+        "/v1/chat/completions",
+        summary="Answer a chat",
+        tags=["OpenAI"],
+        responses=_EVENTS,
+        openapi_extra=_described(inline_schema(ChatRequest)),
+    )
+    async def create_chat_completion(request: Request) -> Response:
+        return await answer(request, ChatCall)
+
+    @found.post(
+        "/v1/completions",
+        summary="Continue a text",
+        tags=["OpenAI"],
+        responses=_EVENTS,
+        openapi_extra=_described(inline_schema(CompletionRequest)),
+    )
+    async def create_completion(request: Request) -> Response:
+        return await answer(request, CompletionCall)
+
+
+def _models(found: APIRouter, gateway: GatewayService) -> None:
+    @found.get(
+        "/v1/models", summary="List the models that can be asked", tags=["OpenAI"], responses={200: {"model": ModelList}}
+    )
+    async def list_models(request: Request) -> Response:
+        models = gateway.models(await gateway.caller(request.scope))
+        return _json(
+            ModelList(
+                data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None
+            ).model_dump()
+        )
+
+    @found.get("/v1/models/{model:path}", summary="One model", tags=["OpenAI"], responses={200: {"model": ModelObject}})
+    async def retrieve_model(request: Request) -> Response:
+        return _json(gateway.model(await gateway.caller(request.scope), request.path_params["model"]).model_dump())
+
+
+def _tasks(found: APIRouter, gateway: GatewayService) -> None:
+    @found.get("/v1/tasks", summary="List the tasks and the models deployed for them", tags=["Tasks"])
+    async def list_tasks(request: Request) -> Response:
+        return _json(tasks.listing(gateway, await gateway.caller(request.scope)))
+
+    @found.get("/v1/tasks/{task}/schema", summary="What a task takes and gives", tags=["Tasks"])
+    async def task_schema(request: Request) -> Response:
+        await gateway.caller(request.scope)
+        return _json(tasks.schema(request.path_params["task"]))
+
+    @found.post(
+        "/v1/tasks/{task}",
+        summary="Ask a task",
+        tags=["Tasks"],
+        description="The input lies in `input` or beside `model`. Mode sync answers with the output, stream with JSON lines "
+        "(server-sent events where `Accept: text/event-stream` asks for them), job with 202 and a run, static with files.",
+        responses={
+            200: {
+                "description": "The output, or its pieces.",
+                "content": {
+                    "application/json": {"schema": _ANY_OBJECT},
+                    "application/x-ndjson": {"schema": {"type": "string"}},
+                },
+            },
+            202: {"description": "A run was started.", "content": {"application/json": {"schema": _ANY_OBJECT}}},
+        },
+        openapi_extra=_described(
+            {"type": "object", "properties": {"model": {"type": "string"}, "input": _ANY_OBJECT}, "additionalProperties": True}
+        ),
+    )
+    async def ask_task(request: Request) -> Response:
+        principal = await gateway.caller(request.scope)
+        capability, task = discovery.find_task(None, request.path_params["task"])
+        meter = gateway.meter(principal, request.scope, f"/v1/tasks/{task.name}")
+        try:
+            body = json_object(await request.body())
+            model, payload, prefix = tasks.split_body(body, task)
+            if task.mode == "job":
+                meter.model = model or ""
+                if model is not None:
+                    principal.require_model(model)
+                accepted = await tasks.submit(gateway, principal, task, capability.name, model, payload)
+                await meter.record(202)
+                return JsonBytes(accepted, status_code=202)
+            call = tasks.TaskCall(gateway, principal, meter, task, model, payload, prefix)
+        except ModelworksError as error:
+            await meter.record(error.status, error)
+            raise
+        if task.mode == "stream":
+            form: Form = "sse" if "text/event-stream" in request.headers.get("accept", "") else "ndjson"
+            return StreamedAnswer(lambda out: call.stream_to(out, form), meter, form, gateway.keep_alive_s)
+        return await whole_answer(call.files if task.mode == "static" else call.whole, meter, request.receive)
+
+
+def _health(found: APIRouter, gateway: GatewayService) -> None:
+    @found.get("/healthz", summary="Whether the process answers", tags=["Health"])
+    async def healthz(request: Request) -> Response:
+        return _json({"status": "ok"})
+
+    @found.get("/readyz", summary="Whether the server can do its work", tags=["Health"])
+    async def readyz(request: Request) -> Response:
+        problems = dict(await run_in_threadpool(gateway.problems))
+        if problems:
+            return _json({"status": "not ready", "problems": problems}, status_code=503)
+        return _json({"status": "ready"})
+
+    @found.get("/metrics", summary="Figures for Prometheus", tags=["Health"])
+    async def metrics(request: Request) -> Response:
+        page = await run_in_threadpool(gateway.metrics)
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _json(body: dict[str, Any], status_code: int = 200) -> JsonBytes:
+    return JsonBytes(orjson.dumps(body), status_code=status_code)

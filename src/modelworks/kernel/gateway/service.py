@@ -1,0 +1,188 @@
+"""What the gateway stands on, and who is calling."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
+
+from modelworks.contract.errors import InvalidRequest, ModelNotFound
+from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.catalog.schemas import Version
+from modelworks.kernel.gateway.errors import malformed_json
+from modelworks.kernel.gateway.metering import Meter, Recorder
+from modelworks.kernel.gateway.schemas import ModelObject
+from modelworks.kernel.jobs.schemas import JobSpec, RunRecord
+from modelworks.kernel.serving import DeployedModel, ReplicaPool
+
+
+class Authenticator(Protocol):
+    """Turns a key's secret into a principal; the access room's service."""
+
+    def cached(self, secret: str | None) -> Principal | None:
+        """From memory; None where memory does not know."""
+        ...
+
+    def authenticate(self, secret: str | None) -> Principal:
+        """From the database where need be, so not in the event loop."""
+        ...
+
+
+class Submitter(Protocol):
+    """Accepts runs; the jobs room's service."""
+
+    def submit(
+        self, session: Session, project_id: str, key_id: str | None, spec: JobSpec, *, dry_run: bool = False
+    ) -> RunRecord: ...
+
+
+class Versions(Protocol):
+    """Looks versions up; the catalog's service."""
+
+    def get_version(self, session: Session, project_id: str, version_id: str) -> Version: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GatewayService:
+    """The rooms that the routes use.
+
+    Args:
+        access: checks keys.
+        usage: records requests.
+        pool: finds replicas.
+        db: for the two task modes that need the database (job, static).
+        jobs: accepts runs for tasks of mode job.
+        catalog: lists the files of tasks of mode static.
+        clock: time stamps of answers.
+        keep_alive_s: silence after which a stream gets a comment.
+        problems: what keeps the server from being ready, by part; empty when it is.
+        metrics: the page that Prometheus reads.
+    """
+
+    access: Authenticator
+    usage: Recorder
+    pool: ReplicaPool
+    db: Database
+    jobs: Submitter
+    catalog: Versions
+    clock: Clock
+    keep_alive_s: float = 15.0
+    problems: Callable[[], Mapping[str, str]] = dict
+    metrics: Callable[[], bytes] = bytes
+
+    async def caller(self, scope: Scope) -> Principal:
+        """The principal of a request, who may ask models.
+
+        `Authorization: Bearer` and `x-api-key` go through the same check.
+
+        Raises:
+            AuthenticationFailed: no valid key.
+            PermissionDenied: the key lacks the scope "inference".
+        """
+        secret = secret_of(scope)
+        principal = self.access.cached(secret) or await run_in_threadpool(self.access.authenticate, secret)
+        principal.require("inference")
+        return principal
+
+    def meter(self, principal: Principal, scope: Scope, endpoint: str) -> Meter:
+        """A fresh meter for one request."""
+        return Meter(self.usage, principal, scope, endpoint)
+
+    def now_s(self) -> int:
+        """Unix seconds."""
+        return int(self.clock.now().timestamp())
+
+    def models(self, principal: Principal) -> list[ModelObject]:
+        """What the caller may ask, by name; deployments that are stopped are left out."""
+        return [
+            model_object(model, model.name)
+            for model in self.pool.snapshot(principal.project_id)
+            if principal.may_use(model.name) and model.state != "stopped"
+        ]
+
+    def model(self, principal: Principal, name: str) -> ModelObject:
+        """One model under the name that the caller used.
+
+        Raises:
+            PermissionDenied: the key's list of models does not contain it.
+            ModelNotFound: nothing is deployed under that name.
+        """
+        principal.require_model(name)
+        found = self.pool.peek(principal.project_id, name)
+        if found is None:
+            names = [model.id for model in self.models(principal)]
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
+            hint = f"Deployed are: {', '.join(near)}." if near else "Nothing is deployed yet: see `modelworks deploy`."
+            raise ModelNotFound(f"The model {name!r} does not exist or you have no access to it.", hint=hint, param="model")
+        return model_object(found, name)
+
+
+def model_object(model: DeployedModel, name: str) -> ModelObject:
+    """OpenAI's model object of a deployment."""
+    return ModelObject(
+        id=name,
+        created=model.created,
+        owned_by="modelworks",
+        root=model.root,
+        parent=model.parent,
+        max_model_len=model.max_model_len,
+        task=model.task,
+        state=model.state,
+    )
+
+
+def secret_of(scope: Scope) -> str | None:
+    """The key as the client sent it, from `Authorization: Bearer …` or `x-api-key`; the first wins where both are there."""
+    fallback: str | None = None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, secret = value.decode("latin-1").partition(" ")
+            if kind.lower() == "bearer" and secret.strip():
+                return str(secret.strip())
+        elif name == b"x-api-key" and value:
+            fallback = value.decode("latin-1").strip()
+    return fallback
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """The request body as a JSON object.
+
+    Raises:
+        InvalidRequest: it is empty, not JSON, or another kind of value.
+    """
+    if not body:
+        raise InvalidRequest("The request has no body.", hint="Send a JSON object.", code="invalid_json")
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise malformed_json(error) from error
+    if not isinstance(found, dict):
+        raise InvalidRequest("The request body must be a JSON object.", hint="Send {…}.", code="invalid_type")
+    return found
+
+
+def model_name(body: dict[str, Any]) -> str:
+    """The field `model`.
+
+    Raises:
+        InvalidRequest: it is missing or no text.
+    """
+    name = body.get("model")
+    if name is None:
+        raise InvalidRequest(
+            "The parameter 'model' is missing.",
+            hint="GET /v1/models lists the models you may use.",
+            param="model",
+            code="missing_required_parameter",
+        )
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest("model: must be a text, not empty.", param="model", code="invalid_type")
+    return name
