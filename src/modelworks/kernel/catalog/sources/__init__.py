@@ -1,0 +1,8 @@
+"""Where checkpoints come from: `file://`, `https://`, `s3://`, `hf://`, `ms://`, one file each behind one protocol."""
+
+from __future__ import annotations
+
+from modelworks.kernel.catalog.sources.opening import open_source
+from modelworks.kernel.catalog.sources.source import Fetched, Progress, Source, SourcePolicy
+
+__all__ = ["Fetched", "Progress", "Source", "SourcePolicy", "open_source"]
