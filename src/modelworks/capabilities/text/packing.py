@@ -121,7 +121,7 @@ def _chat_ids(tokenizer: PreTrainedTokenizerFast, turn: Turn, system_prompt: str
         {"role": "assistant", "content": turn.answer},
     ]
     text = tokenizer.apply_chat_template(messages if system_prompt else messages[1:], tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -12,7 +12,7 @@ from modelworks.contract.run import Level
 
 Preset = Literal["tiny", "small", "custom"]
 Precision = Literal["auto", "f32", "bf16", "int8"]
-CachePrecision = Literal["auto", "f32", "f16", "bf16", "u8"]
+CachePrecision = Literal["auto", "f32", "bf16", "u8"]
 
 #: What a preset means, field by field; a field that is given keeps its value.
 PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(

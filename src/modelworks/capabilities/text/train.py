@@ -227,7 +227,7 @@ class _Training:
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
         loss = self._loss(inputs, targets)
-        value = float(loss)
+        value = float(loss.detach())
         if not math.isfinite(value):
             raise InvalidRequest(
                 f"Training diverged: the loss is {value} at step {self._at.step + 1}.",

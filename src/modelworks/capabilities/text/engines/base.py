@@ -1,0 +1,78 @@
+"""What every engine offers: tokens for a row of prompt ids. Text, stop strings and counting are done once, above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from modelworks.contract.errors import ModelworksError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding:
+    """How the tokens of one choice are drawn; every value is decided, none means "default"."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int = 0
+    logprobs: bool = False
+    top_logprobs: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One token of a choice.
+
+    `logprob` is the natural log of the token's probability under the model's own distribution, before penalties, bias,
+    temperature, top_k and top_p; None when not asked for. `token_id` is None on a last step without a token of its own
+    (the model ended the text: an end token is not part of the answer).
+    """
+
+    token_id: int | None
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    finish: Literal["stop", "length"] | None = None
+
+
+#: Called from the engine's thread with each step, or with the error that ended the choice.
+Emit = Callable[[Step | ModelworksError], None]
+
+
+class Ticket(Protocol):
+    """One choice being generated."""
+
+    def cancel(self) -> None:
+        """Stop generating; safe to call from any thread, and when it is over. At most one more step is emitted."""
+        ...
+
+
+class TokenEngine(Protocol):
+    """Generates many choices at the same time, in a thread of its own."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_running(self) -> int:
+        """Choices that hold memory in the engine, waiting ones included."""
+        ...
+
+    def start(self, prompt_ids: list[int], decoding: Decoding, emit: Emit) -> Ticket:
+        """Begin a choice; returns at once.
+
+        Raises:
+            UnsupportedParameter: the engine cannot honour something that `decoding` asks for.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop the thread; choices under way end with `Unavailable`."""
+        ...

@@ -1,0 +1,216 @@
+"""Open an engine on a model: decide precision and cache, check the checkpoint, and prove that the numbers are the same."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from modelworks.capabilities.text.engines.base import TokenEngine
+from modelworks.capabilities.text.engines.integrity import check_checkpoint
+from modelworks.capabilities.text.engines.logits import LogitsEngine
+from modelworks.capabilities.text.engines.transformers_model import TransformersDecoder, load_model
+from modelworks.capabilities.text.schemas import ServeOptions
+from modelworks.contract import LocalModel
+from modelworks.contract.errors import InvalidRequest, MissingExtra, UnsupportedArchitecture, UnsupportedParameter
+
+_log = logging.getLogger(__name__)
+#: Below this many weights, precision "auto" is f32.
+_SMALL_MODEL = 100_000_000
+#: Up to this many weights, the checkpoint is loaded a second time to compare an engine with it.
+_PROBED_MODEL = 50_000_000
+_PROBE_LENGTH = 12
+#: Largest accepted difference of a probe's logits, by precision; the README lists what was measured.
+_PROBE_TOLERANCE = {"f32": 0.01, "bf16": 1.0, "int8": 1.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that passed `check_checkpoint`."""
+
+    folder: Path
+    digest: str
+    config: dict[str, Any]
+    num_parameters: int
+    context_length: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, model: LocalModel) -> Checkpoint:
+        """Check a model's folder; raises what `check_checkpoint` raises."""
+        config = check_checkpoint(model.path)
+        nested = config.get("text_config")
+        text = nested if isinstance(nested, dict) else config
+        context = text.get("max_position_embeddings") or text.get("n_positions") or text.get("seq_length")
+        vocab_size = text.get("vocab_size")
+        if not isinstance(context, int) or not isinstance(vocab_size, int):
+            raise UnsupportedArchitecture(
+                f"config.json of {model.ref!r} ({config['model_type']!r}) names no context length or vocabulary size.",
+                hint="Only decoders with max_position_embeddings and vocab_size can be served.",
+            )
+        return cls(model.path, model.digest, config, _count(model.path), context, vocab_size)
+
+
+def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
+    """The batching engine.
+
+    Raises:
+        UnsupportedArchitecture: OpenVINO GenAI does not read it, or computes something else than the checkpoint says.
+        MissingExtra: the library is not installed.
+        InvalidRequest: the cache cannot hold one context.
+        UnsupportedParameter: a cache precision that does not go with the precision.
+    """
+    try:
+        from modelworks.capabilities.text.engines.openvino_engine import BLOCK_TOKENS, GraphDecoder, OpenVINOEngine
+        from modelworks.capabilities.text.engines.openvino_model import converted
+    except ImportError as error:
+        raise MissingExtra.of(error.name or "openvino-genai", "text") from error
+    precision = options.precision
+    if precision == "auto":
+        precision = "f32" if checkpoint.num_parameters < _SMALL_MODEL else "int8"
+    cache_precision = options.kv_cache_precision
+    if cache_precision == "auto":
+        cache_precision = "f32" if precision == "f32" else "u8"
+    computed = "bf16" if precision == "bf16" else "f32"
+    if cache_precision not in (computed, "u8"):
+        raise UnsupportedParameter(
+            f"With precision {precision}, the engine openvino has no kv_cache_precision {cache_precision}.",
+            hint=f"Use auto, {computed} or u8.",
+            param="kv_cache_precision",
+        )
+    folder = converted(checkpoint.folder, checkpoint.digest, int8=precision == "int8")
+    properties: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": computed,
+        "KV_CACHE_PRECISION": cache_precision,
+    }
+    num_threads = options.num_threads or len(os.sched_getaffinity(0))
+    if computed == "bf16":
+        # The pinned version divides by zero in bf16 matrix products on one thread.
+        num_threads = max(2, num_threads)
+    properties["INFERENCE_NUM_THREADS"] = num_threads
+    if checkpoint.num_parameters <= _PROBED_MODEL:
+        decoder = GraphDecoder(folder, properties)
+        probe = _probe_ids(checkpoint.vocab_size)
+        got = decoder.read(decoder.new_state(), probe, 0)
+        _compare(checkpoint, probe, got, precision)
+        del decoder
+    return OpenVINOEngine(
+        folder,
+        properties,
+        num_cache_blocks=_cache_blocks(checkpoint, options, cache_precision, BLOCK_TOKENS),
+        max_batch=options.max_batch,
+        prefix_caching=options.prefix_caching,
+        end_id=checkpoint.vocab_size - 1,
+    )
+
+
+def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
+    """The engine for any architecture.
+
+    Raises:
+        UnsupportedArchitecture: transformers does not know it.
+        UnsupportedParameter: int8, or a cache precision.
+    """
+    if options.precision == "int8":
+        raise UnsupportedParameter(
+            "The engine transformers has no precision int8.", hint="Use f32 or bf16, or the engine openvino.", param="precision"
+        )
+    if options.kv_cache_precision != "auto":
+        raise UnsupportedParameter(
+            "The engine transformers keeps its cache in the model's own precision.",
+            hint="Leave kv_cache_precision at auto.",
+            param="kv_cache_precision",
+        )
+    small = checkpoint.num_parameters < _SMALL_MODEL
+    full = options.precision == "f32" or (options.precision == "auto" and small)
+    if options.num_threads is not None:
+        torch.set_num_threads(options.num_threads)
+    model = load_model(checkpoint.folder, torch.float32 if full else torch.bfloat16)
+    return LogitsEngine("transformers", TransformersDecoder(model), options.max_batch)
+
+
+def open_any(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
+    """OpenVINO where it reads the architecture, transformers elsewhere.
+
+    Raises:
+        UnsupportedArchitecture: neither does; the message says what each of them said.
+    """
+    try:
+        return open_openvino(checkpoint, options)
+    except (UnsupportedArchitecture, MissingExtra) as refused:
+        _log.warning("engine openvino does not serve %s: %s; using transformers", checkpoint.folder.name, refused.message)
+        openvino_said = refused.message
+    try:
+        return open_transformers(checkpoint, options)
+    except UnsupportedArchitecture as error:
+        raise UnsupportedArchitecture(
+            f"No engine here serves architecture {checkpoint.config['model_type']!r}. "
+            f"openvino: {openvino_said} transformers: {error.message}",
+            hint="Serve it with the engine vllm on a machine that has one, or use another model.",
+        ) from error
+
+
+def _compare(checkpoint: Checkpoint, probe: list[int], got: np.ndarray[Any, Any], precision: str) -> None:
+    """Refuse an engine whose logits (vocabulary) after `probe` are not those of the checkpoint."""
+    decoder = TransformersDecoder(load_model(checkpoint.folder, torch.float32))
+    expected = decoder.read(decoder.new_state(), probe, 0)
+    difference = float(np.abs(got - expected).max())
+    # Logits of a sharper model differ by more for the same relative error.
+    allowed = _PROBE_TOLERANCE[precision] * max(1.0, float(expected.std()))
+    if not math.isfinite(difference) or difference > allowed:
+        raise UnsupportedArchitecture(
+            f"OpenVINO GenAI computes other logits than the checkpoint: they differ by {difference:.3g}, "
+            f"where {allowed:.3g} is allowed."
+        )
+
+
+def _probe_ids(vocab_size: int) -> list[int]:
+    return [int(token) for token in np.random.default_rng(0).integers(0, vocab_size, _PROBE_LENGTH)]
+
+
+def _cache_blocks(checkpoint: Checkpoint, options: ServeOptions, cache_precision: str, block_tokens: int) -> int:
+    """Blocks that `cache_size_bytes` pays for, and no more than all choices could fill."""
+    config = checkpoint.config
+    heads = int(config["num_attention_heads"])
+    head_dim = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    # u8 keeps a scale and a zero point per token and head.
+    bytes_per_head = {"f32": 4 * head_dim, "bf16": 2 * head_dim, "u8": head_dim + 8}[cache_precision]
+    block_bytes = 2 * int(config["num_hidden_layers"]) * kv_heads * bytes_per_head * block_tokens
+    context = min(checkpoint.context_length, options.context_length or checkpoint.context_length)
+    context_blocks = math.ceil(context / block_tokens) + 1
+    blocks = min(options.cache_size_bytes // block_bytes, context_blocks * options.max_batch)
+    if blocks < context_blocks:
+        raise InvalidRequest(
+            f"An attention cache of {options.cache_size_bytes} bytes cannot hold one context of {context} tokens, "
+            f"which takes {context_blocks * block_bytes}.",
+            hint=f"Set context_length to at most {max(0, (blocks - 1) * block_tokens)}, or raise cache_size_bytes.",
+            param="cache_size_bytes",
+        )
+    return blocks
+
+
+def _count(folder: Path) -> int:
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - safe_open is no mapping
+                total += math.prod(weights.get_slice(name).get_shape())
+    return total
+
+
+def generation_defaults(folder: Path) -> dict[str, Any]:
+    """The checkpoint's `generation_config.json`, or nothing."""
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return {}
+    loaded = json.loads(file.read_text("utf-8"))
+    return loaded if isinstance(loaded, dict) else {}

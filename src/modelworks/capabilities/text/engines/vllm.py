@@ -1,0 +1,82 @@
+"""Start `vllm serve`, from an environment of its own, as a process that the kernel supervises.
+
+vLLM pins its own torch and wants an accelerator, so it is never imported here. This was tested against its documented command
+line and a stand-in executable, not against a running vLLM.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from modelworks.capabilities.text.schemas import ServeOptions
+from modelworks.contract import LocalModel, ServerCommand
+from modelworks.contract.errors import InvalidRequest, MissingExtra, UnsupportedParameter
+
+#: The Python interpreter of the environment in which vLLM is installed.
+PYTHON_VARIABLE = "MODELWORKS_VLLM_PYTHON"
+
+_DTYPES = {"auto": "auto", "f32": "float32", "bf16": "bfloat16"}
+
+
+def command(model: LocalModel | None, options: BaseModel | None) -> ServerCommand:
+    """How to start vLLM on a model, with `{port}` where the kernel puts the port.
+
+    Raises:
+        MissingExtra: no vLLM is named or found.
+        UnsupportedParameter: int8, for which vLLM wants a checkpoint that was quantised beforehand.
+        InvalidRequest: no model was given.
+    """
+    if model is None:
+        raise InvalidRequest("vLLM needs a model to serve.", hint="Name one in the deployment.")
+    chosen = options if isinstance(options, ServeOptions) else ServeOptions()
+    if chosen.precision not in _DTYPES:
+        raise UnsupportedParameter(
+            f"The engine vllm has no precision {chosen.precision!r} for an unquantised checkpoint.",
+            hint="Use auto, bf16 or f32.",
+            param="precision",
+        )
+    if chosen.kv_cache_precision != "auto":
+        raise UnsupportedParameter(
+            f"The engine vllm has no kv_cache_precision {chosen.kv_cache_precision!r}.",
+            hint="Use auto.",
+            param="kv_cache_precision",
+        )
+    argv = [
+        *_executable(),
+        "serve",
+        str(model.path),
+        "--served-model-name",
+        model.ref,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "{port}",
+        "--dtype",
+        _DTYPES[chosen.precision],
+        "--max-num-seqs",
+        str(chosen.max_batch),
+        "--enable-prefix-caching" if chosen.prefix_caching else "--no-enable-prefix-caching",
+    ]
+    if chosen.context_length is not None:
+        argv += ["--max-model-len", str(chosen.context_length)]
+    env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return ServerCommand(argv=tuple(argv), model=model.ref, env=env, health_path="/health", api_path="/v1")
+
+
+def _executable() -> list[str]:
+    """The `vllm` program: beside the named interpreter, as a module of it, or on the path."""
+    python = os.environ.get(PYTHON_VARIABLE)
+    if python:
+        beside = Path(python).with_name("vllm")
+        return [str(beside)] if beside.is_file() else [python, "-m", "vllm.entrypoints.cli.main"]
+    found = shutil.which("vllm")
+    if found is None:
+        raise MissingExtra(
+            "vLLM was not found: it runs from an environment of its own.",
+            hint=f"Install vLLM in a virtual environment on this machine and set {PYTHON_VARIABLE} to its Python interpreter.",
+        )
+    return [found]

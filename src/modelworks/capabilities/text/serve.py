@@ -1,0 +1,253 @@
+"""Answer requests for text: prompts in, chunks of text, token ids and log-probabilities out."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from modelworks.capabilities.text.engines.base import Decoding, Step, Ticket, TokenEngine
+from modelworks.capabilities.text.engines.opening import (
+    Checkpoint,
+    generation_defaults,
+    open_any,
+    open_openvino,
+    open_transformers,
+)
+from modelworks.capabilities.text.incremental import StopFilter, Vocabulary, text_builder
+from modelworks.capabilities.text.prompt import prompt_ids
+from modelworks.capabilities.text.schemas import ServeOptions
+from modelworks.capabilities.text.tokenizer import load_tokenizer
+from modelworks.contract import LocalModel
+from modelworks.contract.errors import ContextLengthExceeded, InvalidRequest, ModelworksError, UnsupportedParameter
+from modelworks.contract.generation import GenerationChunk, GenerationInput, GenerationUsage, TokenLogprob
+
+_MAX_SEED = 2**63
+#: Prompts longer than this are encoded in a thread, so that other answers go on meanwhile.
+_LONG_PROMPT_CHARS = 20_000
+
+
+class Generator:
+    """Answers with the best engine for the model: `openvino` where it reads the architecture, else `transformers`.
+
+    Log-probabilities are natural logs of the model's own distribution, before penalties, bias, temperature, top_k and top_p, in
+    every engine.
+
+    Args:
+        model: a Hugging Face folder with safetensors and `tokenizer.json`.
+        options: see `ServeOptions`.
+
+    Raises:
+        UnsafeArtifact: the weights are pickles.
+        InvalidData: a file is missing or damaged.
+        UnsupportedArchitecture: no engine serves it.
+        InvalidRequest: an option does not fit the model.
+    """
+
+    _open: Callable[[Checkpoint, ServeOptions], TokenEngine] = staticmethod(open_any)
+
+    def __init__(self, model: LocalModel | None, options: BaseModel | None = None) -> None:
+        if model is None:
+            raise InvalidRequest("Text generation needs a model.", hint="Name one in the deployment.")
+        chosen = options if isinstance(options, ServeOptions) else ServeOptions()
+        checkpoint = Checkpoint.of(model)
+        self._tokenizer = load_tokenizer(model.path)
+        self._vocabulary = Vocabulary(self._tokenizer)
+        self._vocab_size = checkpoint.vocab_size
+        self._defaults = generation_defaults(model.path)
+        self._stop_ids = _stop_ids(self._defaults, checkpoint.config, self._tokenizer)
+        self.context_length = min(checkpoint.context_length, chosen.context_length or checkpoint.context_length)
+        self._engine = type(self)._open(checkpoint, chosen)
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that answers."""
+        return self._engine.name
+
+    @property
+    def num_running(self) -> int:
+        """Choices that are being generated or wait for it."""
+        return self._engine.num_running
+
+    def close(self) -> None:
+        """Stop the engine; answers under way end with an error."""
+        self._engine.close()
+
+    async def stream(self, request: GenerationInput) -> AsyncIterator[GenerationChunk]:
+        """Answer one request; closing the iterator stops the generation at once, in the middle of a prompt too.
+
+        Raises:
+            ContextLengthExceeded: the prompt, or the prompt and max_tokens, are longer than the context.
+            InvalidRequest: the prompt is empty or malformed.
+            UnsupportedParameter: something asked for cannot be honoured.
+        """
+        prompt = await self._encode(request)
+        decodings = self._decodings(request, len(prompt))
+        answers = [_Answer(self._vocabulary, request, index) for index in range(request.n)]
+        usage = GenerationUsage(prompt_tokens=len(prompt))
+        yield GenerationChunk(usage=usage.model_copy())
+        if request.echo:
+            text = request.prompt if request.prompt is not None else self._vocabulary.text_of(prompt)
+            for answer in answers:
+                yield GenerationChunk(index=answer.index, text=text)
+        queue: asyncio.Queue[tuple[int, Step | ModelworksError]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        tickets: list[Ticket] = []
+        try:
+            for answer, decoding in zip(answers, decodings, strict=True):
+                tickets.append(self._engine.start(prompt, decoding, _into(loop, queue, answer.index)))
+            unfinished = len(answers)
+            while unfinished:
+                index, step = await queue.get()
+                answer = answers[index]
+                if isinstance(step, ModelworksError):
+                    raise step
+                if answer.finished:
+                    continue
+                chunk = answer.add(step)
+                usage.completion_tokens += len(chunk.token_ids)
+                if answer.finished:
+                    tickets[index].cancel()
+                    unfinished -= 1
+                    if not unfinished:
+                        chunk.usage = usage
+                yield chunk
+        finally:
+            for ticket in tickets:
+                ticket.cancel()
+
+    async def _encode(self, request: GenerationInput) -> list[int]:
+        size = len(request.prompt or "") + sum(len(message.content or "") for message in request.messages or ())
+        if size <= _LONG_PROMPT_CHARS:
+            return prompt_ids(self._tokenizer, self._vocab_size, request)
+        return await asyncio.to_thread(prompt_ids, self._tokenizer, self._vocab_size, request)
+
+    def _decodings(self, request: GenerationInput, prompt_tokens: int) -> list[Decoding]:
+        if prompt_tokens >= self.context_length:
+            raise ContextLengthExceeded(
+                f"This model's context is {self.context_length} tokens, and the prompt has {prompt_tokens}.",
+                hint="Shorten the prompt: at least one token must be left for the answer.",
+                param="prompt" if request.messages is None else "messages",
+            )
+        room = self.context_length - prompt_tokens
+        if request.max_tokens is not None and request.max_tokens > room:
+            raise ContextLengthExceeded(
+                f"This model's context is {self.context_length} tokens, but {prompt_tokens + request.max_tokens} were "
+                f"asked for: {prompt_tokens} in the prompt and {request.max_tokens} in the answer.",
+                hint=f"Set max_tokens to at most {room}, or shorten the prompt.",
+                param="max_tokens",
+            )
+        if request.echo and request.logprobs:
+            raise UnsupportedParameter(
+                "Log-probabilities of the prompt are not computed.", hint="Leave echo or logprobs out.", param="echo"
+            )
+        if request.top_logprobs and not request.logprobs:
+            raise InvalidRequest("top_logprobs needs logprobs.", hint="Set logprobs to true.", param="top_logprobs")
+        wrong = next((token for token in request.logit_bias if not 0 <= token < self._vocab_size), None)
+        if wrong is not None:
+            raise InvalidRequest(
+                f"logit_bias names the token {wrong}, but the model's ids go from 0 to {self._vocab_size - 1}.",
+                hint="Take ids from this model's own tokenizer.",
+                param="logit_bias",
+            )
+        seed = secrets.randbelow(_MAX_SEED) if request.seed is None else request.seed
+        temperature, top_p, top_k = self._randomness(request)
+        return [
+            Decoding(
+                max_tokens=request.max_tokens or room,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                # Choices of one request differ; the first is the one that n=1 gives.
+                seed=(seed + index * 0x9E3779B97F4A7C15) % _MAX_SEED,
+                logprobs=request.logprobs,
+                top_logprobs=request.top_logprobs,
+                presence_penalty=request.presence_penalty,
+                frequency_penalty=request.frequency_penalty,
+                repetition_penalty=request.repetition_penalty,
+                logit_bias=request.logit_bias,
+                stop_ids=self._stop_ids,
+            )
+            for index in range(request.n)
+        ]
+
+    def _randomness(self, request: GenerationInput) -> tuple[float, float, int | None]:
+        """Temperature, top_p and top_k: the request's, else the model's own, else the plain distribution."""
+        own = self._defaults if self._defaults.get("do_sample") else {}
+        temperature = request.temperature if request.temperature is not None else float(own.get("temperature") or 1.0)
+        top_p = request.top_p if request.top_p is not None else float(own.get("top_p") or 1.0)
+        top_k = request.top_k if request.top_k is not None else (int(own.get("top_k") or 0) or None)
+        return temperature, top_p, top_k
+
+
+class OpenVINOGenerator(Generator):
+    """Answers with OpenVINO GenAI, or not at all."""
+
+    _open = staticmethod(open_openvino)
+
+
+class TransformersGenerator(Generator):
+    """Answers with transformers, or not at all."""
+
+    _open = staticmethod(open_transformers)
+
+
+class _Answer:
+    """One choice on its way from tokens to chunks."""
+
+    def __init__(self, vocabulary: Vocabulary, request: GenerationInput, index: int) -> None:
+        self.index = index
+        self.finished = False
+        self._vocabulary = vocabulary
+        self._with_logprobs = request.logprobs
+        self._builder = text_builder(vocabulary)
+        self._filter = StopFilter(request.stop)
+
+    def add(self, step: Step) -> GenerationChunk:
+        """The chunk for a step: its token, and whatever text has become certain."""
+        chunk = GenerationChunk(index=self.index, token_ids=[] if step.token_id is None else [step.token_id])
+        if step.token_id is not None:
+            chunk.text = self._filter.push(self._builder.push(step.token_id))
+            if self._with_logprobs and step.logprob is not None:
+                top = [self._logprob(token_id, logprob) for token_id, logprob in step.top]
+                chunk.logprobs = [self._logprob(step.token_id, step.logprob, top)]
+        reason: Literal["stop", "length"] | None = step.finish
+        if reason is not None and not self._filter.stopped:
+            # The last text may complete a stop string, or turn out not to.
+            chunk.text += self._filter.push(self._builder.finish()) + self._filter.finish()
+        if self._filter.stopped:
+            reason = "stop"
+        if reason is not None:
+            self.finished = True
+            chunk.finish_reason = reason
+        return chunk
+
+    def _logprob(self, token_id: int, logprob: float, top: list[TokenLogprob] | None = None) -> TokenLogprob:
+        raw = self._vocabulary.token_bytes(token_id)
+        return TokenLogprob(
+            token_id=token_id, text=raw.decode("utf-8", "replace"), bytes=list(raw), logprob=logprob, top=top or []
+        )
+
+
+def _into(
+    loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[tuple[int, Step | ModelworksError]], index: int
+) -> Callable[[Step | ModelworksError], None]:
+    """Hand steps from the engine's thread to the event loop; after the loop is gone, drop them."""
+
+    def emit(step: Step | ModelworksError) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(queue.put_nowait, (index, step))
+
+    return emit
+
+
+def _stop_ids(defaults: dict[str, Any], config: dict[str, Any], tokenizer: Any) -> frozenset[int]:
+    """Ids that end an answer: the generation settings' if they name any, else the configuration's, and the tokenizer's own."""
+    named = defaults.get("eos_token_id", config.get("eos_token_id"))
+    ids = {int(token) for token in (named if isinstance(named, list) else [named]) if token is not None}
+    if tokenizer.eos_token_id is not None:
+        ids.add(int(tokenizer.eos_token_id))
+    return frozenset(ids)
