@@ -68,7 +68,7 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
     admin = require(principal, "admin")
 
     @routes.get("/whoami")
-    async def whoami(caller: Annotated[Principal, Depends(principal)]) -> WhoAmI:
+    async def whoami(caller: Principal = Depends(principal)) -> WhoAmI:
         """The key in use, its project and what it may do."""
         return WhoAmI(
             key_id=caller.key_id,
@@ -80,7 +80,7 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
         )
 
     @routes.post("/keys", status_code=201)
-    def create_key(body: KeyCreate, caller: Annotated[Principal, Depends(admin)]) -> KeyWithSecret:
+    def create_key(body: KeyCreate, caller: Principal = Depends(admin)) -> KeyWithSecret:
         """Create a key. Its secret is in this answer and nowhere else."""
         project_id = body.project_id or caller.project_id
         with access.db.transaction() as session:
@@ -93,7 +93,7 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
 
     @routes.get("/keys")
     def list_keys(
-        caller: Annotated[Principal, Depends(admin)],
+        caller: Principal = Depends(admin),
         after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         project_id: str | None = None,
@@ -106,7 +106,7 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
         return as_list(items, has_more=has_more)
 
     @routes.delete("/keys/{key_id}")
-    def revoke_key(key_id: str, caller: Annotated[Principal, Depends(admin)], project_id: str | None = None) -> Key:
+    def revoke_key(key_id: str, caller: Principal = Depends(admin), project_id: str | None = None) -> Key:
         """Revoke a key; requests with it are refused from now on."""
         with access.db.transaction() as session:
             if project_id is not None and project_id != caller.project_id:
@@ -114,21 +114,21 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
             return access.revoke_key(session, project_id or caller.project_id, key_id)
 
     @routes.post("/projects", status_code=201)
-    def create_project(body: ProjectCreate, caller: Annotated[Principal, Depends(admin)]) -> Project:
+    def create_project(body: ProjectCreate, caller: Principal = Depends(admin)) -> Project:
         """Create a project (administrators of the platform)."""
         with access.db.transaction() as session:
             access.require_platform_admin(session, caller)
             return access.create_project(session, body.name)
 
     @routes.get("/projects")
-    def list_projects(caller: Annotated[Principal, Depends(reader)]) -> dict[str, Any]:
+    def list_projects(caller: Principal = Depends(reader)) -> dict[str, Any]:
         """The projects that the caller may see."""
         with access.db.reading() as session:
             return as_list(access.visible_projects(session, caller), has_more=False)
 
     @routes.get("/usage")
     def usage(
-        caller: Annotated[Principal, Depends(reader)],
+        caller: Principal = Depends(reader),
         since: datetime | None = None,
         until: datetime | None = None,
         group_by: GroupBy = "model",
@@ -144,7 +144,7 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
 
     @routes.get("/usage/requests")
     def usage_requests(
-        caller: Annotated[Principal, Depends(reader)],
+        caller: Principal = Depends(reader),
         after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     ) -> dict[str, Any]:

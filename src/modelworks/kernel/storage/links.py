@@ -53,9 +53,8 @@ class LinkSigner:
         """
         signed_for = "GET" if method == "HEAD" else method
         seconds = int(expires) if expires and expires.isascii() and expires.isdigit() and len(expires) < 12 else -1
-        if not hmac.compare_digest(
-            self._signature(signed_for, path, seconds), (signature or "").encode("utf-8", "replace").decode()
-        ):
+        expected = self._signature(signed_for, path, seconds)
+        if not hmac.compare_digest(expected.encode(), (signature or "").encode("utf-8", "replace")):
             raise PermissionDenied(
                 "The signature of this link is not valid.",
                 hint="Ask for a new link, and use it unchanged.",
