@@ -1,0 +1,465 @@
+"""How a run moves on: attempts begin, report what they did, end, and are followed by the next one or by the result.
+
+Each method is one step inside the caller's transaction, so a server that dies at any moment leaves a state from which
+the next one goes on: entries are taken in once, by their number, and an attempt that was replaced is told so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from modelworks.contract.capability import Resources
+from modelworks.contract.errors import AuthenticationFailed, Conflict, ModelworksError, NotFound
+from modelworks.contract.media import File
+from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.settings import Settings
+from modelworks.kernel.catalog import CatalogService
+from modelworks.kernel.jobs.executors import Launch, Status
+from modelworks.kernel.jobs.journal import JournalEntry
+from modelworks.kernel.jobs.schemas import ACTIVE, IngestReply, LaunchInput, LaunchSpec, RunState
+from modelworks.kernel.jobs.store import RunEventRow, RunMetricRow, RunRow
+
+#: Longest pause before an attempt follows one that crashed.
+_MAX_PAUSE_S = 60.0
+#: Metadata of a save that the catalog keeps in columns of its own.
+_KNOWN_METADATA = ("task", "level", "licence", "metrics", "source", "card")
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveRun:
+    """What the supervisor needs to know of a run that is not over."""
+
+    id: str
+    state: str
+    attempt: int
+    handle: str | None
+    resources: Resources
+    devices: tuple[int, ...]
+    is_due: bool
+    beat: float | None
+    cancelled_for_s: float | None
+
+
+class Attempts:
+    """Steps of runs on behalf of the supervisor and of remote workers."""
+
+    def __init__(self, db: Database, catalog: CatalogService, clock: Clock, events: Events, settings: Settings) -> None:
+        self._db = db
+        self._catalog = catalog
+        self._clock = clock
+        self._events = events
+        self._settings = settings
+
+    def active(self, session: Session) -> list[ActiveRun]:
+        """Every run that is queued or running, first come first."""
+        query = select(RunRow).where(RunRow.state.in_(ACTIVE)).order_by(RunRow.queued_at, RunRow.id)
+        now = self._clock.now()
+        return [
+            ActiveRun(
+                id=row.id,
+                state=row.state,
+                attempt=row.attempt,
+                handle=row.handle,
+                resources=Resources(**row.resources),
+                devices=tuple(row.devices),
+                is_due=row.not_before is None or row.not_before <= now,
+                beat=None if row.heartbeat_at is None else row.heartbeat_at.timestamp(),
+                cancelled_for_s=None if row.cancel_requested_at is None else (now - row.cancel_requested_at).total_seconds(),
+            )
+            for row in session.scalars(query)
+        ]
+
+    def begin(self, session: Session, run_id: str, devices: Sequence[int], executor: str, *, remote: bool) -> Launch | None:
+        """Turn a queued run into a running one; None where it is no longer queued.
+
+        Raises:
+            NotFound: an input was removed meanwhile.
+        """
+        row = _locked(session, run_id)
+        if row is None or row.state != "queued":
+            return None
+        token = secrets.token_urlsafe(32)
+        now = self._clock.now()
+        row.attempt += 1
+        row.state = "running"
+        row.executor = executor
+        row.journal_seq = 0
+        row.handle = None
+        row.devices = list(devices)
+        row.token_hash = _hash(token)
+        row.not_before = None
+        row.started_at = row.started_at or now
+        row.attempt_started_at = now
+        row.heartbeat_at = None
+        self._note(session, row, "state", {"state": "running", "resumed": row.checkpoint is not None})
+        return Launch(
+            run_id=row.id,
+            attempt=row.attempt,
+            spec=self._spec(session, row, remote=remote),
+            resources=Resources(**row.resources),
+            devices=tuple(devices),
+            token=token,
+        )
+
+    def record_handle(self, session: Session, run_id: str, attempt: int, handle: str) -> None:
+        """Note what the executor knows a started attempt by."""
+        row = _locked(session, run_id)
+        if row is not None and row.attempt == attempt:
+            row.handle = handle
+
+    def record_beat(self, session: Session, run_id: str, attempt: int) -> None:
+        """Note a sign of life that came without a journal entry."""
+        row = _locked(session, run_id)
+        if row is not None and row.attempt == attempt:
+            row.heartbeat_at = self._clock.now()
+
+    def remote_spec(self, session: Session, run_id: str, attempt: int) -> LaunchSpec:
+        """The spec of a running attempt for its remote worker; raises Conflict where another one has taken its place."""
+        row = _locked(session, run_id)
+        if row is None or row.attempt != attempt or row.state != "running":
+            raise Conflict(f"Attempt {attempt} of the run {run_id} is not the running one.", code="stale_attempt")
+        return self._spec(session, row, remote=True)
+
+    def check_token(self, session: Session, run_id: str, attempt: int, token: str | None) -> None:
+        """Raise AuthenticationFailed unless `token` is that of the run's current attempt, Conflict where it is superseded."""
+        row = session.get(RunRow, run_id)
+        if row is None:
+            raise NotFound(f"There is no run {run_id!r}.", code="run_not_found")
+        if row.attempt != attempt:
+            raise Conflict(f"Attempt {attempt} of the run {run_id} is not the running one.", code="stale_attempt")
+        if token is None or row.token_hash is None or not hmac.compare_digest(_hash(token), row.token_hash):
+            raise AuthenticationFailed("The token of the run is missing or wrong.")
+
+    def receive(self, run_id: str, attempt: int, entries: Sequence[JournalEntry]) -> IngestReply:
+        """Check what was saved, which reads the storage and takes its time, then `ingest` in a transaction of its own.
+
+        Raises:
+            NotFound: there is no such run.
+            ModelworksError: database or storage do not answer; nothing was taken in, try again.
+        """
+        checked = [self._checked(entry) if entry.type == "saved" else entry for entry in entries]
+        with self._db.transaction() as session:
+            return self.ingest(session, run_id, attempt, checked)
+
+    def _checked(self, entry: JournalEntry) -> JournalEntry:
+        try:
+            self._catalog.verify([File.model_validate(file) for file in entry.data["files"]], entry.data["kind"])
+        except ModelworksError as error:
+            if error.status >= 502:
+                raise
+            return entry.model_copy(update={"data": {**entry.data, "refusal": error.to_wire()}})
+        return entry.model_copy(update={"data": {**entry.data, "verified": True}})
+
+    def ingest(self, session: Session, run_id: str, attempt: int, entries: Sequence[JournalEntry]) -> IngestReply:
+        """Take in entries that were not taken in before; the reply names the last one that was.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        row = _locked(session, run_id)
+        if row is None:
+            raise NotFound(f"There is no run {run_id!r}.", code="run_not_found")
+        if row.attempt != attempt:
+            return IngestReply(journal_seq=0, cancel=True, stale=True)
+        fresh = [entry for entry in entries if entry.seq > row.journal_seq]
+        if row.state != "running":
+            return IngestReply(journal_seq=row.journal_seq, cancel=True, stale=bool(fresh))
+        row.heartbeat_at = self._clock.now()
+        points: dict[tuple[str, int], float] = {}
+        for entry in fresh:
+            if entry.seq != row.journal_seq + 1 or row.state != "running":
+                break
+            row.journal_seq = entry.seq
+            if entry.type == "metrics":
+                points |= {(name, entry.data["step"]): value for name, value in entry.data["values"].items()}
+            else:
+                self._take(session, row, entry)
+        self._store_points(session, row, points)
+        if fresh:
+            self._announce(session, row)
+        return IngestReply(journal_seq=row.journal_seq, cancel=row.cancel_requested_at is not None)
+
+    def ended(
+        self,
+        session: Session,
+        run_id: str,
+        attempt: int,
+        status: Status,
+        report: dict[str, Any] | None,
+        *,
+        why: str | None = None,
+    ) -> None:
+        """An attempt has gone without a word in the journal; decide what follows.
+
+        Args:
+            status: what the executor saw.
+            report: the exit report, where the attempt could still write one.
+            why: what happened, where the supervisor ended or lost it itself.
+        """
+        row = _locked(session, run_id)
+        if row is None or row.attempt != attempt or row.state != "running":
+            return
+        if row.cancel_requested_at is not None:
+            self._end(session, row, "cancelled", None)
+        elif report is not None and report.get("outcome") == "failed":
+            self._failed(session, row, report.get("error") or {}, retry=bool(report.get("retry")))
+        elif status.exit_code is not None and status.exit_code > 0 and row.journal_seq == 0:
+            wire = ModelworksError(
+                f"The worker could not start ({status.detail or f'exit code {status.exit_code}'}).",
+                hint="The reason is in the log of the run (modelworks logs).",
+                code="worker_not_started",
+            ).to_wire()
+            self._failed(session, row, wire, retry=False)
+        else:
+            reason = why or (f"the worker ended by {status.detail}" if status.detail else "the worker is gone")
+            self._crashed(session, row, reason)
+        self._announce(session, row)
+
+    def not_started(self, session: Session, run_id: str, attempt: int, error: ModelworksError) -> None:
+        """The executor could not start an attempt."""
+        row = _locked(session, run_id)
+        if row is None or row.attempt != attempt or row.state != "running":
+            return
+        self._failed(session, row, error.to_wire(), retry=error.retryable and error.status >= 502)
+        self._announce(session, row)
+
+    def refuse(self, session: Session, run_id: str, error: ModelworksError) -> None:
+        """A queued run cannot be started at all (an input is gone)."""
+        row = _locked(session, run_id)
+        if row is not None and row.state == "queued":
+            self._end(session, row, "failed", error.to_wire())
+            self._announce(session, row)
+
+    def state_of(self, session: Session, run_id: str) -> str | None:
+        """The run's state, None where it is gone."""
+        return session.scalar(select(RunRow.state).where(RunRow.id == run_id))
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def _take(self, session: Session, row: RunRow, entry: JournalEntry) -> None:
+        data = entry.data
+        if entry.type == "progress":
+            row.progress = data
+            return
+        shown = data
+        if entry.type == "used":
+            self._catalog.record_edge(session, row.project_id, row.id, "used", data["version_id"], data["role"])
+        elif entry.type == "checkpoint":
+            self._keep_checkpoint(row, data)
+            shown = _counted(data)
+        elif entry.type == "saved":
+            row.saves = [*row.saves, data]
+            shown = _counted(data)
+        elif entry.type == "failed":
+            shown = {}
+        self._note(session, row, entry.type, shown, journal_seq=entry.seq)
+        if "refusal" in data:
+            self._failed(session, row, data["refusal"], retry=False)
+        if entry.type == "finished":
+            self._finish(session, row, data.get("result"))
+        elif entry.type == "cancelled":
+            self._end(session, row, "cancelled", None)
+        elif entry.type == "failed":
+            self._failed(session, row, data["error"], retry=bool(data.get("retry")))
+
+    def _keep_checkpoint(self, row: RunRow, data: dict[str, Any]) -> None:
+        row.checkpoint = data["files"]
+        row.num_saves_kept = len(row.saves)
+        step = data.get("step")
+        if step is not None and (row.checkpoint_step is None or step > row.checkpoint_step):
+            # It got further than ever before: crashes before this do not add up with those to come.
+            row.crashes = 0
+            row.checkpoint_step = step
+
+    def _finish(self, session: Session, row: RunRow, result: dict[str, Any] | None) -> None:
+        try:
+            with session.begin_nested():
+                outputs = [self._register(session, row, saved) for saved in row.saves]
+                if row.verb == "evaluate" and result is not None and "model" in row.inputs:
+                    version_id = row.inputs["model"]["version_id"]
+                    self._catalog.add_metrics(session, row.project_id, version_id, result["metrics"])
+        except ModelworksError as error:
+            self._end(session, row, "failed", error.to_wire())
+            return
+        row.outputs = outputs
+        row.result = result
+        row.checkpoint = None
+        self._end(session, row, "succeeded", None)
+
+    def _register(self, session: Session, row: RunRow, saved: dict[str, Any]) -> dict[str, Any]:
+        metadata = dict(saved["metadata"])
+        known = {name: metadata.pop(name) for name in _KNOWN_METADATA if metadata.get(name) is not None}
+        used = {role: given for role, given in row.inputs.items() if self._was_used(session, row, role)}
+        version = self._catalog.register(
+            session,
+            row.project_id,
+            kind=saved["kind"],
+            name=row.output_name or f"{row.task or row.verb}/{row.id}",
+            files=[File.model_validate(file) for file in saved["files"]],
+            metadata=metadata,
+            created_by_run=row.id,
+            verified=bool(saved.get("verified")),
+            parents=[given["version_id"] for given in used.values() if given["kind"] == "model"],
+            inputs=[(given["version_id"], role) for role, given in used.items()],
+            **known,
+        )
+        return {"kind": version.kind, "name": version.name, "version_id": version.id, "number": version.number}
+
+    def _was_used(self, session: Session, row: RunRow, role: str) -> bool:
+        query = select(RunEventRow.data).where(RunEventRow.run_id == row.id, RunEventRow.type == "used")
+        return any(data["role"] == role for data in session.scalars(query))
+
+    def _failed(self, session: Session, row: RunRow, error: dict[str, Any], *, retry: bool) -> None:
+        if row.cancel_requested_at is not None:
+            self._end(session, row, "cancelled", None)
+        elif retry:
+            self._crashed(session, row, str(error.get("message")), error)
+        else:
+            self._end(session, row, "failed", error)
+
+    def _crashed(self, session: Session, row: RunRow, reason: str, error: dict[str, Any] | None = None) -> None:
+        row.crashes += 1
+        if row.crashes >= row.max_attempts:
+            wire = ModelworksError(
+                f"The run was given up after {row.crashes} attempts in a row that got no further; the last: {reason}.",
+                hint="See its log (modelworks logs); resume it once the cause is gone. SIGKILL often means too little memory.",
+                code="crashed_repeatedly",
+            ).to_wire()
+            self._end(session, row, "failed", error or wire)
+            return
+        row.state = "queued"
+        row.handle = None
+        row.devices = []
+        row.saves = row.saves[: row.num_saves_kept]
+        pause = 0.0 if row.crashes == 1 else min(_MAX_PAUSE_S, 2.0 ** (row.crashes - 2))
+        row.not_before = self._clock.now() + timedelta(seconds=pause)
+        self._note(session, row, "state", {"state": "queued", "reason": reason, "from_checkpoint": row.checkpoint is not None})
+
+    def _end(self, session: Session, row: RunRow, state: RunState, error: dict[str, Any] | None) -> None:
+        row.state = state
+        row.error = error
+        row.finished_at = self._clock.now()
+        row.devices = []
+        shown = {"state": state} if error is None else {"state": state, "error": error}
+        self._note(session, row, "state", shown)
+
+    def _note(self, session: Session, row: RunRow, type_: str, data: dict[str, Any], *, journal_seq: int | None = None) -> None:
+        note(session, row, type_, data, self._clock, journal_seq=journal_seq)
+
+    def _announce(self, session: Session, row: RunRow) -> None:
+        announce(session, self._events, row)
+
+    def _store_points(self, session: Session, row: RunRow, points: dict[tuple[str, int], float]) -> None:
+        if not points:
+            return
+        rows = [
+            {"run_id": row.id, "project_id": row.project_id, "name": name, "step": step, "value": value}
+            for (name, step), value in points.items()
+        ]
+        insert = sqlite.insert if self._db.is_sqlite else postgresql.insert
+        statement = insert(RunMetricRow)
+        statement = statement.on_conflict_do_update(
+            index_elements=["run_id", "name", "step"], set_={"value": statement.excluded.value}
+        )
+        session.execute(statement, rows)
+
+    # -- specs --------------------------------------------------------------------------------------------------------
+
+    def _spec(self, session: Session, row: RunRow, *, remote: bool) -> LaunchSpec:
+        settings = self._settings
+        storage_url = settings.effective_storage_url
+        environment = {
+            "MODELWORKS_PULL_ROOTS": json.dumps([str(root) for root in settings.pull_roots]),
+            "MODELWORKS_EGRESS_ALLOW": json.dumps(settings.egress_allow),
+            "MODELWORKS_MAX_BLOB_BYTES": str(settings.max_blob_bytes),
+        }
+        if not remote:
+            environment["MODELWORKS_HOME"] = str(settings.home)
+        return LaunchSpec(
+            run_id=row.id,
+            attempt=row.attempt,
+            verb=row.verb,
+            capability=row.capability,
+            task=row.task,
+            params=row.params,
+            seed=row.seed,
+            inputs={role: self._input(session, row.project_id, given) for role, given in row.inputs.items()},
+            checkpoint=None if row.checkpoint is None else [File.model_validate(file) for file in row.checkpoint],
+            storage_url=storage_url if "://" in storage_url else str(Path(storage_url).absolute()),
+            storage_options=settings.storage_options,
+            cache_dir=None if remote else str(settings.home / "cache" / "versions"),
+            heartbeat_s=max(0.05, min(5.0, settings.heartbeat_timeout_s / 4)),
+            environment=environment,
+        )
+
+    def _input(self, session: Session, project_id: str, given: dict[str, Any]) -> LaunchInput:
+        version = self._catalog.get_version(session, project_id, given["version_id"])
+        if version.state == "removed":
+            raise NotFound(
+                f"The {given['kind']} {given['ref']!r} was removed before the run could read it.", code="input_not_found"
+            )
+        return LaunchInput(
+            kind=given["kind"],
+            ref=given["ref"],
+            version_id=version.id,
+            digest=version.digest,
+            files=version.files,
+            task=version.task,
+            level=version.level,
+            licence=version.licence,
+            metadata=version.metadata,
+        )
+
+
+def note(
+    session: Session, row: RunRow, type_: str, data: dict[str, Any], clock: Clock, *, journal_seq: int | None = None
+) -> None:
+    """Add an event to a run's story."""
+    row.event_seq += 1
+    session.add(
+        RunEventRow(
+            run_id=row.id,
+            seq=row.event_seq,
+            project_id=row.project_id,
+            attempt=row.attempt,
+            journal_seq=journal_seq,
+            time=clock.now(),
+            type=type_,
+            data=data,
+        )
+    )
+
+
+def announce(session: Session, events: Events, row: RunRow) -> None:
+    """Tell the process, once the transaction is committed, that a run has changed."""
+    payload = {"run_id": row.id, "project_id": row.project_id, "state": row.state}
+    event.listen(session, "after_commit", lambda _session: events.publish("run.changed", **payload), once=True)
+
+
+def _locked(session: Session, run_id: str) -> RunRow | None:
+    return session.scalar(select(RunRow).where(RunRow.id == run_id).with_for_update())
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _counted(data: dict[str, Any]) -> dict[str, Any]:
+    """Files as their number and size: a manifest of thousands is no reading matter."""
+    files = data["files"]
+    kept = {name: value for name, value in data.items() if name not in ("files", "verified")}
+    return {**kept, "num_files": len(files), "num_bytes": sum(file["num_bytes"] for file in files)}

@@ -1,0 +1,197 @@
+"""Attempts as processes of this machine, each the head of its own session, which outlive the server."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+import psutil
+
+from modelworks.contract.errors import StorageFull, Unavailable
+from modelworks.kernel.jobs.executors import Launch, Status
+from modelworks.kernel.jobs.folder import AttemptFolder
+
+#: Settings of the server that capability code must not see.
+_SECRET_VARIABLES = frozenset({"MODELWORKS_DATABASE_URL", "MODELWORKS_STORAGE_OPTIONS", "MODELWORKS_STORAGE_URL"})
+_RUN = "MODELWORKS_RUN_ID"
+_ATTEMPT = "MODELWORKS_RUN_ATTEMPT"
+
+
+class LocalExecutor:
+    """A supervised subprocess per attempt.
+
+    A handle is `pid:start time:boot:run/attempt`: a later server recognises the process by it and never mistakes another
+    process that was given the same pid.
+
+    Args:
+        home: the platform's home folder.
+        grace_s: how long a run may take to stop by itself before SIGTERM, and again before SIGKILL.
+        python: the interpreter of the workers.
+    """
+
+    name = "local"
+    remote = False
+
+    def __init__(self, home: Path, *, grace_s: float = 10.0, python: str = sys.executable) -> None:
+        self._home = home
+        self._grace_s = grace_s
+        self._python = python
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, launch: Launch) -> str:
+        """Start the worker; raises StorageFull or Unavailable where the machine cannot."""
+        folder = AttemptFolder.of(self._home, launch.run_id, launch.attempt)
+        try:
+            folder.create()
+            folder.write_spec(launch.spec)
+            with folder.log.open("ab") as log:
+                child = subprocess.Popen(
+                    [self._python, "-P", "-m", "modelworks.kernel.jobs.worker", str(folder.path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    cwd=folder.work,
+                    env=self._environment(launch),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            folder.remove_private()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(
+                    f"The disk that holds the work folder of the run is full ({self._home}).",
+                    hint="Free some space and resume the run.",
+                ) from error
+            raise Unavailable(f"The worker of the run could not be started: {error.strerror}.") from error
+        self._children[child.pid] = child
+        return _handle(child.pid, launch.run_id, launch.attempt)
+
+    def find(self, run_id: str, attempt: int) -> str | None:
+        """Look for the worker among this machine's processes by its environment."""
+        for process in psutil.process_iter():
+            if process.pid == os.getpid() or not _belongs(process, run_id, attempt):
+                continue
+            with contextlib.suppress(OSError):
+                if os.getsid(process.pid) == process.pid:
+                    return _handle(process.pid, run_id, attempt)
+        return None
+
+    def poll(self, handle: str) -> Status:
+        pid = _pid(handle)
+        child = self._children.get(pid)
+        if child is not None:
+            code = child.poll()
+            return Status("running") if code is None else Status("exited", code, _describe(code))
+        return Status("running") if _is_alive(handle) else Status("exited")
+
+    def cancel(self, handle: str, elapsed_s: float) -> None:
+        """A file first, then SIGTERM to the whole session, then SIGKILL."""
+        folder = self._folder(handle)
+        if not folder.cancel.exists():
+            with contextlib.suppress(OSError):
+                folder.cancel.touch()
+        if elapsed_s >= 2 * self._grace_s:
+            self._signal(handle, signal.SIGKILL)
+        elif elapsed_s >= self._grace_s:
+            self._signal(handle, signal.SIGTERM)
+
+    def kill(self, handle: str) -> None:
+        self._signal(handle, signal.SIGKILL)
+
+    def limits_silence(self, handle: str) -> bool:
+        return True
+
+    def cleanup(self, handle: str) -> None:
+        """End what the worker left running, and delete its folder but the log."""
+        run_id, attempt = _run_of(handle)
+        child = self._children.pop(_pid(handle), None)
+        if child is not None:
+            child.poll()
+        for process in psutil.process_iter():
+            if process.pid != os.getpid() and _belongs(process, run_id, attempt):
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        self._folder(handle).remove_private()
+
+    def sweep(self, active: Collection[tuple[str, int]]) -> None:
+        """Delete what attempts left that ended while no server was there to clean up."""
+        for path in (self._home / "runs").glob("*/*"):
+            if path.is_dir() and path.name.isdigit() and (path.parent.name, int(path.name)) not in active:
+                AttemptFolder(path).remove_private()
+
+    def _folder(self, handle: str) -> AttemptFolder:
+        run_id, attempt = _run_of(handle)
+        return AttemptFolder.of(self._home, run_id, attempt)
+
+    def _environment(self, launch: Launch) -> dict[str, str]:
+        environment = {name: value for name, value in os.environ.items() if name not in _SECRET_VARIABLES}
+        threads = str(max(1, int(launch.resources.cpu)))
+        environment |= {
+            "PYTHONUNBUFFERED": "1",
+            # A run computes on the cores that it asked for; whoever set these knows better.
+            "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", threads),
+            # A run that asked for no accelerator sees none.
+            "CUDA_VISIBLE_DEVICES": ",".join(str(index) for index in launch.devices),
+            _RUN: launch.run_id,
+            _ATTEMPT: str(launch.attempt),
+        }
+        return environment | dict(launch.env)
+
+    def _signal(self, handle: str, number: signal.Signals) -> None:
+        # The process is a session and group leader, so its pid names the group; checked to be still the same process.
+        if _is_alive(handle):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(_pid(handle), number)
+
+
+def _handle(pid: int, run_id: str, attempt: int) -> str:
+    return f"{pid}:{_start_time(pid) or 0}:{_boot()}:{run_id}/{attempt}"
+
+
+def _pid(handle: str) -> int:
+    return int(handle.split(":", 1)[0])
+
+
+def _run_of(handle: str) -> tuple[str, int]:
+    run_id, _, attempt = handle.split(":", 3)[3].rpartition("/")
+    return run_id, int(attempt)
+
+
+def _is_alive(handle: str) -> bool:
+    pid, started, boot, _ = handle.split(":", 3)
+    return boot == _boot() and _start_time(int(pid)) == int(started)
+
+
+def _start_time(pid: int) -> int | None:
+    """Start of a process in ticks since boot; None where it is gone or only waits to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+
+
+def _belongs(process: psutil.Process, run_id: str, attempt: int) -> bool:
+    try:
+        environment = process.environ()
+    except (psutil.Error, OSError):
+        return False
+    return environment.get(_RUN) == run_id and environment.get(_ATTEMPT) == str(attempt)
+
+
+def _describe(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,399 @@
+"""Runs as a user sees them: submit, look, cancel, resume."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from modelworks.contract.capability import Capability, Resources, Task
+from modelworks.contract.errors import Conflict, InvalidRequest, NotFound
+from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.ids import new_id
+from modelworks.kernel.base.settings import Settings
+from modelworks.kernel.catalog import CatalogService, find_task, references, resolve_import
+from modelworks.kernel.catalog.schemas import Page
+from modelworks.kernel.jobs.attempts import Attempts, announce, note
+from modelworks.kernel.jobs.folder import AttemptFolder
+from modelworks.kernel.jobs.journal import JournalEntry
+from modelworks.kernel.jobs.schemas import (
+    ACTIVE,
+    TERMINAL,
+    IngestReply,
+    InputKind,
+    JobSpec,
+    MetricPoint,
+    RunEvent,
+    RunInput,
+    RunOutput,
+    RunRecord,
+)
+from modelworks.kernel.jobs.slots import capacity
+from modelworks.kernel.jobs.store import RunEventRow, RunMetricRow, RunRow
+from modelworks.kernel.storage import BlobStore
+
+_MAX_FAULTS_SHOWN = 5
+#: Roles whose plain references mean models; others are looked up as data sets first.
+_MODEL_ROLES = frozenset({"base", "model", "teacher", "draft", "reference", "reward"})
+_PULL_PARAMS = "modelworks.kernel.catalog.pulling:PullParams"
+#: What a run of the kernel itself occupies.
+_PULL_RESOURCES = Resources(cpu=0.5, memory_bytes=512 << 20)
+
+
+class JobsService:
+    """The door of this room. `attempts` is the other side of it, for the supervisor and for remote workers."""
+
+    def __init__(
+        self,
+        db: Database,
+        catalog: CatalogService,
+        blobs: BlobStore,
+        clock: Clock,
+        events: Events,
+        settings: Settings,
+    ) -> None:
+        self.attempts = Attempts(db, catalog, clock, events, settings)
+        self.blobs = blobs
+        self._db = db
+        self._catalog = catalog
+        self._clock = clock
+        self._events = events
+        self._settings = settings
+        catalog.add_guard(self._needed)
+
+    def submit(
+        self, session: Session, project_id: str, key_id: str | None, spec: JobSpec, *, dry_run: bool = False
+    ) -> RunRecord:
+        """Check a wish completely and queue it; with `dry_run` only check it.
+
+        Raises:
+            NotFound: an unknown capability, task or input.
+            InvalidRequest: the verb is not offered, a parameter is wrong (`param` names it), or the run would never fit.
+        """
+        capability, task = (None, None) if spec.verb == "pull" else _find(spec)
+        params = _checked_params(spec, task)
+        declared = _PULL_RESOURCES if task is None else task.resources
+        resources = declared if spec.resources is None else spec.resources.over(declared)
+        slots = capacity(self._settings)
+        if slots is not None:
+            slots.check(resources)
+        if spec.output_name is not None:
+            references.check_name(spec.output_name)
+        elif spec.verb in ("train", "pull"):
+            raise InvalidRequest(
+                f"A run of the verb {spec.verb!r} needs a name for what it makes.",
+                hint="Give output_name.",
+                param="output_name",
+            )
+        inputs = {role: self._resolve(session, project_id, role, ref) for role, ref in spec.inputs.items()}
+        now = self._clock.now()
+        row = RunRow(
+            id=new_id("run"),
+            project_id=project_id,
+            key_id=key_id,
+            capability=None if capability is None else capability.name,
+            task=None if task is None else task.name,
+            verb=spec.verb,
+            inputs={role: given.model_dump() for role, given in inputs.items()},
+            params=params,
+            output_name=spec.output_name,
+            seed=spec.seed,
+            resources={"cpu": resources.cpu, "memory_bytes": resources.memory_bytes, "gpu": resources.gpu},
+            state="queued",
+            executor=self._settings.executor,
+            handle=None,
+            devices=[],
+            attempt=0,
+            max_attempts=self._settings.max_attempts,
+            crashes=0,
+            token_hash=None,
+            progress=None,
+            error=None,
+            result=None,
+            checkpoint=None,
+            checkpoint_step=None,
+            saves=[],
+            num_saves_kept=0,
+            outputs=[],
+            journal_seq=0,
+            event_seq=0,
+            created_at=now,
+            queued_at=now,
+        )
+        if dry_run:
+            return _record(row)
+        session.add(row)
+        session.flush()
+        note(session, row, "state", {"state": "queued"}, self._clock)
+        announce(session, self._events, row)
+        return _record(row)
+
+    def get(self, session: Session, project_id: str, run_id: str) -> RunRecord:
+        """One run; raises NotFound."""
+        return _record(self._row(session, project_id, run_id))
+
+    def list(
+        self, session: Session, project_id: str, *, after: str | None = None, limit: int = 20, state: str | None = None
+    ) -> Page[RunRecord]:
+        """Runs, newest first; `after` is the last id of the page before."""
+        query = select(RunRow).where(RunRow.project_id == project_id).order_by(RunRow.id.desc()).limit(limit + 1)
+        if after is not None:
+            query = query.where(RunRow.id < after)
+        if state is not None:
+            query = query.where(RunRow.state == state)
+        rows = list(session.scalars(query))
+        data = [_record(row) for row in rows[:limit]]
+        return Page(
+            data=data,
+            has_more=len(rows) > limit,
+            first_id=data[0].id if data else None,
+            last_id=data[-1].id if data else None,
+        )
+
+    def events(
+        self, session: Session, project_id: str, run_id: str, *, after_seq: int = 0, limit: int = 1000
+    ) -> Sequence[RunEvent]:
+        """What happened to a run, in order; raises NotFound."""
+        self._row(session, project_id, run_id)
+        query = (
+            select(RunEventRow)
+            .where(RunEventRow.project_id == project_id, RunEventRow.run_id == run_id, RunEventRow.seq > after_seq)
+            .order_by(RunEventRow.seq)
+            .limit(limit)
+        )
+        return [
+            RunEvent(run_id=run_id, seq=row.seq, attempt=row.attempt, time=row.time, type=row.type, data=row.data)
+            for row in session.scalars(query)
+        ]
+
+    def metrics(
+        self, session: Session, project_id: str, run_id: str, *, name: str | None = None, after_step: int | None = None
+    ) -> Sequence[MetricPoint]:
+        """Points of a run's curves by step; raises NotFound."""
+        self._row(session, project_id, run_id)
+        query = select(RunMetricRow).where(RunMetricRow.project_id == project_id, RunMetricRow.run_id == run_id)
+        if name is not None:
+            query = query.where(RunMetricRow.name == name)
+        if after_step is not None:
+            query = query.where(RunMetricRow.step > after_step)
+        query = query.order_by(RunMetricRow.step, RunMetricRow.name)
+        return [MetricPoint(step=row.step, name=row.name, value=row.value) for row in session.scalars(query)]
+
+    def cancel(self, session: Session, project_id: str, run_id: str) -> RunRecord:
+        """Stop a run: at once where it waits, at its next step where it runs. Asking twice changes nothing.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: it is over already.
+        """
+        row = self._row(session, project_id, run_id, lock=True)
+        if row.state == "cancelled" or (row.cancel_requested_at is not None and row.state in ACTIVE):
+            return _record(row)
+        if row.state in TERMINAL:
+            raise Conflict(
+                f"The run {run_id} is over: it has {row.state}.", hint="Only a run that is not over can be cancelled."
+            )
+        row.cancel_requested_at = self._clock.now()
+        if row.state == "queued":
+            row.state = "cancelled"
+            row.finished_at = row.cancel_requested_at
+            note(session, row, "state", {"state": "cancelled"}, self._clock)
+        else:
+            note(session, row, "cancel_requested", {}, self._clock)
+        announce(session, self._events, row)
+        return _record(row)
+
+    def resume(self, session: Session, project_id: str, run_id: str) -> RunRecord:
+        """Queue a failed or cancelled run again; it goes on from its last checkpoint as its next attempt.
+
+        Raises:
+            NotFound: no such run.
+            Conflict: it is not failed or cancelled.
+        """
+        row = self._row(session, project_id, run_id, lock=True)
+        if row.state not in ("failed", "cancelled"):
+            raise Conflict(f"The run {run_id} is {row.state}.", hint="Only a failed or cancelled run can be resumed.")
+        row.state = "queued"
+        row.queued_at = self._clock.now()
+        row.not_before = None
+        row.handle = None
+        row.crashes = 0
+        row.error = None
+        row.finished_at = None
+        row.cancel_requested_at = None
+        row.saves = row.saves[: row.num_saves_kept]
+        note(session, row, "state", {"state": "queued", "from_checkpoint": row.checkpoint is not None}, self._clock)
+        announce(session, self._events, row)
+        return _record(row)
+
+    def ingest(self, session: Session, run_id: str, attempt: int, entries: Sequence[JournalEntry]) -> IngestReply:
+        """Take in what a worker noted; see `Attempts.ingest`."""
+        return self.attempts.ingest(session, run_id, attempt, entries)
+
+    def logs(self, session: Session, project_id: str, run_id: str) -> Sequence[Path]:
+        """The log files of a run's attempts, in order; a file may not exist (yet). Raises NotFound."""
+        row = self._row(session, project_id, run_id)
+        return [self.log_path(run_id, attempt) for attempt in range(1, row.attempt + 1)]
+
+    def log_path(self, run_id: str, attempt: int) -> Path:
+        """Where the log of an attempt lies on this machine."""
+        return AttemptFolder.of(self._settings.home, run_id, attempt).log
+
+    def referenced(self, digests: Collection[str]) -> set[str]:
+        """Those of the digests that a checkpoint or an unregistered result needs: for the garbage collection of blobs."""
+        wanted = set(digests)
+        found: set[str] = set()
+        with self._db.reading() as session:
+            query = select(RunRow.checkpoint, RunRow.saves).where(RunRow.state != "succeeded")
+            for checkpoint, saves in session.execute(query):
+                files = [*(checkpoint or []), *(file for saved in saves for file in saved["files"])]
+                found |= wanted & {file["digest"] for file in files}
+        return found
+
+    def counts(self, session: Session) -> dict[str, int]:
+        """How many runs of all projects are in each state: for metrics and `status`."""
+        query = select(RunRow.state, func.count()).group_by(RunRow.state)
+        return dict(session.execute(query).tuples().all())
+
+    def _needed(self, session: Session, project_id: str, version_ids: Collection[str]) -> Sequence[str]:
+        """Why versions must not be removed: runs that still have to read them."""
+        query = select(RunRow).where(RunRow.project_id == project_id, RunRow.state.in_(ACTIVE)).order_by(RunRow.id)
+        return [
+            f"the run {row.id} reads it"
+            for row in session.scalars(query)
+            if any(given["version_id"] in version_ids for given in row.inputs.values())
+        ]
+
+    def _row(self, session: Session, project_id: str, run_id: str, *, lock: bool = False) -> RunRow:
+        query = select(RunRow).where(RunRow.project_id == project_id, RunRow.id == run_id)
+        row = session.scalar(query.with_for_update() if lock else query)
+        if row is None:
+            raise NotFound(
+                f"There is no run {run_id!r}.", hint="`modelworks jobs` lists the runs of your project.", code="run_not_found"
+            )
+        return row
+
+    def _resolve(self, session: Session, project_id: str, role: str, ref: str) -> RunInput:
+        prefix, colon, rest = ref.partition(":")
+        kinds: list[InputKind] = ["model", "dataset"] if role in _MODEL_ROLES else ["dataset", "model"]
+        if colon:
+            if prefix not in ("model", "dataset"):
+                raise InvalidRequest(
+                    f"The input {role!r} is {ref!r}, but {prefix!r} is neither model nor dataset.",
+                    hint="Write name, name@alias, model:name or dataset:name.",
+                    param=f"inputs.{role}",
+                )
+            kinds, ref = [cast(InputKind, prefix)], rest
+        for kind in kinds[:-1]:
+            with contextlib.suppress(NotFound):
+                version = self._catalog.resolve(session, project_id, ref, kind)
+                return RunInput(kind=cast(InputKind, version.kind), ref=ref, version_id=version.id)
+        try:
+            version = self._catalog.resolve(session, project_id, ref, kinds[-1])
+        except NotFound as error:
+            noun = " or ".join("data set" if kind == "dataset" else kind for kind in kinds)
+            raise NotFound(
+                f"The input {role!r} names {ref!r}, but there is no such {noun}.",
+                hint=error.hint,
+                param=f"inputs.{role}",
+                code="input_not_found",
+            ) from error
+        return RunInput(kind=cast(InputKind, version.kind), ref=ref, version_id=version.id)
+
+
+def _find(spec: JobSpec) -> tuple[Capability, Task]:
+    if spec.task is None:
+        raise InvalidRequest(f"A run of the verb {spec.verb!r} needs a task.", hint="Give task.", param="task")
+    capability, task = find_task(spec.capability, spec.task)
+    offered = {
+        "train": task.trainer is not None,
+        "evaluate": task.evaluator is not None,
+        "batch": task.mode == "job",
+    }
+    if not offered.get(spec.verb, False):
+        able = [verb for verb, is_offered in offered.items() if is_offered]
+        raise InvalidRequest(
+            f"The task {task.name!r} of {capability.name!r} does not offer the verb {spec.verb!r}.",
+            hint=f"It offers: {', '.join(able)}." if able else "It offers no runs; deploy it instead.",
+            param="verb",
+            code="verb_not_offered",
+        )
+    return capability, task
+
+
+def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:
+    """The parameters with every default filled in, so that the run can be repeated after the defaults have changed."""
+    if task is None:
+        kind: type[BaseModel] | None = cast(type[BaseModel], resolve_import(_PULL_PARAMS))
+    else:
+        kind = {"train": task.train_params, "evaluate": task.evaluate_params, "batch": task.input}[spec.verb]
+    if kind is None:
+        if spec.params:
+            raise InvalidRequest(
+                f"This run takes no parameters, but {', '.join(sorted(spec.params))} was given.", param="params"
+            )
+        return {}
+    # A task's input says itself what it ignores; a mistyped parameter of a training would be paid for with hours.
+    unknown = [] if spec.verb == "batch" else sorted(set(spec.params) - _field_names(kind))
+    if unknown and kind.model_config.get("extra") != "allow":
+        raise InvalidRequest(
+            f"There is no parameter {unknown[0]!r}.",
+            hint=f"Known parameters: {', '.join(sorted(kind.model_fields)) or 'none'}.",
+            param=f"params.{unknown[0]}",
+            code="unknown_parameter",
+        )
+    try:
+        return kind.model_validate(spec.params).model_dump(mode="json", by_alias=True)
+    except ValidationError as error:
+        faults = [
+            ".".join(["params", *(str(part) for part in fault["loc"])]) + f": {fault['msg']}"
+            for fault in error.errors()[:_MAX_FAULTS_SHOWN]
+        ]
+        raise InvalidRequest(
+            f"The parameters are not valid: {'; '.join(faults)}.",
+            hint="The task's schema lists the parameters with their limits.",
+            param=faults[0].partition(":")[0],
+            code="invalid_parameters",
+        ) from error
+
+
+def _field_names(kind: type[BaseModel]) -> set[str]:
+    aliases = {info.alias for info in kind.model_fields.values() if info.alias is not None}
+    return set(kind.model_fields) | aliases
+
+
+def _record(row: RunRow) -> RunRecord:
+    return RunRecord(
+        id=row.id,
+        project_id=row.project_id,
+        capability=row.capability,
+        task=row.task,
+        verb=cast(Any, row.verb),
+        inputs={role: RunInput.model_validate(given) for role, given in row.inputs.items()},
+        params=row.params,
+        output_name=row.output_name,
+        state=cast(Any, row.state),
+        executor=row.executor,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        seed=row.seed,
+        resources=row.resources,
+        progress=row.progress,
+        error=row.error,
+        result=row.result,
+        outputs=[RunOutput.model_validate(output) for output in row.outputs],
+        has_checkpoint=row.checkpoint is not None,
+        key_id=row.key_id,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        heartbeat_at=row.heartbeat_at,
+        cancel_requested_at=row.cancel_requested_at,
+    )

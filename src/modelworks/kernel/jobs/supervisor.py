@@ -1,0 +1,266 @@
+"""Starts queued runs within the slots, follows the running ones and notices when they die.
+
+Everything it must not forget is in the database; a new supervisor after a crash of the server takes over what runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from modelworks.contract.errors import ModelworksError
+from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.settings import Settings
+from modelworks.kernel.jobs.attempts import ActiveRun
+from modelworks.kernel.jobs.executors import Executor, Launch, Status
+from modelworks.kernel.jobs.folder import AttemptFolder
+from modelworks.kernel.jobs.journal import JournalTail
+from modelworks.kernel.jobs.service import JobsService
+from modelworks.kernel.jobs.slots import capacity
+
+log = structlog.get_logger(__name__)
+
+_BUSY_POLL_S = 0.25
+_IDLE_POLL_S = 2.0
+#: How long a worker may take to exit once its run is over.
+_EXIT_GRACE_S = 10.0
+#: How often a sign of life without news is written into the database.
+_BEAT_NOTE_S = 5.0
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What is remembered of one attempt between two looks; rebuilt from the database and the folder after a restart."""
+
+    run_id: str
+    attempt: int
+    handle: str
+    folder: AttemptFolder
+    tail: JournalTail
+    beat: float | None = None
+    beat_seen_s: float = 0.0
+    beat_noted_s: float = 0.0
+    over_since_s: float | None = None
+
+
+class Supervisor:
+    """One thread; `tick` is one look at everything and may be called by hand instead.
+
+    Args:
+        jobs: the service.
+        executor: where attempts run.
+        db: opens the transactions, one per step.
+        settings: slots, time limits and the home folder.
+        events: `run.changed` makes it look at once.
+        clock: for time limits.
+    """
+
+    def __init__(
+        self, jobs: JobsService, executor: Executor, db: Database, settings: Settings, events: Events, clock: Clock
+    ) -> None:
+        self._jobs = jobs
+        self._attempts = jobs.attempts
+        self._executor = executor
+        self._db = db
+        self._settings = settings
+        self._events = events
+        self._clock = clock
+        self._capacity = capacity(settings)
+        self._watches: dict[str, _Watch] = {}
+        self._is_swept = False
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin watching in a thread."""
+        unsubscribe = self._events.subscribe("run.changed", lambda _topic, _payload: self._wake.set())
+
+        def loop() -> None:
+            try:
+                while not self._stop.is_set():
+                    try:
+                        is_busy = self.tick()
+                    except Exception:
+                        # The database may be away for a while; the runs go on meanwhile.
+                        log.exception("the supervisor could not look after the runs")
+                        is_busy = True
+                    self._wake.wait(_BUSY_POLL_S if is_busy else _IDLE_POLL_S)
+                    self._wake.clear()
+                    # Announcements come in bursts.
+                    self._stop.wait(0.02)
+            finally:
+                unsubscribe()
+
+        self._thread = threading.Thread(target=loop, name="supervisor", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching. Runs go on and are taken over by the next supervisor."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=30)
+
+    def tick(self) -> bool:
+        """Look at every run once; returns whether there is anything to come back for soon."""
+        with self._db.reading() as session:
+            active = self._attempts.active(session)
+        if not self._is_swept:
+            self._executor.sweep({(run.id, run.attempt) for run in active if run.state == "running"})
+            self._is_swept = True
+        running = [run for run in active if run.state == "running"]
+        for run in running:
+            try:
+                self._follow(run)
+            except ModelworksError as error:
+                log.warning("a run cannot be followed at the moment", run_id=run.id, reason=error.message)
+            except Exception:
+                log.exception("a run cannot be followed at the moment", run_id=run.id)
+        current = {(run.id, run.attempt) for run in running}
+        for watch in list(self._watches.values()):
+            if (watch.run_id, watch.attempt) not in current:
+                self._see_off(watch)
+        is_waiting = self._start_queued()
+        return bool(running or self._watches or is_waiting)
+
+    # -- running ------------------------------------------------------------------------------------------------------
+
+    def _follow(self, run: ActiveRun) -> None:
+        watch = self._watch(run)
+        if watch is None:
+            return
+        # First whether it lives, then what it wrote: what it wrote last is not missed.
+        status = self._executor.poll(watch.handle)
+        if not self._executor.remote:
+            self._read_journal(watch)
+        if status.state == "exited":
+            self._conclude(watch, status)
+        elif run.cancelled_for_s is not None:
+            self._executor.cancel(watch.handle, run.cancelled_for_s)
+        elif self._is_silent(watch, run):
+            self._executor.kill(watch.handle)
+            why = f"no sign of life for {self._settings.heartbeat_timeout_s:g} s"
+            with self._db.transaction() as session:
+                self._attempts.ended(session, run.id, run.attempt, Status("exited"), None, why=why)
+
+    def _watch(self, run: ActiveRun) -> _Watch | None:
+        watch = self._watches.get(run.id)
+        if watch is not None and watch.attempt == run.attempt:
+            return watch
+        if watch is not None:
+            self._see_off(watch)
+        # Without a handle the server died between starting the attempt and noting it.
+        handle = run.handle or self._executor.find(run.id, run.attempt)
+        with self._db.transaction() as session:
+            if handle is None:
+                why = "the server stopped before it was started"
+                self._attempts.ended(session, run.id, run.attempt, Status("exited"), None, why=why)
+                return None
+            if run.handle is None:
+                self._attempts.record_handle(session, run.id, run.attempt, handle)
+        return self._remember(run.id, run.attempt, handle)
+
+    def _remember(self, run_id: str, attempt: int, handle: str) -> _Watch:
+        folder = AttemptFolder.of(self._settings.home, run_id, attempt)
+        watch = _Watch(run_id, attempt, handle, folder, JournalTail(folder.journal), beat_seen_s=self._clock.monotonic())
+        self._watches[run_id] = watch
+        return watch
+
+    def _read_journal(self, watch: _Watch) -> None:
+        try:
+            while entries := watch.tail.read():
+                self._attempts.receive(watch.run_id, watch.attempt, entries)
+        except Exception:
+            # Read it again from the start: what was taken in already is known by its number.
+            watch.tail = JournalTail(watch.folder.journal)
+            raise
+
+    def _conclude(self, watch: _Watch, status: Status) -> None:
+        report = None if self._executor.remote else watch.folder.read_exit()
+        with self._db.transaction() as session:
+            self._attempts.ended(session, watch.run_id, watch.attempt, status, report)
+
+    def _is_silent(self, watch: _Watch, run: ActiveRun) -> bool:
+        """Whether the attempt has given no sign of life for too long, as seen by this supervisor's own clock."""
+        now = self._clock.monotonic()
+        beat = run.beat if self._executor.remote else watch.folder.last_beat()
+        if beat != watch.beat:
+            watch.beat = beat
+            watch.beat_seen_s = now
+            if not self._executor.remote and now - watch.beat_noted_s >= _BEAT_NOTE_S:
+                watch.beat_noted_s = now
+                with self._db.transaction() as session:
+                    self._attempts.record_beat(session, run.id, run.attempt)
+        return self._executor.limits_silence(watch.handle) and now - watch.beat_seen_s > self._settings.heartbeat_timeout_s
+
+    def _see_off(self, watch: _Watch) -> None:
+        """The attempt is over in the database; see that its process ends too and leaves nothing behind."""
+        now = self._clock.monotonic()
+        if watch.over_since_s is None:
+            watch.over_since_s = now
+        if self._executor.poll(watch.handle).state == "running":
+            if now - watch.over_since_s > _EXIT_GRACE_S:
+                self._executor.kill(watch.handle)
+            return
+        self._executor.cleanup(watch.handle)
+        if self._watches.get(watch.run_id) is watch:
+            del self._watches[watch.run_id]
+
+    # -- queued -------------------------------------------------------------------------------------------------------
+
+    def _start_queued(self) -> bool:
+        """Start what fits, strictly in order: a large run is not overtaken for ever by small ones."""
+        with self._db.reading() as session:
+            active = self._attempts.active(session)
+        running = [run for run in active if run.state == "running"]
+        is_waiting = False
+        for run in (run for run in active if run.state == "queued"):
+            if not run.is_due or run.id in self._watches:
+                # It pauses after a crash, or its last attempt has not quite gone yet; others need not wait for that.
+                is_waiting = True
+                continue
+            devices = self._devices(run, running)
+            if devices is None:
+                is_waiting = True
+                break
+            if self._start(run, devices):
+                running.append(run)
+        return is_waiting
+
+    def _devices(self, run: ActiveRun, running: Sequence[ActiveRun]) -> tuple[int, ...] | None:
+        if self._capacity is None:
+            return ()
+        if not self._capacity.fits(run.resources, [other.resources for other in running]):
+            return None
+        return self._capacity.devices(run.resources, [(other.devices, other.resources.gpu) for other in running])
+
+    def _start(self, run: ActiveRun, devices: tuple[int, ...]) -> bool:
+        try:
+            with self._db.transaction() as session:
+                launch = self._attempts.begin(session, run.id, devices, self._executor.name, remote=self._executor.remote)
+        except ModelworksError as error:
+            with self._db.transaction() as session:
+                self._attempts.refuse(session, run.id, error)
+            return False
+        if launch is None:
+            return False
+        return self._launch(launch)
+
+    def _launch(self, launch: Launch) -> bool:
+        try:
+            handle = self._executor.start(launch)
+        except ModelworksError as error:
+            log.warning("a run could not be started", run_id=launch.run_id, reason=error.message)
+            with self._db.transaction() as session:
+                self._attempts.not_started(session, launch.run_id, launch.attempt, error)
+            return False
+        self._remember(launch.run_id, launch.attempt, handle)
+        with self._db.transaction() as session:
+            self._attempts.record_handle(session, launch.run_id, launch.attempt, handle)
+        return True

@@ -1,0 +1,1 @@
+"""A capability that exists for tests only: it counts."""
