@@ -157,9 +157,13 @@ class ReplicaPool:
 
     def publish(self, table: Table) -> None:
         """Replace the table (thread-safe). Slots of replicas that stay must be the same objects."""
-        by_reference = {
-            (project_id, reference): target for (project_id, _), target in table.items() for reference in target.references
-        }
+        by_reference: dict[tuple[str, str], Target] = {}
+        for (project_id, _), target in table.items():
+            for reference in target.references:
+                # Where several deployments serve the same version, one that can answer is preferred.
+                other = by_reference.get((project_id, reference))
+                if other is None or not other.slots:
+                    by_reference[project_id, reference] = target
         self._snapshot = _Snapshot(table, by_reference)
         loop = self._loop
         if loop is not None and not loop.is_closed():

@@ -227,3 +227,21 @@ class ReplicaStatus(BaseModel):
     #: The error will not go away by itself (a missing library, a refused file): do not try again soon.
     permanent: bool = False
     upstream_model: str | None = None
+
+
+class DeploymentList(BaseModel):
+    """A page of deployments."""
+
+    object: Literal["list"] = "list"
+    data: list[Deployment]
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+
+class StaticFileList(BaseModel):
+    """The files that a static deployment publishes."""
+
+    object: Literal["list"] = "list"
+    data: list[StaticFile]
+    has_more: bool = False

@@ -433,11 +433,15 @@ def write_status(folder: Path, status: dict[str, Any]) -> None:
     temporary.replace(target)
 
 
-def die_with_parent(on_death: Callable[[], None] | None = None) -> None:
+def die_with_parent(on_death: Callable[[], None] | None = None, *, ask_kernel: bool = True) -> None:
     """End this process when the server ends, however it ends.
 
-    The server holds the other end of our standard input and never writes: end of file means that it is gone. The kernel's
-    own signal is asked for as well, for a process that hangs inside a library and runs no thread of ours.
+    The server holds the other end of our standard input and never writes: end of file means that it is gone. The operating
+    system's own signal is asked for as well, for a process that hangs inside a library and runs no thread of ours.
+
+    Args:
+        on_death: called first when the server is gone.
+        ask_kernel: False where `on_death` must surely be called: the signal leaves no time for it.
     """
 
     def watch() -> None:
@@ -449,7 +453,8 @@ def die_with_parent(on_death: Callable[[], None] | None = None) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-    request_death_signal()
+    if ask_kernel:
+        request_death_signal()
 
 
 def request_death_signal() -> None:

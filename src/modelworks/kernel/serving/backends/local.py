@@ -100,10 +100,7 @@ class LocalBackend:
         status = _read_status(process.spec.folder)
         if process.ready is not None:
             return self._check_alive(process)
-        if process.spec.kind == "predictor":
-            found = _predictor_status(status)
-        else:
-            found = self._server_status(process, status)
+        found = _predictor_status(status) if process.spec.kind == "predictor" else self._server_status(process, status)
         if found.state == "ready":
             process.ready = found
             process.last_answer = time.monotonic()

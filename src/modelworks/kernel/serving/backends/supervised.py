@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
                 arguments,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **env},
-                preexec_fn=request_death_signal,  # noqa: PLW1509 - no thread has been started yet
+                preexec_fn=request_death_signal,  # safe: no thread has been started yet
             )
         except OSError as error:
             raise InvalidRequest(
@@ -83,7 +83,8 @@ def main(argv: list[str]) -> int:
         wire = ModelworksError(f"The server's command cannot be made: {type(error).__name__}: {error}", code="load_failed")
         write_status(spec.folder, {"state": "failed", "error": wire.to_wire()})
         return LOAD_FAILED
-    die_with_parent(child.kill)
+    # That server may have children of its own; they are in our process group, as it is.
+    die_with_parent(lambda: os.killpg(os.getpgrp(), signal.SIGKILL), ask_kernel=False)
     described = {
         "model": command.model,
         "health_path": command.health_path,

@@ -1,0 +1,42 @@
+"""Which back end runs what, by the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from modelworks.contract.errors import InvalidRequest
+from modelworks.kernel.base.egress import check_url
+from modelworks.kernel.base.settings import Settings
+from modelworks.kernel.serving.backends import Backend
+from modelworks.kernel.serving.backends.local import LocalBackend
+from modelworks.kernel.serving.backends.remote import RemoteBackend
+
+
+def make_backends(settings: Settings) -> Mapping[str, Backend]:
+    """The back ends that the reconciler wants: "predictor", "openai", "upstream".
+
+    Processes that speak OpenAI's protocol always run on this machine: their programs are installed here.
+
+    Raises:
+        InvalidRequest: Ray Serve is wanted and its addresses are not set.
+    """
+    env = {} if settings.vllm_python is None else {"MODELWORKS_VLLM_PYTHON": settings.vllm_python}
+    local = LocalBackend(env)
+    predictor: Backend = local
+    if settings.serving_backend == "ray-serve":
+        from modelworks.kernel.serving.backends.ray_serve import RayServeBackend
+
+        if settings.ray_address is None or settings.ray_serve_url is None:
+            raise InvalidRequest(
+                "The serving back end ray-serve needs to know where the cluster is.",
+                hint="Set MODELWORKS_RAY_ADDRESS (the dashboard) and MODELWORKS_RAY_SERVE_URL (Serve's HTTP proxy).",
+                code="missing_setting",
+            )
+        predictor = RayServeBackend(
+            settings.ray_address, settings.ray_serve_url, settings.effective_storage_url, settings.storage_options
+        )
+
+    def check(url: str) -> object:
+        return check_url(url, settings.egress_allow)
+
+    return {"predictor": predictor, "openai": local, "upstream": RemoteBackend(check)}
