@@ -359,3 +359,8 @@ async def stage(tmp_path: Any) -> AsyncIterator[Stage]:
         made.deploy("tiny", max_model_len=512, root="tiny@default", references=["tiny@v1"])
         made.deploy("remote/gpt", kind="openai")
         yield made
+
+
+def parsed(blocks: list[str]) -> list[Any]:
+    """The JSON payloads of `data:` blocks; `[DONE]` and comments stay as they are."""
+    return [orjson.loads(block[6:]) if block.startswith("data: {") else block for block in blocks]
