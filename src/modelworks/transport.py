@@ -373,7 +373,8 @@ class Loop:
         async def finish() -> None:
             # Where the caller was interrupted, the last step may still be running; a running generator cannot be closed.
             if waiting is not None and not waiting.done():
-                waiting.cancel()
+                if not waiting.cancelling():  # a second cancellation would break off the first one's cleaning up
+                    waiting.cancel()
                 await asyncio.wait([waiting])
             await items.aclose()
 

@@ -116,9 +116,8 @@ def _usage_failure(error: Any, *, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "modelworks"
     message = error.format_message()
-    if not message:  # no verb was given: the help has been asked for, in a way
-        if context is not None:
-            output.note(context.get_help())
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        output.note(message)
         return USAGE
     _print_failure("usage", message, f"{path} --help", None, [], as_json=as_json)
     return int(error.exit_code)

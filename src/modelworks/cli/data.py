@@ -11,7 +11,6 @@ from modelworks.cli.connection import collect, connect
 from modelworks.cli.messages import tr
 from modelworks.cli.model import VERSION_COLUMNS, Limit, Reference, print_detail, remove
 from modelworks.cli.output import Column, DryRun, Format, Output, Yes, age_of, bytes_of, note, show_list, show_one, size_text
-from modelworks.transport import files_of
 
 COLUMNS: list[Column] = [
     ("NAME", "name"),
@@ -30,8 +29,10 @@ def add(
     dry_run: DryRun = False,
     output: Output = Format.table,
 ) -> None:
-    """Upload a folder as the next version of a data set; files that the server has are not sent again."""
+    """Upload a folder as the next version of a data set. Files that the server has are not sent again."""
     if dry_run:
+        from modelworks.transport import files_of
+
         files = [{"path": relative, "num_bytes": file.stat().st_size} for relative, file in files_of(path.expanduser())]
         show_list(files, [("PATH", "path"), ("SIZE", bytes_of())], output, name="path")
         return
@@ -77,7 +78,7 @@ def rm(
     yes: Yes = False,
     output: Output = Format.table,
 ) -> None:
-    """Remove a data set: one version, or with a plain name all of them."""
+    """Remove one version of a data set, or with a plain name all."""
     with connect() as client:
         remove(client.datasets, ref, force=force, dry_run=dry_run, yes=yes, output=output)
 

@@ -129,7 +129,7 @@ def undeploy(
     yes: Yes = False,
     output: Output = Format.table,
 ) -> None:
-    """Stop answering under a name; running requests are finished first. The model stays in the catalog."""
+    """Stop answering under a name. Running requests are finished first; the model stays in the catalog."""
     with connect() as client:
         deployment = client.deployments.get(name)
         if dry_run:

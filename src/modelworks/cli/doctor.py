@@ -21,10 +21,9 @@ from typing import Any, Literal
 import typer
 
 from modelworks import __version__
-from modelworks.cli.output import Column, Format, Output, note, print_json, show_list, size_text
+from modelworks.cli.output import Column, Format, Output, note, print_json, show_list, size_text, table
 from modelworks.cli.server import missing_server, settings_from
 from modelworks.contract.errors import ModelworksError
-from modelworks.transport import home_folder
 
 State = Literal["ok", "note", "warning", "failure"]
 
@@ -43,12 +42,15 @@ class Finding:
     hint: str | None = None
 
 
-COLUMNS: list[Column] = [("CHECK", "check"), ("STATE", "state"), ("FINDING", "detail"), ("WHAT TO DO", "hint")]
 SETTING_COLUMNS: list[Column] = [("SETTING", "name"), ("VALUE", "value"), ("FROM", "origin")]
 
 
 def doctor(output: Output = Format.table) -> None:
-    """Check this machine: settings and their origin, folders, database, storage, port, extras, executors, clock."""
+    """Check what the platform needs on this machine.
+
+    Shows every setting with its origin, and looks at the home folder, disk, database, storage, port, extras, executors, code
+    that runs at every start of Python, and the clock. Exits with 1 when something would keep the platform from working.
+    """
     settings: Any = None
     rows: list[dict[str, Any]] = []
     findings = [Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}, modelworks {__version__}")]
@@ -66,10 +68,18 @@ def doctor(output: Output = Format.table) -> None:
     if output is Format.json:
         print_json({"settings": rows, "findings": [asdict(finding) for finding in findings]})
     else:
-        if output is Format.table and rows:
-            show_list(rows, SETTING_COLUMNS, output)
-            typer.echo("")
-        show_list([asdict(finding) for finding in findings], COLUMNS, output, name="check")
+        if output is Format.table:
+            if rows:
+                show_list(rows, SETTING_COLUMNS, output)
+                typer.echo("")
+            for finding, line in zip(
+                findings, table([[found.state, found.check, found.detail] for found in findings]), strict=True
+            ):
+                typer.echo(line)
+                if finding.hint:
+                    typer.echo(f"{'':9}{finding.hint}")
+        else:
+            show_list([asdict(finding) for finding in findings], [], output, name="check")
     failures = [finding for finding in findings if finding.state == "failure"]
     if failures:
         note("")
@@ -86,9 +96,15 @@ def _looked(look: Callable[[Any], Iterator[Finding]], settings: Any) -> list[Fin
         return [Finding(look.__name__.removeprefix("look_at_"), "failure", f"{type(error).__name__}: {error}")]
 
 
+def _home(settings: Any) -> Path:
+    from modelworks.transport import home_folder
+
+    return Path(settings.home) if settings is not None else home_folder()
+
+
 def look_at_home(settings: Any) -> Iterator[Finding]:
     """The home folder: there or creatable, writable, private."""
-    home = settings.home if settings is not None else home_folder()
+    home = _home(settings)
     parent = next(folder for folder in (home, *home.parents) if folder.exists())
     if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
         yield Finding("home", "failure", f"{home} cannot be written.", "Give a writable folder with MODELWORKS_HOME.")
@@ -102,7 +118,7 @@ def look_at_home(settings: Any) -> Iterator[Finding]:
 
 def look_at_disk(settings: Any) -> Iterator[Finding]:
     """Free space where the home folder is."""
-    home = settings.home if settings is not None else home_folder()
+    home = _home(settings)
     parent = next(folder for folder in (home, *home.parents) if folder.exists())
     free = shutil.disk_usage(parent).free
     enough = free >= _LEAST_FREE_BYTES
@@ -281,7 +297,7 @@ def look_at_hooks(_settings: Any) -> Iterator[Finding]:
 
 def look_at_clock(settings: Any) -> Iterator[Finding]:
     """The clock is plausible and agrees with that of the disk (a network disk may have its own)."""
-    home = settings.home if settings is not None else home_folder()
+    home = _home(settings)
     installed = Path(__file__).stat().st_mtime
     if time.time() < installed - 86_400:
         yield Finding(

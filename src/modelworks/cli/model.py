@@ -82,7 +82,7 @@ def pull(
     yes: Yes = False,
     output: Output = Format.table,
 ) -> None:
-    """Fetch a model from elsewhere: shows its licence and size first, then brings it into the catalog."""
+    """Fetch a model from elsewhere into the catalog. Its licence and size are shown first."""
     kind = "dataset" if dataset else "model"
     with connect() as client:
         uri, revision = _locate(client, source, revision)
@@ -145,7 +145,7 @@ def ls(
 
 
 def show(ref: Reference, output: Output = Format.table) -> None:
-    """Show one model: licence, level, metrics, versions, and what its ancestry demands."""
+    """Show one model. With its licence, level, metrics, versions, and what its ancestry demands."""
     with connect() as client:
         print_detail(client.models.get(ref), output)
 
@@ -179,7 +179,7 @@ def print_detail(detail: dict[str, Any], output: Format) -> None:
 
 
 def tree(ref: Reference, output: Output = Format.table) -> None:
-    """Draw a model's family tree: what it was made from, the data it saw, what was made from it."""
+    """Draw a model's family tree. What it was made from, the data it saw, what was made from it."""
     with connect() as client:
         family = client.lineage.tree(ref)
     if output is Format.json:
@@ -225,7 +225,7 @@ def rm(
     yes: Yes = False,
     output: Output = Format.table,
 ) -> None:
-    """Remove a model: one version, or with a plain name all of them."""
+    """Remove one version of a model, or with a plain name all."""
     with connect() as client:
         remove(client.models, ref, force=force, dry_run=dry_run, yes=yes, output=output)
 

@@ -299,7 +299,7 @@ def jobs(
     follow_: Follow = False,
     output: Output = Format.table,
 ) -> None:
-    """List the runs, or show one with its progress, error and results."""
+    """List the runs, or show one."""
     with connect() as client:
         if run_id is None:
             show_list(collect(client.runs.list, limit, state=state), LIST_COLUMNS, output)
@@ -310,7 +310,7 @@ def jobs(
 
 
 def logs(run_id: RunId, follow_: Follow = False) -> None:
-    """Print what a run's attempts wrote; with -f until the run ends."""
+    """Print what a run wrote. With -f until it ends."""
     with connect() as client:
         for line in client.runs.logs(run_id, follow=follow_):
             typer.echo(line)

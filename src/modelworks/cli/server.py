@@ -19,7 +19,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one [MODELWORKS_PORT, 8400].")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of database, blobs and logs [MODELWORKS_HOME].")] = None,
 ) -> None:
-    """Start the platform on this machine and keep it running until Ctrl-C."""
+    """Start the platform on this machine, until Ctrl-C."""
     if home is not None:
         os.environ["MODELWORKS_HOME"] = str(home.expanduser().absolute())
     try:
@@ -63,7 +63,7 @@ def settings_from(given: dict[str, Any], settings: Any) -> Any:
 
 
 def status(output: Output = Format.table) -> None:
-    """Say whether the server is up and ready, who you are to it, and what is going on."""
+    """Say whether the server is ready, who you are, what goes on."""
     with connect() as client:
         health = client.server.health()
         record: dict[str, Any] = {"url": client.transport.base_url, "version": health.get("version"), "state": "up"}
@@ -95,7 +95,7 @@ def version(
     check: Annotated[bool, typer.Option("--check-compat", help="Also ask the server; exit 6 if we do not fit.")] = False,
     output: Output = Format.table,
 ) -> None:
-    """Print the version of this client and, with --check-compat, of the server."""
+    """Print the version. With --check-compat also the server's."""
     record: dict[str, Any] = {"client": __version__}
     if check:
         with connect() as client:

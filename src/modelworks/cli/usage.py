@@ -40,7 +40,7 @@ def usage(
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many requests at most.")] = 50,
     output: Output = Format.table,
 ) -> None:
-    """Show requests and tokens: never what was said, only how much."""
+    """Show requests and tokens by model, key or day. Never what was said, only how much."""
     with connect() as client:
         if requests:
             show_list(collect(client.usage.requests, limit), REQUEST_COLUMNS, output)
