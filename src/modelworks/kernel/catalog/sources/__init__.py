@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from modelworks.kernel.catalog.sources.opening import open_source
-from modelworks.kernel.catalog.sources.source import Fetched, Progress, Source, SourcePolicy
+from modelworks.kernel.catalog.sources.source import Progress, Source, SourcePolicy
 
-__all__ = ["Fetched", "Progress", "Source", "SourcePolicy", "open_source"]
+__all__ = ["Progress", "Source", "SourcePolicy", "open_source"]

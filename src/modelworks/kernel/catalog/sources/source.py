@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from modelworks.contract.errors import Cancelled, PayloadTooLarge, UnsafeArtifact
+from modelworks.contract.errors import Cancelled, IntegrityFailed, PayloadTooLarge, UnsafeArtifact
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog.checkpoint import pickle_by_name
 from modelworks.kernel.catalog.schemas import SkippedFile, SourceFile, SourceInfo
+from modelworks.kernel.storage import safe_path
 
 #: Called with bytes done and bytes in total (None where nobody knows).
 Progress = Callable[[int, int | None], None]
@@ -51,17 +53,6 @@ class SourcePolicy:
         )
 
 
-@dataclass(slots=True)
-class Fetched:
-    """A source's files in a folder, and what the source said about them."""
-
-    path: Path
-    info: SourceInfo
-    card: str | None = None
-    #: Weights that were left out because they are pickles.
-    skipped: list[SkippedFile] = field(default_factory=list)
-
-
 class Source(Protocol):
     """A place that was named by a URI and admitted by the policy."""
 
@@ -70,12 +61,75 @@ class Source(Protocol):
         ...
 
     def fetch(self, target: Path, progress: Progress, cancelled: Callable[[], bool]) -> SourceInfo:
-        """Write the files that `describe` names into `target`; called again after a break it goes on where it was.
+        """Write the files into `target/files`; parts that are not complete lie in `target/parts`.
+
+        Called again with the same folder after a break, it goes on where it was. What comes back says what was fetched.
 
         Raises:
             Cancelled: `cancelled` said so; what was fetched stays for the next time.
+            IntegrityFailed: a file has another size or checksum than the source said.
         """
         ...
+
+
+#: Fetches one file into the folder for parts, reporting the bytes that are there; returns where the complete file lies.
+FetchOne = Callable[[SourceFile, Path, Callable[[int], None]], Path]
+
+
+def transfer(
+    files: Sequence[SourceFile], target: Path, fetch_one: FetchOne, progress: Progress, cancelled: Callable[[], bool]
+) -> None:
+    """Fetch files one after the other: each appears in `target/files` complete and checked, or not at all."""
+    total = sum(file.num_bytes or 0 for file in files) if all(file.num_bytes is not None for file in files) else None
+    done = 0
+    parts = target / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        place = target / "files" / safe_path(file.path)
+        if file.num_bytes is None or not place.is_file() or place.stat().st_size != file.num_bytes:
+            start = done
+
+            def report(num_bytes: int, start: int = start) -> None:
+                stop_if(cancelled)
+                progress(start + num_bytes, total)
+
+            report(0)
+            complete = fetch_one(file, parts, report)
+            check_file(file, complete)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            complete.replace(place)
+        done += place.stat().st_size
+        progress(done, total)
+    stop_if(cancelled)
+
+
+def check_file(file: SourceFile, place: Path) -> None:
+    """Raise IntegrityFailed, and remove the file, unless it has the size and the checksum that the source said."""
+    found = place.stat().st_size
+    problem = None
+    if file.num_bytes is not None and found != file.num_bytes:
+        problem = f"expected {file.num_bytes} bytes, found {found}"
+    elif file.sha256 is not None:
+        with place.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != file.sha256:
+            problem = f"expected sha256 {file.sha256}, found {digest}"
+    if problem is not None:
+        place.unlink()
+        raise IntegrityFailed(
+            f"The fetched file {file.path!r} is not what the source announced: {problem}.",
+            hint="It changed at the source or on the way: pull again.",
+        )
+
+
+def copy_part(read: Callable[[int], bytes], part: Path, *, offset: int, report: Callable[[int], None]) -> None:
+    """Append what `read(num_bytes)` gives to a part that has `offset` bytes already."""
+    with part.open("ab") as sink:
+        sink.truncate(offset)
+        while chunk := read(CHUNK_BYTES):
+            sink.write(chunk)
+            offset += len(chunk)
+            report(offset)
 
 
 def select(files: Sequence[SourceFile], *, kind: str, uri: str) -> tuple[list[SourceFile], list[SkippedFile]]:
