@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.cli.fake_server import Answer, Asked, FakeServer, page, refusal, sse
 
 from modelworks import client as client_module
 from modelworks.client import AsyncModelworks, Modelworks
 from modelworks.contract import errors
 from modelworks.transport import default_api_key, error_from
-from tests.cli.fake_server import Answer, Asked, FakeServer, page, refusal, sse
 
 
 @pytest.fixture
@@ -354,9 +354,10 @@ def test_an_interrupt_while_waiting_ends_the_request(server: FakeServer, client:
             threading.Timer(0.2, _interrupt).start()
         return real(self, work)  # type: ignore[arg-type]
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client_module.Loop, "run", run)
-        next(chunks)
+        with pytest.raises(KeyboardInterrupt):
+            next(chunks)
     assert server.hung_up.wait(10)
 
 

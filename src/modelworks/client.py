@@ -363,6 +363,15 @@ class AsyncServer(AsyncGroup):
         """Whether it is up; needs no key."""
         return dict(await self._transport.json("GET", "/healthz") or {})
 
+    async def version(self) -> str | None:
+        """The server's version, from its health or its OpenAPI document."""
+        health = await self.health()
+        if health.get("version"):
+            return str(health["version"])
+        document = await self._transport.json("GET", "/openapi.json")
+        found = (document or {}).get("info", {}).get("version")
+        return None if found is None else str(found)
+
     async def ready(self) -> Record:
         """Whether it takes requests; `Unavailable` while it does not."""
         return dict(await self._transport.json("GET", "/readyz", retry=False) or {})
@@ -522,6 +531,7 @@ class Server(_Shell[AsyncServer]):
     """`AsyncServer`, waiting."""
 
     health = _waits(AsyncServer.health)
+    version = _waits(AsyncServer.version)
     ready = _waits(AsyncServer.ready)
     whoami = _waits(AsyncServer.whoami)
     projects = _waits(AsyncServer.projects)

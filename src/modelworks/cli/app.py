@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -125,9 +126,9 @@ def _usage_failure(error: Any, *, as_json: bool) -> int:
 
 def wants_json(arguments: list[str]) -> bool:
     """Whether `-o json` is among the arguments, also where they cannot be parsed."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     return any(
-        (one in ("-o", "--output") and two == "json") or one in ("-ojson", "-o=json", "--output=json") for one, two in pairs
+        (one in ("-o", "--output") and two == "json") or one in ("-ojson", "-o=json", "--output=json")
+        for one, two in pairwise([*arguments, ""])
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,9 @@ from modelworks.contract.errors import InvalidRequest, PermissionDenied
 if TYPE_CHECKING:
     from modelworks.client import Modelworks
     from modelworks.transport import Page
+
+_SPAN = re.compile(r"^(\d{1,6})([mhdw])$")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass(slots=True)
@@ -140,3 +145,22 @@ def roles_of(given: Sequence[str], default: str) -> dict[str, str]:
             raise InvalidRequest(f"The role {role!r} is given twice.", hint="Write role=reference for the second one.")
         roles[role] = ref
     return roles
+
+
+def moment_of(text: str, *, ahead: bool = True) -> str:
+    """An ISO time in UTC from a date, or from a span (`30d`, `12h`, `90m`, `2w`) from now, ahead or back.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    span = _SPAN.match(text)
+    if span:
+        length = timedelta(**{_UNITS[span[2]]: int(span[1])})
+        return (datetime.now(UTC) + (length if ahead else -length)).isoformat()
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{text!r} is neither a span nor a date.", hint="Write 30d, 12h, 90m, 2w or 2027-01-31.", code="usage"
+        ) from error
+    return moment.astimezone(UTC).isoformat()

@@ -139,9 +139,9 @@ def look_at_database(settings: Any) -> Iterator[Finding]:
         return
     db = Database(url)
     try:
-        from modelworks.kernel.base import migration
+        from modelworks.kernel.base.migration import current, head
 
-        present, newest = migration.current(db), migration.head()
+        present, newest = current(db), head()
     except ModelworksError as error:
         yield Finding("database", "failure", error.message, error.hint)
     except Exception as error:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
-from modelworks.cli.connection import collect, connect
+from modelworks.cli.connection import collect, connect, moment_of
 from modelworks.cli.messages import tr
 from modelworks.cli.output import Column, DryRun, Format, Output, Yes, age_of, confirm, note, plain, print_json, show_list
-from modelworks.contract.errors import InvalidRequest, NotFound
+from modelworks.contract.errors import NotFound
 
 COLUMNS: list[Column] = [
     ("ID", "id"),
@@ -23,8 +21,6 @@ COLUMNS: list[Column] = [
     ("REVOKED", "revoked_at"),
     ("AGE", age_of()),
 ]
-_SPAN = re.compile(r"^(\d+)([mhdw])$")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def create(
@@ -51,24 +47,6 @@ def create(
         # With -o name stdout holds the id alone, so the secret goes where people look and pipes do not.
         typer.echo(key["secret"], err=output is Format.name)
     note(tr("This is the only time the secret is shown. Keep it safe."))
-
-
-def moment_of(text: str) -> str:
-    """An ISO time in UTC from a span from now (`30d`, `12h`, `90m`, `2w`) or a date.
-
-    Raises:
-        InvalidRequest: it is neither.
-    """
-    span = _SPAN.match(text)
-    if span:
-        return (datetime.now(UTC) + timedelta(**{_UNITS[span[2]]: int(span[1])})).isoformat()
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise InvalidRequest(
-            f"{text!r} is neither a span nor a date.", hint="Write 30d, 12h, 90m, 2w or 2027-01-31.", code="usage"
-        ) from error
-    return moment.astimezone(UTC).isoformat()
 
 
 def ls(

@@ -88,7 +88,7 @@ FIELDS: list[Column] = [
 
 def train(
     task: Annotated[str, typer.Argument(help="A task (text-generation) or a capability with one trainable task (text).")],
-    name: Annotated[str | None, typer.Option("--name", help="What to call the model that comes out.")] = None,
+    name: Annotated[str, typer.Option("--name", help="What to call the model that comes out.")],
     data: Annotated[
         list[str] | None, typer.Option("--data", help="Folder, file or reference, as role=… where not train; repeatable.")
     ] = None,
@@ -220,8 +220,8 @@ class ProgressLine:
         kind, data = event.get("type"), event.get("data") or {}
         if kind == "progress":
             self._progress, self._dirty = _progress_text({"progress": data}), True
-        elif kind in ("log", "metrics", "metric"):
-            values = data.get("metrics") or data
+        elif kind == "metrics":
+            values = data.get("values") or data
             self._metrics |= {key: value for key, value in values.items() if isinstance(value, int | float) and key != "step"}
             self._dirty = True
         else:

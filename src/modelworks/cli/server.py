@@ -65,8 +65,8 @@ def settings_from(given: dict[str, Any], settings: Any) -> Any:
 def status(output: Output = Format.table) -> None:
     """Say whether the server is ready, who you are, what goes on."""
     with connect() as client:
-        health = client.server.health()
-        record: dict[str, Any] = {"url": client.transport.base_url, "version": health.get("version"), "state": "up"}
+        client.server.health()
+        record: dict[str, Any] = {"url": client.transport.base_url, "version": client.server.version(), "state": "up"}
         try:
             client.server.ready()
             record["state"] = "ready"
@@ -99,7 +99,7 @@ def version(
     record: dict[str, Any] = {"client": __version__}
     if check:
         with connect() as client:
-            record["server"] = client.server.health().get("version")
+            record["server"] = client.server.version()
         record["compatible"] = compatible(__version__, record["server"])
     show_one(record, [("Client", "client"), ("Server", "server"), ("Compatible", "compatible")], output, name="client")
     if check and not record["compatible"]:

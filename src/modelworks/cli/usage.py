@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from modelworks.cli.connection import collect, connect
+from modelworks.cli.connection import collect, connect, moment_of
 from modelworks.cli.output import Column, Format, Output, age_of, print_json, show_list
 
 
@@ -34,8 +34,8 @@ REQUEST_COLUMNS: list[Column] = [
 
 def usage(
     by: Annotated[GroupBy, typer.Option("--by", help="Sum by model, key or day.")] = GroupBy.model,
-    since: Annotated[str | None, typer.Option("--since", help="From this ISO time on.")] = None,
-    until: Annotated[str | None, typer.Option("--until", help="Before this ISO time.")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="From then on: 7d, 12h (ago) or a date.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Before then: 1d, 2h (ago) or a date.")] = None,
     requests: Annotated[bool, typer.Option("--requests", help="List single requests, newest first, instead of sums.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many requests at most.")] = 50,
     output: Output = Format.table,
@@ -45,7 +45,8 @@ def usage(
         if requests:
             show_list(collect(client.usage.requests, limit), REQUEST_COLUMNS, output)
             return
-        summary = client.usage.summary(since=since, until=until, group_by=by.value)
+        start, end = (moment_of(text, ahead=False) if text else None for text in (since, until))
+        summary = client.usage.summary(since=start, until=end, group_by=by.value)
     if output is Format.json:
         print_json(summary)
         return
