@@ -1,0 +1,147 @@
+"""Lineage up and down, the family tree, inherited licences; cycles are impossible."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.kernel.catalog.samples import ALICE, BOB, Put
+
+from modelworks.contract.errors import Conflict, NotFound
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.catalog import CatalogService, Version
+
+
+@pytest.fixture
+def family(database: Database, catalog: CatalogService, put: Put) -> dict[str, Version]:
+    """corpus -> run_base -> base (L0) -> run_tune (with manuals) -> tuned (L1) -> run_scene -> scene (L2)."""
+    with database.transaction() as session:
+
+        def add(kind: str, name: str, **known: Any) -> Version:
+            return catalog.register(session, ALICE, kind=kind, name=name, files=put({"x": name.encode()}), **known)
+
+        corpus = add("dataset", "corpus", licence="cc-by-sa-4.0")
+        manuals = add("dataset", "manuals")
+        base = add("model", "base", level="L0", licence="apache-2.0", created_by_run="run_base", inputs=[(corpus.id, "train")])
+        tuned = add(
+            "model",
+            "tuned",
+            level="L1",
+            metrics={"loss": 0.5},
+            created_by_run="run_tune",
+            parents=[base.id],
+            inputs=[(base.id, "base"), (manuals.id, "train")],
+        )
+        scene = add(
+            "model",
+            "scene",
+            level="L2",
+            licence="mit",
+            created_by_run="run_scene",
+            parents=[tuned.id],
+            inputs=[(tuned.id, "base")],
+        )
+        catalog.record_edge(session, ALICE, "dep_1", "deployed", scene.id, role="chat")
+    return {"corpus": corpus, "manuals": manuals, "base": base, "tuned": tuned, "scene": scene}
+
+
+def test_up_and_down(database: Database, catalog: CatalogService, family: dict[str, Version]) -> None:
+    with database.reading() as session:
+        up = catalog.lineage(session, ALICE, family["tuned"].id, "up")
+        down = catalog.lineage(session, ALICE, family["corpus"].id, "down", depth=20)
+        near = catalog.lineage(session, ALICE, family["scene"].id, "up", depth=1)
+    assert {node.id for node in up.nodes} == {
+        family["tuned"].id,
+        family["base"].id,
+        family["manuals"].id,
+        family["corpus"].id,
+        "run_tune",
+        "run_base",
+    }
+    assert {node.id for node in down.nodes} == {
+        family["corpus"].id,
+        "run_base",
+        family["base"].id,
+        "run_tune",
+        family["tuned"].id,
+        "run_scene",
+        family["scene"].id,
+        "dep_1",
+    }
+    assert not up.truncated
+    assert near.truncated
+    assert {node.id for node in near.nodes} == {family["scene"].id, family["tuned"].id, "run_scene"}
+    edges = {(edge.subject_id, edge.relation, edge.object_id, edge.role) for edge in up.edges}
+    assert ("run_base", "used", family["corpus"].id, "train") in edges
+    assert ("run_base", "generated", family["base"].id, None) in edges
+    assert (family["tuned"].id, "parent", family["base"].id, None) in edges
+
+
+def test_from_a_run(database: Database, catalog: CatalogService, family: dict[str, Version]) -> None:
+    with database.reading() as session:
+        graph = catalog.lineage(session, ALICE, "run_tune", "both")
+    assert family["scene"].id in {node.id for node in graph.nodes}
+    assert family["corpus"].id in {node.id for node in graph.nodes}
+    kinds = {node.id: node.kind for node in graph.nodes}
+    assert (kinds["run_tune"], kinds["dep_1"], kinds[family["base"].id]) == ("run", "deployment", "model")
+
+
+def test_no_cycles(database: Database, catalog: CatalogService, family: dict[str, Version]) -> None:
+    base, scene = family["base"].id, family["scene"].id
+    for subject, relation, target in (
+        (base, "parent", scene),
+        (base, "parent", base),
+        ("run_base", "used", scene),
+        ("run_scene", "generated", family["corpus"].id),
+    ):
+        with pytest.raises(Conflict) as caught, database.transaction() as session:
+            catalog.record_edge(session, ALICE, subject, relation, target)
+        assert caught.value.error_code == "lineage_cycle"
+    with database.transaction() as session:
+        # What is known already may be said again, and the same objects may be related in another project.
+        catalog.record_edge(session, ALICE, scene, "parent", family["tuned"].id)
+        catalog.record_edge(session, BOB, base, "parent", scene)
+
+
+def test_edges_stay_within_their_project(database: Database, catalog: CatalogService, family: dict[str, Version]) -> None:
+    with database.reading() as session, pytest.raises(NotFound):
+        catalog.lineage(session, BOB, family["base"].id)
+
+
+def test_tree(database: Database, catalog: CatalogService, family: dict[str, Version]) -> None:
+    with database.reading() as session:
+        tree = catalog.tree(session, ALICE, "tuned")
+        root = catalog.tree(session, ALICE, "base")
+    assert (tree.node.name, tree.node.level, tree.node.metrics) == ("tuned", "L1", {"loss": 0.5})
+    assert tree.created_by_run == "run_tune"
+    assert [node.name for node in tree.datasets] == ["manuals"]
+    assert [(parent.node.name, parent.node.level) for parent in tree.parents] == [("base", "L0")]
+    assert [node.name for node in tree.parents[0].datasets] == ["corpus"]
+    assert [(child.node.name, child.deployments) for child in tree.children] == [("scene", ["dep_1"])]
+    assert tree.parents[0].children == []
+    assert root.children[0].children[0].node.name == "scene"
+
+
+def test_removed_versions_stay_in_the_lineage(database: Database, catalog: CatalogService, family: dict[str, Version]) -> None:
+    with database.transaction() as session:
+        catalog.remove(session, ALICE, "tuned", force=True)
+    with database.reading() as session:
+        tree = catalog.tree(session, ALICE, "base")
+    assert (tree.children[0].node.name, tree.children[0].node.state) == ("tuned", "removed")
+    assert tree.children[0].children[0].node.state == "ready"
+
+
+def test_licences_are_inherited(database: Database, catalog: CatalogService, family: dict[str, Version]) -> None:
+    with database.reading() as session:
+        bound = catalog.restrictions(session, ALICE, "scene")
+        base = catalog.describe(session, ALICE, "base").restrictions
+    assert (bound.effective, bound.restriction) == ("cc-by-sa-4.0", "share-alike")
+    assert [(each.name, each.licence, each.relation) for each in bound.licences] == [
+        ("scene", "mit", "self"),
+        ("base", "apache-2.0", "parent"),
+        ("tuned", None, "parent"),
+        ("corpus", "cc-by-sa-4.0", "used"),
+        ("manuals", None, "used"),
+    ]
+    assert set(bound.unstated) == {family["tuned"].id, family["manuals"].id}
+    assert [each.name for each in base.licences] == ["base", "corpus"]
