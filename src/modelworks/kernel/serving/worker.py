@@ -476,6 +476,8 @@ def main(argv: list[str]) -> int:
 
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", 0))
+    # From here on connections wait instead of being refused: the predictor may be ready before the server is.
+    listener.listen(2048)
     port = listener.getsockname()[1]
 
     def on_state(state: str, error: ModelworksError | None) -> None:

@@ -1,8 +1,7 @@
 """Replicas on a Ray cluster: one Serve application per deployment, made of the same application as a local replica.
 
-We speak to the cluster through its REST interface alone, so the server needs no Ray of its own. That interface replaces the whole
-list of applications at once: a cluster belongs to one platform, and applications that others declared there are kept as they
-are.
+We speak to the cluster through its REST interface alone, so the server needs no Ray of its own. That interface replaces the
+whole list of applications at once; applications that others declared there are declared again as they are.
 """
 
 from __future__ import annotations
@@ -118,12 +117,13 @@ class RayServeBackend:
         message = "" if details is None else str(details.get("message") or "")
         if state == "RUNNING":
             return ReplicaStatus(state="ready", url=f"{self._proxy_url}/{handle}")
-        if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+        if state == "DEPLOY_FAILED":
             with self._lock:
                 self._applications.pop(handle, None)
                 self._looked_at = float("-inf")
             self.forget(handle)
             return ReplicaStatus(state="failed", error=f"Ray Serve: {message or state}"[-4000:])
+        # An UNHEALTHY application is repaired by Serve itself (a node was lost).
         return ReplicaStatus(state="starting", error=message or None)
 
     def _look(self) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Toy tasks that prove the serving room with real processes."""
