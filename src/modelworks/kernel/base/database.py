@@ -17,7 +17,7 @@ from sqlalchemy.types import TypeDecorator
 from modelworks.contract.errors import StorageFull, Unavailable
 
 #: Execution option that says how SQLite begins a transaction: "BEGIN" (read first) or "BEGIN IMMEDIATE" (write lock at once).
-_BEGIN = "modelworks_begin"
+BEGIN_OPTION = "modelworks_begin"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -84,7 +84,7 @@ class Database:
         with _readable_failures(), self._sessions() as session, session.begin():
             if self.is_sqlite:
                 # Take the write lock at once: upgrading a read lock later fails at once when another writer came first.
-                session.connection(execution_options={_BEGIN: "BEGIN IMMEDIATE"})
+                session.connection(execution_options={BEGIN_OPTION: "BEGIN IMMEDIATE"})
             yield session
 
     @contextmanager
@@ -92,7 +92,7 @@ class Database:
         """Like `transaction`, but a bare connection for statements that need no ORM (the cheapest way to write many rows)."""
         with _readable_failures(), self.engine.connect() as connection:
             if self.is_sqlite:
-                connection = connection.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+                connection = connection.execution_options(**{BEGIN_OPTION: "BEGIN IMMEDIATE"})
             with connection.begin():
                 yield connection
 
@@ -127,7 +127,7 @@ def _sqlite_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+        connection.exec_driver_sql(connection.get_execution_options().get(BEGIN_OPTION, "BEGIN"))
 
     return engine
 
