@@ -131,7 +131,11 @@ def openapi() -> dict[str, Any]:
         for name in [name for name in os.environ if name.startswith("MODELWORKS_")]:
             del os.environ[name]
         os.environ["MODELWORKS_HOME"] = home
-        document: dict[str, Any] = create_app(create_platform(Settings(home=Path(home), port=0))).openapi()
+        platform = create_platform(Settings(home=Path(home), port=0))
+        try:
+            document: dict[str, Any] = create_app(platform).openapi()
+        finally:
+            platform.close()
     return document
 
 
