@@ -122,13 +122,20 @@ def presets(capability: Capability | str) -> list[Preset]:
     return found
 
 
+def every_preset() -> list[Preset]:
+    """The presets of all capabilities; a capability whose file is broken is logged and left out."""
+    found = []
+    for name, capability in sorted(capabilities().items()):
+        try:
+            found.extend(presets(capability))
+        except InvalidRequest as error:
+            log.warning("presets cannot be read", capability=name, reason=error.message)
+    return found
+
+
 def find_preset(name: str) -> Preset | None:
     """The preset of that name; `capability/name` picks one where several capabilities use the same name."""
-    every = [preset for capability in capabilities().values() for preset in presets(capability)]
-    for preset in every:
-        if name in (preset.name, f"{preset.capability}/{preset.name}"):
-            return preset
-    return None
+    return next((each for each in every_preset() if name in (each.name, f"{each.capability}/{each.name}")), None)
 
 
 def resolve_import(path: ImportPath) -> object:

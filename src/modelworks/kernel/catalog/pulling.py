@@ -31,7 +31,6 @@ class PullParams(BaseModel):
     source: str = Field(
         description="hf://org/name, ms://org/name, https://…, s3://bucket/prefix, file:///folder, or a preset's name."
     )
-    name: str | None = Field(default=None, description="Name in the catalog; by default the source's own name.")
     kind: str = Field(default="model", description="model or dataset.")
     revision: str | None = Field(default=None, description="Branch, tag or commit at a hub.")
     task: str | None = Field(default=None, description="Task of the model; by default told by its config.json.")
@@ -139,7 +138,6 @@ def pull(run: Run, params: PullParams) -> None:
 
 def _metadata(params: PullParams, fetched: FetchedSource) -> dict[str, Any]:
     known: dict[str, Any] = {
-        "name": params.name or fetched.info.name,
         "source": fetched.info.uri,
         "licence": params.licence or fetched.licence,
         "revision": fetched.info.revision,

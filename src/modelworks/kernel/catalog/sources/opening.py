@@ -61,8 +61,8 @@ def open_source(uri: str, *, kind: str, revision: str | None, policy: SourcePoli
     return make(uri, kind=kind, revision=revision, policy=policy)
 
 
-def _no_preset(uri: str) -> InvalidRequest | NotFound:
-    names = sorted(preset.name for name in discovery.capabilities() for preset in discovery.presets(name) if preset.source)
+def _no_preset(uri: str) -> NotFound:
+    names = sorted(preset.name for preset in discovery.every_preset() if preset.source)
     known = f" Presets: {', '.join(names)}." if names else ""
     return NotFound(
         f"There is no preset {uri.removeprefix('preset:')!r}.",

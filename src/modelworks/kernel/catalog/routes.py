@@ -1,0 +1,205 @@
+"""HTTP: models, data sets, versions, aliases, lineage, capabilities, presets and sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel
+
+from modelworks.contract.capability import Capability, Task
+from modelworks.contract.errors import InvalidRequest
+from modelworks.kernel.access.routes import PrincipalDependency, require
+from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.catalog import discovery
+from modelworks.kernel.catalog.schemas import (
+    AliasMove,
+    AliasUpdate,
+    Artifact,
+    ArtifactDetail,
+    CapabilityInfo,
+    Direction,
+    FamilyTree,
+    LineageGraph,
+    Page,
+    Preset,
+    Removal,
+    SourceDescribe,
+    SourceInfo,
+    TaskInfo,
+    Version,
+    VersionCreate,
+)
+from modelworks.kernel.catalog.service import CatalogService
+
+Kind = Annotated[str, Query(description="model, dataset, or another kind of artifact.")]
+
+
+def router(catalog: CatalogService, db: Database, principal: PrincipalDependency) -> APIRouter:
+    """Routes under `/api`."""
+    routes = APIRouter(prefix="/api", tags=["catalog"])
+    reader = require(principal, "read")
+    writer = require(principal, "write")
+    _add_artifacts(routes, catalog, db, reader, writer, path="models", kind="model")
+    _add_artifacts(routes, catalog, db, reader, writer, path="datasets", kind="dataset")
+
+    @routes.get("/versions/{version_id}")
+    def version(version_id: str, caller: Principal = Depends(reader)) -> Version:
+        """A version of any kind by its id, a removed one too."""
+        with db.reading() as session:
+            return catalog.get_version(session, caller.project_id, version_id)
+
+    @routes.put("/aliases")
+    def set_alias(body: AliasUpdate, caller: Principal = Depends(writer)) -> Version:
+        """Let an alias point to the version that a reference means: promotion and roll-back are this."""
+        with db.transaction() as session:
+            return catalog.set_alias(session, caller.project_id, body.ref, body.alias, kind=body.kind, moved_by=caller.key_id)
+
+    @routes.delete("/aliases", status_code=204)
+    def remove_alias(ref: str, alias: str, kind: Kind = "model", caller: Principal = Depends(writer)) -> None:
+        """Take an alias away; the version and the alias's history stay."""
+        with db.transaction() as session:
+            catalog.remove_alias(session, caller.project_id, ref, alias, kind=kind, moved_by=caller.key_id)
+
+    @routes.get("/aliases")
+    def alias_history(
+        ref: str, alias: str | None = None, kind: Kind = "model", caller: Principal = Depends(reader)
+    ) -> Page[AliasMove]:
+        """Who moved the aliases of a name from where to where, newest first."""
+        with db.reading() as session:
+            return Page[AliasMove](data=catalog.alias_history(session, caller.project_id, ref, alias, kind=kind))
+
+    @routes.post("/aliases/rollback")
+    def roll_back_alias(body: AliasUpdate, caller: Principal = Depends(writer)) -> Version:
+        """Undo the last move of an alias."""
+        with db.transaction() as session:
+            return catalog.roll_back_alias(
+                session, caller.project_id, body.ref, body.alias, kind=body.kind, moved_by=caller.key_id
+            )
+
+    @routes.get("/lineage/{subject_id}")
+    def lineage(
+        subject_id: str,
+        direction: Direction = "both",
+        depth: Annotated[int, Query(ge=1, le=100)] = 8,
+        caller: Principal = Depends(reader),
+    ) -> LineageGraph:
+        """Where a version or run comes from, and what was made from it."""
+        with db.reading() as session:
+            return catalog.lineage(session, caller.project_id, subject_id, direction, depth)
+
+    @routes.get("/tree/{ref:path}")
+    def tree(ref: str, kind: Kind = "model", caller: Principal = Depends(reader)) -> FamilyTree:
+        """The family of a version: levels, licences, metrics, data sets, deployments."""
+        with db.reading() as session:
+            return catalog.tree(session, caller.project_id, ref, kind)
+
+    @routes.get("/capabilities")
+    def capabilities(caller: Principal = Depends(reader)) -> Page[CapabilityInfo]:
+        """The installed capabilities with their tasks and the JSON schemas of what these take and give."""
+        return Page[CapabilityInfo](data=[_capability(each) for _, each in sorted(discovery.capabilities().items())])
+
+    @routes.get("/presets")
+    def presets(capability: str | None = None, caller: Principal = Depends(reader)) -> Page[Preset]:
+        """Curated checkpoints and training sizes."""
+        return Page[Preset](data=discovery.every_preset() if capability is None else discovery.presets(capability))
+
+    @routes.post("/sources/describe")
+    def describe_source(body: SourceDescribe, caller: Principal = Depends(writer)) -> SourceInfo:
+        """Licence, size and files of a source before anything is fetched. Reaches out to it."""
+        return catalog.describe_source(body.source, revision=body.revision, kind=body.kind)
+
+    return routes
+
+
+def _add_artifacts(
+    routes: APIRouter,
+    catalog: CatalogService,
+    db: Database,
+    reader: PrincipalDependency,
+    writer: PrincipalDependency,
+    *,
+    path: str,
+    kind: str,
+) -> None:
+    """The same four routes for models and for data sets."""
+    noun = {"model": "model", "dataset": "data set"}[kind]
+
+    def named(verb: str) -> str:
+        return f"{verb}_{path}"
+
+    @routes.get(f"/{path}", name=named("list"), summary=f"List the {noun}s")
+    def list_artifacts(
+        search: str | None = None,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        caller: Principal = Depends(reader),
+    ) -> Page[Artifact]:
+        """Names with their newest version, by name; `search` are words in name, card, task, licence or source."""
+        with db.reading() as session:
+            return catalog.list(session, caller.project_id, kind, search, after, limit)
+
+    @routes.post(f"/{path}", name=named("register"), status_code=201, summary=f"Register a {noun} version")
+    def register(body: VersionCreate, caller: Principal = Depends(writer)) -> Version:
+        """Make a version of files that lie in the storage already."""
+        if body.kind not in (None, kind):
+            raise InvalidRequest(f"This route registers a {noun}, not a {body.kind!r}.", param="kind")
+        # Reading the files can take long: not within the transaction.
+        catalog.verify(body.files, kind)
+        with db.transaction() as session:
+            parents = [catalog.resolve(session, caller.project_id, parent, kind=None).id for parent in body.parents]
+            known = body.model_dump(exclude={"files", "kind", "parents", "name"})
+            return catalog.register(
+                session,
+                caller.project_id,
+                kind=kind,
+                name=body.name,
+                files=body.files,
+                parents=parents,
+                verified=True,
+                **known,
+            )
+
+    @routes.get(f"/{path}/{{ref:path}}", name=named("show"), summary=f"Show a {noun}")
+    def show(ref: str, caller: Principal = Depends(reader)) -> ArtifactDetail:
+        """The version that a reference means, its licences and its sister versions."""
+        with db.reading() as session:
+            return catalog.describe(session, caller.project_id, ref, kind)
+
+    @routes.delete(f"/{path}/{{ref:path}}", name=named("remove"), summary=f"Remove a {noun}")
+    def remove(ref: str, dry_run: bool = False, force: bool = False, caller: Principal = Depends(writer)) -> Removal:
+        """Remove one version, or every version of a plain name."""
+        with db.transaction() as session:
+            return catalog.remove(session, caller.project_id, ref, kind, dry_run, force=force, moved_by=caller.key_id)
+
+
+def _capability(capability: Capability) -> CapabilityInfo:
+    return CapabilityInfo(
+        name=capability.name,
+        summary=capability.summary,
+        extra=capability.extra,
+        tasks=[_task(task) for task in capability.tasks],
+    )
+
+
+def _task(task: Task) -> TaskInfo:
+    schema: Callable[[type[BaseModel] | None], dict[str, object] | None] = lambda kind: (
+        None if kind is None else kind.model_json_schema()
+    )
+    return TaskInfo(
+        name=task.name,
+        mode=task.mode,
+        engines=[*(["predictor"] if task.predictor else []), *task.predictors, *task.servers],
+        metrics=[*task.metrics],
+        trainable=task.trainer is not None,
+        evaluable=task.evaluator is not None,
+        input=task.input.model_json_schema(),
+        output=task.output.model_json_schema(),
+        options=schema(task.options),
+        train_params=schema(task.train_params),
+        evaluate_params=schema(task.evaluate_params),
+        resources=asdict(task.resources),
+    )
