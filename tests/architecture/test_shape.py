@@ -37,6 +37,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "licences.py": "which restrictions a family inherits",
         "aliases.py": "moves of names, recorded",
         "lineage.py": "edges, graphs and the family tree",
+        "finding.py": "what a reference means, lists and searches",
     },
     "jobs": {
         "executors/": "local processes and Ray, behind one protocol",
@@ -46,11 +47,13 @@ DRIVERS: dict[str, dict[str, str]] = {
         "folder.py": "the layout of an attempt's folder",
         "shipping.py": "the journal over HTTP from another machine",
         "slots.py": "which runs fit together",
+        "attempts.py": "how a run moves from attempt to attempt",
     },
     "serving": {
         "reconciler.py": "the only writer of observed state",
         "backends/": "local processes and Ray Serve, behind one protocol",
         "worker.py": "a replica's process",
+        "place.py": "what the reconciler keeps in mind",
         "pool.py": "which replica answers a request, in memory",
     },
     "gateway": {
@@ -60,6 +63,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "proxy.py": "engines that already speak the protocol",
         "errors.py": "one envelope for every failure",
         "tasks.py": "/v1/tasks",
+        "language.py": "answering chat and completion requests",
         "middleware.py": "request ids, body limits",
         "sampling.py": "which parameters are honoured, ignored or refused",
         "exchange.py": "one request's way to a replica and back",
