@@ -35,7 +35,6 @@ DRIVERS: dict[str, dict[str, str]] = {
         "pulling.py": "the job that fetches a source",
         "manifest.py": "the digest of a version",
         "licences.py": "which restrictions a family inherits",
-        "aliases.py": "moves of names, recorded",
         "lineage.py": "edges, graphs and the family tree",
         "finding.py": "what a reference means, lists and searches",
     },

@@ -1,0 +1,1 @@
+"""What every room stands on: settings, database, migrations, ids, clock, events, telemetry, lock, guarded requests."""
