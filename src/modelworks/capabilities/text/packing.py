@@ -101,13 +101,6 @@ def write_tokens(
     return total
 
 
-def token_rows(documents: Sequence[Document], tokenizer: PreTrainedTokenizerFast, end_id: int) -> Iterator[list[int]]:
-    """Each document's ids between two `end_id`s, so that its first token is predicted too."""
-    for batch in _batches(documents):
-        for ids in encode_plain(tokenizer, [document.text for document in batch]):
-            yield [end_id, *ids, end_id]
-
-
 def _append(file: object, ids: list[int]) -> int:
     np.asarray(ids, dtype=np.uint32).tofile(file)  # type: ignore[arg-type]
     return len(ids)

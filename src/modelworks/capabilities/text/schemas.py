@@ -28,7 +28,7 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
             "intermediate_size": 384,
             "context_length": 512,
             "batch_size": 4,
-            "steps": 500,
+            "steps": 600,
             "learning_rate": 3e-3,
             "warmup_steps": 30,
         },
@@ -70,7 +70,7 @@ class PretrainParams(BaseModel):
         None, ge=16, description="Tokens per training sequence; the context length when not given, and never above it."
     )
     batch_size: int = Field(4, ge=1, le=65_536, description="Training sequences per step.")
-    steps: int = Field(500, ge=1, le=100_000_000, description="Optimiser steps; ignored when tokens is given.")
+    steps: int = Field(600, ge=1, le=100_000_000, description="Optimiser steps; ignored when tokens is given.")
     tokens: int | None = Field(None, ge=1, description="Train on about this many tokens instead of a number of steps.")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="Highest learning rate, reached after the warm-up.")
     min_learning_rate_ratio: float = Field(0.1, ge=0, le=1, description="Where the cosine ends, as a part of learning_rate.")

@@ -105,6 +105,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library raises whatever its parser meets
         raise InvalidData(f"tokenizer.json of model {folder.name!r} cannot be read: {error}") from error
+    # How it was loaded is no part of it, but would be saved with it.
+    for argument in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(argument, None)
     return tokenizer
 
 

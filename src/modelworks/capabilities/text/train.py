@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from modelworks.capabilities.text import checkpoint as checkpoints
 from modelworks.capabilities.text.checkpoint import Position
 from modelworks.capabilities.text.data import Document, read_documents, split
 from modelworks.capabilities.text.engines.integrity import check_checkpoint
+from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.packing import Blocks, write_tokens
 from modelworks.capabilities.text.schemas import PretrainParams
 from modelworks.capabilities.text.tokenizer import (
@@ -114,9 +115,7 @@ def _model(run: Run, params: PretrainParams, vocabulary: _Vocabulary) -> Any:
     if run.has_input("base"):
         base = run.model("base").path
         check_checkpoint(base)
-        return AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
+        return load_model(base, torch.float32)
     config = Qwen3Config(
         # A multiple of 64 keeps the largest matrix aligned; ids beyond the tokenizer's never occur.
         vocab_size=math.ceil(len(vocabulary.tokenizer) / 64) * 64,
@@ -228,14 +227,11 @@ class _Training:
             group["lr"] = learning_rate
         loss = self._loss(inputs, targets)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise InvalidRequest(
-                f"Training diverged: the loss is {value} at step {self._at.step + 1}.",
-                hint=f"Lower learning_rate (it is {self._params.learning_rate:g}) or raise warmup_steps.",
-                code="training_diverged",
-            )
+        self._check_finite("loss", value)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._params.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._params.max_grad_norm)
+        # Seen before the weights are touched, so that no checkpoint ever holds them.
+        self._check_finite("gradient", float(norm))
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self._at = Position(
@@ -245,6 +241,14 @@ class _Training:
             last_loss=value,
         )
         return value
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise InvalidRequest(
+                f"Training diverged: the {what} is {value} at step {self._at.step + 1}.",
+                hint=f"Lower learning_rate (it is {self._params.learning_rate:g}) or raise warmup_steps.",
+                code="training_diverged",
+            )
 
     def _loss(self, inputs_bt: torch.Tensor, targets_bt: torch.Tensor) -> torch.Tensor:
         logits_btv = self._model(input_ids=inputs_bt, use_cache=False).logits

@@ -86,6 +86,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
             hint=f"Use auto, {computed} or u8.",
             param="kv_cache_precision",
         )
+    num_cache_blocks = _cache_blocks(checkpoint, options, cache_precision, BLOCK_TOKENS)
     folder = converted(checkpoint.folder, checkpoint.digest, int8=precision == "int8")
     properties: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": computed,
@@ -105,7 +106,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
     return OpenVINOEngine(
         folder,
         properties,
-        num_cache_blocks=_cache_blocks(checkpoint, options, cache_precision, BLOCK_TOKENS),
+        num_cache_blocks=num_cache_blocks,
         max_batch=options.max_batch,
         prefix_caching=options.prefix_caching,
         end_id=checkpoint.vocab_size - 1,

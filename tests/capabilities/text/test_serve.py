@@ -1,0 +1,374 @@
+"""Answering, by each engine."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.capabilities.text.conftest import Conversation, ask, local
+from transformers import AutoModelForCausalLM
+
+from modelworks.capabilities.text.schemas import ServeOptions
+from modelworks.capabilities.text.serve import Generator, OpenVINOGenerator, TransformersGenerator
+from modelworks.capabilities.text.tokenizer import load_tokenizer
+from modelworks.contract import LocalModel
+from modelworks.contract.errors import (
+    ContextLengthExceeded,
+    InvalidData,
+    InvalidRequest,
+    ModelworksError,
+    UnsafeArtifact,
+    UnsupportedArchitecture,
+    UnsupportedParameter,
+)
+from modelworks.contract.generation import GenerationInput
+
+PROMPT = "The rain reached the valley"
+CHAT = [{"role": "user", "content": "Tell me about Chapter 3."}]
+
+
+def greedy_of(folder: Path, ids: list[int], number: int) -> tuple[list[int], list[float]]:
+    """Tokens and their log-probabilities as transformers' own generate gives them."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    output = model.generate(
+        torch.tensor([ids]),
+        max_new_tokens=number,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        eos_token_id=None,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    tokens = output.sequences[0, len(ids) :].tolist()
+    logprobs = [float(logits[0].log_softmax(-1)[token]) for logits, token in zip(output.logits, tokens, strict=True)]
+    return tokens, logprobs
+
+
+async def test_greedy_tokens_and_logprobs_are_the_checkpoints(generator: Generator, model: LocalModel) -> None:
+    ids = load_tokenizer(model.path)(PROMPT)["input_ids"]
+    expected, logprobs = greedy_of(model.path, ids, 24)
+    reply = (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=24, logprobs=True)).only
+    ended = next((number for number, token in enumerate(expected) if token in (0, 2)), 24)
+    assert reply.token_ids == expected[:ended]
+    assert [each.logprob for each in reply.logprobs] == pytest.approx(logprobs[:ended], abs=2e-4)
+
+
+@pytest.mark.parametrize("opened", [OpenVINOGenerator, TransformersGenerator])
+async def test_a_real_llama_is_answered_for_exactly(stories: LocalModel, opened: type[Generator]) -> None:
+    generator = opened(stories, ServeOptions(num_threads=1))
+    try:
+        ids = load_tokenizer(stories.path)("Once upon a time")["input_ids"]
+        expected, logprobs = greedy_of(stories.path, ids, 64)
+        reply = (await ask(generator, prompt="Once upon a time", temperature=0, max_tokens=64, logprobs=True)).only
+        assert reply.token_ids == expected
+        assert reply.text.startswith(", there was a little")
+        assert [each.logprob for each in reply.logprobs] == pytest.approx(logprobs, abs=2e-4)
+        with pytest.raises(InvalidRequest, match="no chat template"):
+            await ask(generator, messages=CHAT)
+    finally:
+        generator.close()
+
+
+async def test_usage_is_counted_and_first_of_all_the_prompt(generator: Generator, model: LocalModel) -> None:
+    tokenizer = load_tokenizer(model.path)
+    text = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    prompt_tokens = len(tokenizer(text)["input_ids"])
+    answer = await ask(generator, messages=CHAT, max_tokens=12, seed=1, n=2)
+    assert answer.first_usage is not None
+    assert answer.first_usage.prompt_tokens == answer.usage.prompt_tokens == prompt_tokens
+    assert answer.usage.completion_tokens == sum(len(reply.token_ids) for reply in answer.replies.values())
+    for reply in answer.replies.values():
+        assert reply.text == tokenizer.decode(reply.token_ids, skip_special_tokens=True)
+
+
+async def test_a_seed_decides_the_answer_whatever_else_is_being_answered(generator: Generator) -> None:
+    async def seeded(seed: int, wait: int = 0) -> Conversation:
+        for _ in range(wait):
+            await asyncio.sleep(0)
+        return await ask(generator, prompt=PROMPT, seed=seed, temperature=1.0, max_tokens=24, logprobs=True)
+
+    alone = await seeded(5)
+    crowd = [ask(generator, prompt=f"{PROMPT} {number}", temperature=1.3, max_tokens=16 + number) for number in range(6)]
+    again, other, later, *_ = await asyncio.gather(seeded(5), seeded(6), seeded(5, wait=20), *crowd)
+    assert again.only.token_ids == later.only.token_ids == alone.only.token_ids
+    assert other.only.token_ids != alone.only.token_ids
+    expected = [each.logprob for each in alone.only.logprobs]
+    assert [each.logprob for each in again.only.logprobs] == pytest.approx(expected, abs=1e-4)
+
+
+async def test_many_at_once_get_what_each_gets_alone(generator: Generator) -> None:
+    prompts = [
+        PROMPT,
+        "The soup",
+        "大雪",
+        "The lathe was repaired on",
+        "A",
+        "The rice pleased every guest",
+        "2 4 6 8",
+        "云" * 30,
+    ]
+    alone = [(await ask(generator, prompt=prompt, temperature=0, max_tokens=20)).only.token_ids for prompt in prompts]
+    together = await asyncio.gather(*(ask(generator, prompt=prompt, temperature=0, max_tokens=20) for prompt in prompts))
+    assert [answer.only.token_ids for answer in together] == alone
+
+
+async def test_choices_differ_and_the_first_is_the_one_alone(generator: Generator) -> None:
+    one = await ask(generator, prompt=PROMPT, seed=9, temperature=1.0, max_tokens=16)
+    three = await ask(generator, prompt=PROMPT, seed=9, temperature=1.0, max_tokens=16, n=3)
+    assert set(three.replies) == {0, 1, 2}
+    assert three.replies[0].token_ids == one.only.token_ids
+    assert len({tuple(reply.token_ids) for reply in three.replies.values()}) == 3
+    unseeded = [await ask(generator, prompt=PROMPT, temperature=1.0, max_tokens=16) for _ in range(3)]
+    assert len({tuple(answer.only.token_ids) for answer in unseeded}) == 3
+
+
+async def test_text_ends_before_a_stop_string(generator: Generator) -> None:
+    whole = (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=30)).only
+    assert len(whole.text) > 20
+    # Three letters from the middle: seldom a token of their own.
+    stop = whole.text[9:12]
+    cut = await ask(generator, prompt=PROMPT, temperature=0, max_tokens=30, stop=["never", stop])
+    assert cut.only.text == whole.text[: whole.text.index(stop)]
+    assert cut.only.finish_reason == "stop"
+    assert cut.usage.completion_tokens == len(cut.only.token_ids) < len(whole.token_ids)
+    beginning = whole.text[-2:] + "\0"
+    held = (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=30, stop=[beginning])).only
+    assert held.text == whole.text
+
+
+async def test_an_end_token_ends_the_answer_and_is_not_part_of_it(generator: Generator, model: LocalModel) -> None:
+    for seed in range(40):
+        reply = (await ask(generator, prompt="The soup", seed=seed, temperature=1.2, top_p=1.0)).only
+        assert not set(reply.token_ids) & {0, 2}
+        if reply.finish_reason == "stop":
+            return
+    pytest.fail("forty answers without an end")
+
+
+async def test_an_answer_goes_to_the_end_of_the_context_and_no_further(generator: Generator) -> None:
+    ids = [10] * 120
+    answer = await ask(generator, prompt_ids=ids, max_tokens=8, temperature=0, **{"logit_bias": {2: -100, 0: -100}})
+    assert (answer.usage.completion_tokens, answer.only.finish_reason) == (8, "length")
+    rest = await ask(generator, prompt_ids=ids, temperature=0, logit_bias={2: -100, 0: -100})
+    assert (rest.usage.completion_tokens, rest.only.finish_reason) == (8, "length")
+    with pytest.raises(ContextLengthExceeded, match=r"128 tokens, but 129 .*: 120 in the prompt and 9"):
+        await ask(generator, prompt_ids=ids, max_tokens=9)
+    with pytest.raises(ContextLengthExceeded, match=r"128 tokens, and the prompt has 128"):
+        await ask(generator, prompt_ids=[10] * 128)
+    with pytest.raises(ContextLengthExceeded, match="prompt has"):
+        await ask(generator, prompt=PROMPT * 2000)
+
+
+async def test_logprobs_with_alternatives_and_their_bytes(generator: Generator) -> None:
+    plain = await ask(generator, prompt="大", temperature=0, max_tokens=12, logprobs=True)
+    rich = await ask(generator, prompt="大", temperature=0, max_tokens=12, logprobs=True, top_logprobs=3)
+    assert rich.only.token_ids == plain.only.token_ids
+    assert len(rich.only.logprobs) == 12
+    for one, other in zip(plain.only.logprobs, rich.only.logprobs, strict=True):
+        assert other.logprob == pytest.approx(one.logprob, abs=2e-4)
+        assert other.top[0].token_id == other.token_id
+        assert other.top[0].logprob >= other.top[1].logprob >= other.top[2].logprob
+    assert bytes(byte for each in rich.only.logprobs for byte in each.bytes).decode("utf-8", "replace") == rich.only.text
+
+
+async def test_penalties_and_bias_are_honoured_alike(openvino: Generator, transformers: Generator) -> None:
+    cases: list[dict[str, Any]] = [
+        {"presence_penalty": 1.5},
+        {"frequency_penalty": 0.7},
+        {"repetition_penalty": 1.4},
+        {"logit_bias": {50: 100}},
+    ]
+    plain = (await ask(openvino, prompt=PROMPT, temperature=0, max_tokens=24)).only.token_ids
+    for case in cases:
+        ours = (await ask(openvino, prompt=PROMPT, temperature=0, max_tokens=24, **case)).only.token_ids
+        theirs = (await ask(transformers, prompt=PROMPT, temperature=0, max_tokens=24, **case)).only.token_ids
+        assert ours == theirs, case
+        assert ours != plain, case
+
+
+async def test_the_prompt_comes_back_when_asked_for(generator: Generator) -> None:
+    plain = (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=6)).only
+    echoed = (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=6, echo=True)).only
+    assert echoed.text == PROMPT + plain.text
+    assert echoed.token_ids == plain.token_ids
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "said"),
+    [
+        ({"prompt": ""}, InvalidRequest, "empty"),
+        ({"prompt_ids": []}, InvalidRequest, "empty"),
+        ({"messages": []}, InvalidRequest, "no messages"),
+        ({"prompt_ids": [1, 99999]}, InvalidRequest, "99999"),
+        ({"prompt_ids": [-1]}, InvalidRequest, "-1"),
+        ({"prompt": "x", "logit_bias": {99999: 1}}, InvalidRequest, "logit_bias"),
+        ({"prompt": "x", "top_logprobs": 2}, InvalidRequest, "needs logprobs"),
+        ({"prompt": "x", "echo": True, "logprobs": True}, UnsupportedParameter, "prompt are not computed"),
+        ({"messages": CHAT, "tools": [{"type": "function"}]}, UnsupportedParameter, "no place for tools"),
+    ],
+)
+async def test_what_cannot_be_answered_is_refused(
+    transformers: Generator, request_: dict[str, Any], error: type[ModelworksError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        await ask(transformers, **request_)
+
+
+async def idle(generator: Generator) -> bool:
+    """Whether the engine lets go of everything; it does so at its next step."""
+    for _ in range(2000):
+        if generator.num_running == 0:
+            return True
+        await asyncio.sleep(0.005)
+    return False
+
+
+async def test_closing_the_stream_frees_the_sequence(generator: Generator) -> None:
+    stream = generator.stream(GenerationInput(prompt=PROMPT, temperature=1.0, n=3, logit_bias={2: -100, 0: -100}))
+    await anext(stream)
+    await anext(stream)
+    assert generator.num_running == 3
+    await stream.aclose()
+    assert await idle(generator)
+    # In prefill: closed before any token was computed.
+    stream = generator.stream(GenerationInput(prompt_ids=[11] * 100))
+    await anext(stream)
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await stream.aclose()
+    assert await idle(generator)
+    assert (await ask(generator, prompt=PROMPT, max_tokens=2)).usage.completion_tokens <= 2
+
+
+async def test_more_than_fit_at_once_wait_their_turn(model: LocalModel) -> None:
+    for opened in (OpenVINOGenerator, TransformersGenerator):
+        generator = opened(model, ServeOptions(max_batch=2, num_threads=1, prefix_caching=False))
+        try:
+            answers = await asyncio.gather(*(ask(generator, prompt=PROMPT, temperature=0, max_tokens=8) for _ in range(6)))
+            assert len({tuple(answer.only.token_ids) for answer in answers}) == 1
+        finally:
+            generator.close()
+
+
+async def test_a_closed_replica_ends_its_answers_and_refuses_new_ones(model: LocalModel) -> None:
+    for opened in (OpenVINOGenerator, TransformersGenerator):
+        generator = opened(model, ServeOptions(num_threads=1))
+        stream = generator.stream(GenerationInput(prompt=PROMPT, logit_bias={2: -100, 0: -100}, max_tokens=100))
+        await anext(stream)
+        await anext(stream)
+        generator.close()
+        with pytest.raises(ModelworksError, match="shutting down"):
+            async for _ in stream:
+                pass
+        with pytest.raises(ModelworksError, match="shutting down"):
+            await ask(generator, prompt=PROMPT)
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+async def test_lower_precisions_answer_nearly_alike(model: LocalModel, openvino: Generator, precision: Any) -> None:
+    generator = OpenVINOGenerator(model, ServeOptions(precision=precision, num_threads=2))
+    try:
+        exact = (await ask(openvino, prompt=PROMPT, temperature=0, max_tokens=1, logprobs=True, top_logprobs=5)).only
+        rough = (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=1, logprobs=True, top_logprobs=5)).only
+        near = {each.token_id: each.logprob for each in rough.logprobs[0].top}
+        shared = [(each.logprob, near[each.token_id]) for each in exact.logprobs[0].top if each.token_id in near]
+        assert len(shared) >= 3
+        assert any(one != other for one, other in shared), "the precision made no difference at all"
+        assert [one for one, _ in shared] == pytest.approx([other for _, other in shared], abs=0.25)
+    finally:
+        generator.close()
+
+
+def test_options_that_do_not_fit_are_refused(model: LocalModel, stories: LocalModel) -> None:
+    with pytest.raises(UnsupportedParameter, match="no precision int8"):
+        TransformersGenerator(model, ServeOptions(precision="int8"))
+    with pytest.raises(UnsupportedParameter, match="kv_cache_precision"):
+        OpenVINOGenerator(model, ServeOptions(precision="f32", kv_cache_precision="bf16"))
+    with pytest.raises(InvalidRequest, match="multiple of 32"):
+        OpenVINOGenerator(stories, ServeOptions(precision="int8"))
+    with pytest.raises(InvalidRequest, match="needs a model"):
+        Generator(None)
+
+
+def changed(model: LocalModel, folder: Path, change: Callable[[Path], None]) -> LocalModel:
+    shutil.copytree(model.path, folder)
+    change(folder)
+    return local(folder)
+
+
+def with_config(**values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    return change
+
+
+def test_a_cache_smaller_than_a_context_is_refused_with_what_would_fit(model: LocalModel, tmp_path: Path) -> None:
+    long = changed(model, tmp_path / "long", with_config(max_position_embeddings=65_536))
+    with pytest.raises(InvalidRequest, match="cannot hold one context of 65536") as caught:
+        OpenVINOGenerator(long, ServeOptions(cache_size_bytes=1 << 20))
+    # Two layers of one head of 32 numbers, keys and values, in f32: 512 bytes a token, 64 blocks in all, one to spare.
+    assert "at most 2016," in (caught.value.hint or "")
+    generator = OpenVINOGenerator(long, ServeOptions(cache_size_bytes=1 << 20, context_length=2016))
+    generator.close()
+    assert generator.context_length == 2016
+
+
+def test_damaged_and_unsafe_models_are_refused_at_opening(model: LocalModel, tmp_path: Path) -> None:
+    def truncate(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-10])
+
+    with pytest.raises(InvalidData, match="truncated"):
+        Generator(changed(model, tmp_path / "a", truncate))
+    with pytest.raises(UnsafeArtifact):
+        Generator(
+            changed(model, tmp_path / "b", lambda folder: (folder / "model.safetensors").rename(folder / "model.bin") and None)
+        )
+    with pytest.raises(InvalidData, match=r"no tokenizer\.json"):
+        Generator(changed(model, tmp_path / "c", lambda folder: (folder / "tokenizer.json").unlink()))
+    with pytest.raises(UnsupportedArchitecture, match=r"'mystery'.*openvino: .*transformers: "):
+        Generator(changed(model, tmp_path / "d", with_config(model_type="mystery")))
+    with pytest.raises(InvalidData, match="lacks"):
+        Generator(changed(model, tmp_path / "e", with_config(num_hidden_layers=3)))
+
+
+async def test_an_architecture_that_openvino_does_not_read_is_answered_by_transformers(
+    tmp_path: Path, model: LocalModel
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    size = len(load_tokenizer(model.path))
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=size, n_positions=64, n_embd=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=2)
+    ).save_pretrained(tmp_path)
+    load_tokenizer(model.path).save_pretrained(tmp_path)
+    generator = Generator(local(tmp_path))
+    try:
+        assert generator.engine == "transformers"
+        assert (await ask(generator, prompt=PROMPT, max_tokens=4)).usage.completion_tokens <= 4
+    finally:
+        generator.close()
+    with pytest.raises(UnsupportedArchitecture, match="gpt2"):
+        OpenVINOGenerator(local(tmp_path))
+
+
+def test_the_best_engine_is_chosen_and_a_conversion_is_kept(model: LocalModel, openvino: Generator, engine_cache: Path) -> None:
+    before = {folder.name for folder in engine_cache.iterdir()}
+    assert before
+    generator = Generator(model, ServeOptions(num_threads=1))
+    generator.close()
+    assert generator.engine == "openvino"
+    assert {folder.name for folder in engine_cache.iterdir()} == before
+    assert not any(name.startswith(".") for name in before), "half a conversion was left behind"
