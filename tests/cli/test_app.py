@@ -22,6 +22,10 @@ from modelworks.cli.output import plain, size_text, table, width
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cli" / "help.txt"
 SOURCES = Path(__file__).parents[2] / "src" / "modelworks" / "cli"
+VERBS = (
+    *("serve", "status", "doctor", "pull", "ls", "show", "tree", "rm", "alias", "data", "train", "evaluate", "jobs", "logs"),
+    *("cancel", "resume", "deploy", "undeploy", "ps", "chat", "run", "keys", "usage"),
+)
 VERSION = {
     "id": "mdl_1",
     "name": "base",
@@ -40,7 +44,7 @@ def test_help_lists_every_verb(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
     done = cli("--help")
     assert done.code == 0
     assert done.out == GOLDEN.read_text(encoding="utf-8")
-    for verb in ["serve", "status", "doctor", "pull", "ls", "show", "tree", "rm", "alias", "data", "train", "jobs", "logs", "cancel", "resume", "evaluate", "deploy", "undeploy", "ps", "chat", "run", "keys", "usage"]:
+    for verb in VERBS:
         assert re.search(rf"^  {verb} ", done.out, re.MULTILINE), verb
 
 

@@ -77,18 +77,21 @@ def pull(
     name: Annotated[str | None, typer.Option("--name", help="What to call it; by default the source's last part.")] = None,
     dataset: Annotated[bool, typer.Option("--dataset", help="It is a data set, not a model.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the source.")] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="The licence, where the source does not state it.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait: print the run's id.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
     output: Output = Format.table,
 ) -> None:
     """Fetch a model from elsewhere into the catalog. Its licence and size are shown first."""
+    from modelworks.transport import given
+
     kind = "dataset" if dataset else "model"
     with connect() as client:
         uri, revision = _locate(client, source, revision)
         info = client.server.describe_source(uri, revision=revision, kind=kind)
         note(tr("Source:   {source}", source=plain(info.get("uri") or uri)))
-        note(tr("Licence:  {licence}", licence=plain(info.get("licence") or tr("not stated"))))
+        note(tr("Licence:  {licence}", licence=plain(info.get("licence") or licence or tr("not stated"))))
         if info.get("revision"):
             note(tr("Revision: {revision}", revision=plain(info["revision"])))
         size = info.get("size_bytes")
@@ -103,7 +106,8 @@ def pull(
         if not confirm(tr("Fetch it under this licence?"), yes=yes):
             raise typer.Exit(1)
         chosen = name or info.get("name") or uri.rstrip("/").rsplit("/", 1)[-1].partition("@")[0]
-        params = {"source": uri, "kind": kind}
+        # The licence that was shown is the one agreed to: another one at the source stops the pull.
+        params = given(source=uri, kind=kind, licence=licence, licence_accepted=info.get("licence"))
         # What was shown is what is fetched: a branch that moves in between must not bring another licence.
         fixed = info.get("revision") or revision
         if fixed:

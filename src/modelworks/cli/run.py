@@ -221,7 +221,7 @@ class ProgressLine:
         if kind == "progress":
             self._progress, self._dirty = _progress_text({"progress": data}), True
         elif kind == "metrics":
-            values = data.get("values") or data
+            values = data.get("metrics") or data.get("values") or {}
             self._metrics |= {key: value for key, value in values.items() if isinstance(value, int | float) and key != "step"}
             self._dirty = True
         else:
