@@ -22,6 +22,8 @@ from modelworks.kernel.serving.schemas import DeployedModel, Route
 
 #: A replica that refused a connection is passed over for so long; the reconciler finds out what happened meanwhile.
 SUSPECT_S = 2.0
+#: How long a request that would be refused waits for a table that is up to date.
+_CATCH_UP_S = 2.0
 
 
 @dataclass(slots=True, eq=False)
@@ -109,8 +111,9 @@ class ReplicaPool:
         self._changed: asyncio.Event | None = None
         self._waiting: dict[str, int] = {}
         self._http: aiohttp.ClientSession | None = None
-        self._on_wake: Callable[[], None] | None = None
-        self._generation = 0
+        self._on_wake: Callable[[], object] | None = None
+        self._expected = 0
+        self._covered = 0
 
     # --- life cycle -------------------------------------------------------------------------------------------------
 
@@ -146,17 +149,25 @@ class ReplicaPool:
 
     # --- written by the reconciler, from its thread -----------------------------------------------------------------
 
-    def on_wake(self, wake: Callable[[], None]) -> None:
-        """Register what makes the reconciler look again at once: it must publish soon after."""
+    def on_wake(self, wake: Callable[[], object]) -> None:
+        """Register what makes the reconciler look again at once."""
         self._on_wake = wake
 
     def wake_reconciler(self) -> None:
-        """Ask for a fresh look: a replica did not answer, or a name is not known yet."""
+        """Ask for a fresh look: a replica did not answer."""
         if self._on_wake is not None:
             self._on_wake()
 
-    def publish(self, table: Table) -> None:
-        """Replace the table (thread-safe). Slots of replicas that stay must be the same objects."""
+    def expect(self, change: int) -> None:
+        """A change was announced (thread-safe): nobody is refused by a table that does not cover it yet."""
+        self._expected = change
+
+    def publish(self, table: Table, covers: int = 0) -> None:
+        """Replace the table (thread-safe). Slots of replicas that stay must be the same objects.
+
+        Args:
+            covers: the last change that had been announced when the wishes were read for this table.
+        """
         by_reference: dict[tuple[str, str], Target] = {}
         for (project_id, _), target in table.items():
             for reference in target.references:
@@ -165,14 +176,12 @@ class ReplicaPool:
                 if other is None or not other.slots:
                     by_reference[project_id, reference] = target
         self._snapshot = _Snapshot(table, by_reference)
+        self._covered = covers
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._announce)
-        else:
-            self._generation += 1
 
     def _announce(self) -> None:
-        self._generation += 1
         if self._changed is not None:
             self._changed.set()
             self._changed = asyncio.Event()
@@ -219,9 +228,11 @@ class ReplicaPool:
 
     async def wait(self, project_id: str, model_name: str, wait_s: float | None) -> Slot | Route:
         """The slow path of `acquire`: not known yet, loading, or failed."""
+        if self._covered < self._expected:
+            await self._catch_up()
         target = self._find(project_id, model_name)
         if target is None:
-            target = await self._look_again(project_id, model_name)
+            raise self._not_found(project_id, model_name)
         deadline = time.monotonic() + (self._load_wait_s if wait_s is None else wait_s)
         deployment_id = target.model.deployment_id
         if self._waiting.get(deployment_id, 0) >= self._max_queue:
@@ -263,17 +274,12 @@ class ReplicaPool:
             else:
                 del self._waiting[deployment_id]
 
-    async def _look_again(self, project_id: str, model_name: str) -> Target:
-        """A deployment made a moment ago may not be published yet: let the reconciler look once before saying "unknown"."""
-        changed = self._changed
-        if self._on_wake is not None and changed is not None:
-            self._on_wake()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), 1.0)
-        target = self._find(project_id, model_name)
-        if target is None:
-            raise self._not_found(project_id, model_name)
-        return target
+    async def _catch_up(self) -> None:
+        """Wait for a table that knows of every announced change: what was deployed a moment ago may not be published yet."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP_S):
+                while (changed := self._changed) is not None and self._covered < self._expected:
+                    await changed.wait()
 
     def _not_found(self, project_id: str, model_name: str) -> ModelNotFound:
         names = [model.name for model in self.snapshot(project_id)]

@@ -117,6 +117,10 @@ class Reconciler:
         self._retry: set[str] = set()
         self._read_at = float("-inf")
         self._stale = True
+        #: Changes are counted, so that the pool knows whether a table covers the last one.
+        self._announcing = threading.Lock()
+        self._announced = 1
+        self._covered = 0
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -130,6 +134,7 @@ class Reconciler:
 
     def start(self) -> None:
         """Clear away what an earlier server left and begin."""
+        self._pool.expect(self._announced)
         self._recover()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
         self._thread.start()
@@ -158,6 +163,9 @@ class Reconciler:
         deployment_id = payload.get("deployment_id")
         if isinstance(deployment_id, str):
             self._retry.add(deployment_id)
+        with self._announcing:
+            self._announced += 1
+            self._pool.expect(self._announced)
         self.wake()
 
     def _run(self) -> None:
@@ -179,8 +187,10 @@ class Reconciler:
         reading = self._stale or time.monotonic() - self._read_at > READ_EVERY_S
         if reading:
             self._stale = False
+            announced = self._announced
             try:
                 self._read()
+                self._covered = announced
             except Exception:
                 # The database is away: what runs is looked after all the same.
                 log.exception("the deployments cannot be read")
@@ -407,7 +417,8 @@ class Reconciler:
                 (wish.row.project_id, wish.row.name): target_of(wish, places)
                 for wish in self._wishes.values()
                 if wish.row.state != "removed"
-            }
+            },
+            self._covered,
         )
 
     def _write(self, todo: _Turn, dirty: list[Place]) -> None:
