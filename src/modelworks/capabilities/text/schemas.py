@@ -158,7 +158,9 @@ class ServeOptions(BaseModel):
         "auto", description="Numbers the attention cache is kept in. auto: f32 with precision f32, else u8 (openvino only)."
     )
     context_length: int | None = Field(
-        None, ge=16, description="Longest prompt and answer together, in tokens; the model's own when not given."
+        None,
+        ge=16,
+        description="Longest prompt and answer together, in tokens. When not given: the model's own, or what the cache holds.",
     )
     cache_size_bytes: int = Field(512 << 20, ge=1 << 20, description="Memory for the attention cache (openvino).")
     max_batch: int = Field(32, ge=1, le=1024, description="Sequences generated at the same time; more wait their turn.")

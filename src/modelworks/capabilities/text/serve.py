@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from modelworks.capabilities.text.engines.base import Decoding, Step, Ticket, TokenEngine
+from modelworks.capabilities.text.engines.base import Decoding, Step, Ticket
 from modelworks.capabilities.text.engines.opening import (
     Checkpoint,
+    Opened,
     generation_defaults,
     open_any,
     open_openvino,
@@ -47,7 +48,7 @@ class Generator:
         InvalidRequest: an option does not fit the model.
     """
 
-    _open: Callable[[Checkpoint, ServeOptions], TokenEngine] = staticmethod(open_any)
+    _open: Callable[[Checkpoint, ServeOptions], Opened] = staticmethod(open_any)
 
     def __init__(self, model: LocalModel | None, options: BaseModel | None = None) -> None:
         if model is None:
@@ -59,8 +60,10 @@ class Generator:
         self._vocab_size = checkpoint.vocab_size
         self._defaults = generation_defaults(model.path)
         self._stop_ids = _stop_ids(self._defaults, checkpoint.config, self._tokenizer)
-        self.context_length = min(checkpoint.context_length, chosen.context_length or checkpoint.context_length)
-        self._engine = type(self)._open(checkpoint, chosen)
+        opened = type(self)._open(checkpoint, chosen)
+        self._engine = opened.engine
+        #: Prompt and answer together, in tokens.
+        self.context_length = opened.context_length
 
     @property
     def engine(self) -> str:

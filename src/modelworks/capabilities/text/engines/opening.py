@@ -8,7 +8,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from modelworks.capabilities.text.engines.transformers_model import Transformers
 from modelworks.capabilities.text.schemas import ServeOptions
 from modelworks.contract import LocalModel
 from modelworks.contract.errors import InvalidRequest, MissingExtra, UnsupportedArchitecture, UnsupportedParameter
+
+if TYPE_CHECKING:
+    from modelworks.capabilities.text.gguf_export import Shape
 
 _log = logging.getLogger(__name__)
 #: Below this many weights, precision "auto" is f32.
@@ -59,7 +62,15 @@ class Checkpoint:
         return cls(model.path, model.digest, config, _count(model.path), context, vocab_size)
 
 
-def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A running engine and the longest prompt and answer together that it takes, in tokens."""
+
+    engine: TokenEngine
+    context_length: int
+
+
+def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     """The batching engine.
 
     Raises:
@@ -71,8 +82,10 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
     try:
         from modelworks.capabilities.text.engines.openvino_engine import BLOCK_TOKENS, GraphDecoder, OpenVINOEngine
         from modelworks.capabilities.text.engines.openvino_model import converted
+        from modelworks.capabilities.text.gguf_export import Shape
     except ImportError as error:
         raise MissingExtra.of(error.name or "openvino-genai", "text") from error
+    shape = Shape.of(checkpoint.config)
     precision = options.precision
     if precision == "auto":
         precision = "f32" if checkpoint.num_parameters < _SMALL_MODEL else "int8"
@@ -86,7 +99,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
             hint=f"Use auto, {computed} or u8.",
             param="kv_cache_precision",
         )
-    num_cache_blocks = _cache_blocks(checkpoint, options, cache_precision, BLOCK_TOKENS)
+    num_cache_blocks, context_length = _cache(shape, options, cache_precision, BLOCK_TOKENS)
     folder = converted(checkpoint.folder, checkpoint.digest, int8=precision == "int8")
     properties: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": computed,
@@ -103,7 +116,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
         got = decoder.read(decoder.new_state(), probe, 0)
         _compare(checkpoint, probe, got, precision)
         del decoder
-    return OpenVINOEngine(
+    engine = OpenVINOEngine(
         folder,
         properties,
         num_cache_blocks=num_cache_blocks,
@@ -111,9 +124,10 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
         prefix_caching=options.prefix_caching,
         end_id=checkpoint.vocab_size - 1,
     )
+    return Opened(engine, context_length)
 
 
-def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
+def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     """The engine for any architecture.
 
     Raises:
@@ -135,10 +149,11 @@ def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> TokenEng
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     model = load_model(checkpoint.folder, torch.float32 if full else torch.bfloat16)
-    return LogitsEngine("transformers", TransformersDecoder(model), options.max_batch)
+    engine = LogitsEngine("transformers", TransformersDecoder(model), options.max_batch)
+    return Opened(engine, min(checkpoint.context_length, options.context_length or checkpoint.context_length))
 
 
-def open_any(checkpoint: Checkpoint, options: ServeOptions) -> TokenEngine:
+def open_any(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     """OpenVINO where it reads the architecture, transformers elsewhere.
 
     Raises:
@@ -177,26 +192,27 @@ def _probe_ids(vocab_size: int) -> list[int]:
     return [int(token) for token in np.random.default_rng(0).integers(0, vocab_size, _PROBE_LENGTH)]
 
 
-def _cache_blocks(checkpoint: Checkpoint, options: ServeOptions, cache_precision: str, block_tokens: int) -> int:
-    """Blocks that `cache_size_bytes` pays for, and no more than all choices could fill."""
-    config = checkpoint.config
-    heads = int(config["num_attention_heads"])
-    head_dim = int(config.get("head_dim") or int(config["hidden_size"]) // heads)
-    kv_heads = int(config.get("num_key_value_heads") or heads)
+def _cache(shape: Shape, options: ServeOptions, cache_precision: str, block_tokens: int) -> tuple[int, int]:
+    """Blocks that `cache_size_bytes` pays for, no more than all choices could fill; and the context that they hold."""
     # u8 keeps a scale and a zero point per token and head.
-    bytes_per_head = {"f32": 4 * head_dim, "bf16": 2 * head_dim, "u8": head_dim + 8}[cache_precision]
-    block_bytes = 2 * int(config["num_hidden_layers"]) * kv_heads * bytes_per_head * block_tokens
-    context = min(checkpoint.context_length, options.context_length or checkpoint.context_length)
-    context_blocks = math.ceil(context / block_tokens) + 1
-    blocks = min(options.cache_size_bytes // block_bytes, context_blocks * options.max_batch)
-    if blocks < context_blocks:
-        raise InvalidRequest(
-            f"An attention cache of {options.cache_size_bytes} bytes cannot hold one context of {context} tokens, "
-            f"which takes {context_blocks * block_bytes}.",
-            hint=f"Set context_length to at most {max(0, (blocks - 1) * block_tokens)}, or raise cache_size_bytes.",
-            param="cache_size_bytes",
-        )
-    return blocks
+    bytes_per_head = {"f32": 4 * shape.head_dim, "bf16": 2 * shape.head_dim, "u8": shape.head_dim + 8}[cache_precision]
+    block_bytes = 2 * shape.num_layers * shape.num_kv_heads * bytes_per_head * block_tokens
+    context = min(shape.context_length, options.context_length or shape.context_length)
+    affordable = options.cache_size_bytes // block_bytes
+    # One block to spare, since the library reserves the next one early.
+    fits = (affordable - 1) * block_tokens
+    if context > fits:
+        if options.context_length is not None or fits < block_tokens:
+            needed = (math.ceil(context / block_tokens) + 1) * block_bytes
+            raise InvalidRequest(
+                f"An attention cache of {options.cache_size_bytes} bytes cannot hold one context of {context} tokens, "
+                f"which takes {needed}.",
+                hint=f"Set context_length to at most {max(0, fits)}, or cache_size_bytes to at least {needed}.",
+                param="cache_size_bytes",
+            )
+        _log.warning("the context is %d tokens, not the model's %d, because cache_size_bytes holds no more", fits, context)
+        context = fits
+    return min(affordable, (math.ceil(context / block_tokens) + 1) * options.max_batch), context
 
 
 def _count(folder: Path) -> int:
