@@ -132,7 +132,7 @@ class FakeUpstream:
         self.body: bytes = b"{}"
         self.headers: dict[str, str] = {}
         #: Pieces of a streamed answer; None waits for ever, an exception breaks the connection.
-        self.pieces: list[bytes | None | Exception] = []
+        self.pieces: list[bytes | Exception | None] = []
 
     async def take(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json(loads=orjson.loads)
@@ -152,7 +152,7 @@ class FakeUpstream:
                 else:
                     await response.write(piece)
                     # One TCP segment each, so that the pieces arrive as they are cut.
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(0.001)
             await response.write_eof()
         except (asyncio.CancelledError, ConnectionResetError):
             self.hung_up.set()
@@ -180,7 +180,9 @@ async def serve(app: Any, stack: AsyncExitStack) -> str:
     """Serve an ASGI application with uvicorn as the product does; returns its URL."""
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[bound]))
 
@@ -294,7 +296,8 @@ class Stage:
         sent = {"authorization": f"Bearer {self.secret}", "content-type": "application/json", **headers}
         async with self.http.post(self.url + path, data=data, headers=sent) as response:
             raw = await response.read()
-            return response.status, orjson.loads(raw) if raw[:1] in (b"{", b"[") else raw, response.headers
+            is_json = response.content_type == "application/json"
+            return response.status, orjson.loads(raw) if is_json else raw, response.headers
 
     async def events(self, path: str, body: dict[str, Any]) -> list[str]:
         """The blocks of a streamed answer as they came, comments included."""

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError
+from tests.kernel.gateway.conftest import Stage, chunk, hello, parsed, usage
 
 from modelworks.contract.generation import GenerationInput
-from tests.kernel.gateway.conftest import Stage, chunk, hello, parsed, usage
 
 HI: Any = [{"role": "user", "content": "Hi"}]
 
@@ -215,12 +215,20 @@ async def test_log_probabilities_have_bytes_and_alternatives(stage: Stage) -> No
         ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
         ({"messages": []}, "messages", "invalid_value"),
         ({"messages": None}, "messages", "invalid_type"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "robot", "content": "b"}]}, "messages.1.role", "invalid_value"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "robot", "content": "b"}]},
+            "messages.1.role",
+            "invalid_value",
+        ),
         ({"messages": [{"content": "a"}]}, "messages.0.role", "missing_required_parameter"),
         ({"messages": [{"role": "user"}]}, "messages.0.content", "missing_required_parameter"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "invalid_type"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}]},
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}
+                ]
+            },
             "messages.0.content.0",
             "unsupported_parameter",
         ),
@@ -247,7 +255,7 @@ async def test_unknown_fields_and_explicit_nulls_are_ignored(stage: Stage) -> No
         {
             "model": "tiny",
             "messages": HI,
-            **{name: None for name in ("temperature", "n", "stop", "tools", "stream", "seed", "max_tokens", "logprobs")},
+            **dict.fromkeys(("temperature", "n", "stop", "tools", "stream", "seed", "max_tokens", "logprobs")),
             "service_tier": "auto",
             "store": False,
             "metadata": {"a": "b"},

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from tests.kernel.gateway.conftest import Stage, chunk, parsed, usage
 
 from modelworks.contract.generation import GenerationInput
-from tests.kernel.gateway.conftest import Stage, chunk, parsed, usage
 
 
 def token(data: bytes, value: float, top: list[tuple[bytes, float]] = []) -> dict[str, Any]:  # noqa: B006 - never changed
@@ -72,7 +72,9 @@ async def test_the_four_forms_of_a_prompt(stage: Stage, prompt: Any, expected: l
 
     stage.replica.lines = lines
     answer = await stage.client.completions.create(model="tiny", prompt=prompt)
-    asked = sorted(({key: request[key] for key in request if key != "max_tokens"} for request in stage.replica.requests), key=str)
+    asked = sorted(
+        ({key: request[key] for key in request if key != "max_tokens"} for request in stage.replica.requests), key=str
+    )
     assert asked == sorted(expected, key=str)
     for request in stage.replica.requests:
         GenerationInput.model_validate(request)
