@@ -18,6 +18,7 @@ from modelworks.contract.errors import InvalidRequest, NotFound
 from modelworks.contract.media import File
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.egress import check_url
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.base.settings import Settings
@@ -243,8 +244,6 @@ class ServingService:
         return _Plan(engine_kind, engine, task.name, capability.name)
 
     def _plan_upstream(self, spec: DeploymentSpec) -> _Plan:
-        from modelworks.kernel.base.egress import check_url
-
         assert spec.base_url is not None  # noqa: S101 - the caller's condition
         if spec.engine not in (None, UPSTREAM):
             raise InvalidRequest(

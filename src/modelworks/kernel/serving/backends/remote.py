@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import httpx
+from aiohttp import ThreadedResolver
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from modelworks.contract.errors import ModelworksError
+from modelworks.kernel.base.egress import check_url
 from modelworks.kernel.serving.schemas import ReplicaSpec, ReplicaStatus
 
 PROBE_EVERY_S = 15.0
@@ -96,6 +100,29 @@ class RemoteBackend:
             return ReplicaStatus(state="failed", error=f"{spec.base_url} answers GET /models with HTTP {code}.")
         # Not every server lists its models; one that answers at all is there.
         return ReplicaStatus(state="ready", url=spec.base_url, upstream_model=spec.upstream_model or spec.name)
+
+
+class GuardedResolver(AbstractResolver):
+    """DNS for the pool's HTTP client: a name that leads into a private network is refused at the moment of connecting.
+
+    Args:
+        allow: hosts and networks that may be reached although they are private.
+    """
+
+    def __init__(self, allow: Sequence[str]) -> None:
+        self._allow = allow
+        self._inner: AbstractResolver | None = None
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        if self._inner is None:
+            self._inner = ThreadedResolver()
+        found = await self._inner.resolve(host, port, family)
+        check_url(f"http://{host}", self._allow, resolver=lambda _host, _port: [each["host"] for each in found])
+        return found
+
+    async def close(self) -> None:
+        if self._inner is not None:
+            await self._inner.close()
 
 
 def upstream_headers(api_key_env: str | None) -> dict[str, str]:
