@@ -335,13 +335,15 @@ class AsyncTasks(AsyncGroup):
         """JSON schemas of the task's input and output."""
         return dict(await self._transport.json("GET", f"/v1/tasks/{segment(task)}/schema"))
 
-    async def invoke(self, task: str, model: str, input: Any) -> Record:
+    async def invoke(self, task: str, model: str | None, input: Any) -> Record:
         """One answer; for a task of mode job the run that works on it."""
-        return dict(await self._transport.json("POST", f"/v1/tasks/{segment(task)}", json={"model": model, "input": input}))
+        return dict(
+            await self._transport.json("POST", f"/v1/tasks/{segment(task)}", json={**given(model=model), "input": input})
+        )
 
-    async def stream(self, task: str, model: str, input: Any) -> AsyncGenerator[Record, None]:
+    async def stream(self, task: str, model: str | None, input: Any) -> AsyncGenerator[Record, None]:
         """The outputs of a task of mode stream, as they come."""
-        body, headers = {"model": model, "input": input}, {"Accept": "application/x-ndjson"}
+        body, headers = {**given(model=model), "input": input}, {"Accept": "application/x-ndjson"}
         outputs = self._transport.events("POST", f"/v1/tasks/{segment(task)}", json=body, headers=headers)
         async with contextlib.aclosing(outputs) as items:
             async for item in items:

@@ -152,13 +152,13 @@ class Transport:
         if self.api_key:
             headers["Authorization"] = f"Bearer {self.api_key}"
         # A proxy meant for the internet must not stand between us and a server on this machine.
-        local = urlsplit(url).hostname in _LOOPBACK
+        self.is_local = urlsplit(url).hostname in _LOOPBACK
         self.http = httpx.AsyncClient(
             base_url=url,
             headers=headers,
             timeout=httpx.Timeout(timeout_s, connect=5.0),
             transport=handler,
-            trust_env=not local,
+            trust_env=not self.is_local,
         )
 
     async def aclose(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import string
 import subprocess
 import sys
@@ -250,3 +251,13 @@ def test_shell_completion() -> None:
     code = "import sys; sys.argv = ['modelworks']; from modelworks.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.split() == ["undeploy"]
+
+
+def test_the_reference_page_is_current() -> None:
+    """Regenerate with: python docs/reference/generate_cli.py"""
+    script = Path(__file__).parents[2] / "docs" / "reference" / "generate_cli.py"
+    generator = runpy.run_path(str(script))
+    page_text = generator["PAGE"].read_text(encoding="utf-8")
+    assert page_text == generator["render"]()
+    for verb in (*VERBS, "data add", "keys create"):
+        assert f"`modelworks {verb}`" in page_text

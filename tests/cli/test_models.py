@@ -220,3 +220,20 @@ def test_data_ls_and_show(cli: Cli, server: FakeServer) -> None:
     assert "corpus" in cli("data", "ls").out
     server.on("GET", "/api/datasets/corpus", VERSION)
     assert "sha256:" in cli("data", "show", "corpus").out
+
+
+def test_a_folder_travels_through_the_client_where_the_server_is_elsewhere(
+    cli: Cli, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelworks.transport._LOOPBACK", frozenset())
+    monkeypatch.setenv("NO_PROXY", "*")
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert cli("pull", str(folder), "--dry-run", "-o", "name").out == "config.json\n"
+    assert server.asked == []
+    server.on("HEAD", "/api/blobs/.*", Answer(status=200))
+    server.on("POST", "/api/models", lambda asked: Answer({**VERSION, **asked.json}, 201))
+    assert cli("pull", str(folder), "--licence", "MIT", "-o", "name").out == "mdl_1\n"
+    sent = server.calls("POST", "/api/models")[0].json
+    assert (sent["name"], sent["licence"], sent["files"][0]["path"]) == ("tiny", "MIT", "config.json")

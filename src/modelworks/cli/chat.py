@@ -11,6 +11,7 @@ import typer
 from modelworks.cli.connection import connect, json_of, text_of
 from modelworks.cli.messages import tr
 from modelworks.cli.output import Format, Output, coloured, is_terminal, note, print_json
+from modelworks.contract.errors import InvalidRequest, ModelworksError
 
 if TYPE_CHECKING:
     from modelworks.client import Modelworks
@@ -85,8 +86,6 @@ def ask(client: Modelworks, model: str, history: list[Message], fields: dict[str
 
 def talk(client: Modelworks, model: str, history: list[Message], fields: dict[str, Any]) -> None:
     """A conversation on the terminal until /exit or the end of input. A failed turn is told and not kept."""
-    from modelworks.contract.errors import ModelworksError
-
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - line editing and history for input()
     note(tr("Talking to {model}. /exit leaves, /clear forgets, Ctrl-C stops an answer.", model=model))
@@ -122,8 +121,8 @@ def talk(client: Modelworks, model: str, history: list[Message], fields: dict[st
 
 def run(
     task: Annotated[str, typer.Argument(help="Name of the task (text-generation, object-detection …).")],
-    model: Annotated[str, typer.Argument(help="Name of a deployment.")],
-    input_: Annotated[str, typer.Option("--input", "-i", help="The task's input as JSON, @file, or - for stdin.")],
+    model: Annotated[str | None, typer.Argument(help="Name of a deployment; none for a task without a model.")] = None,
+    input_: Annotated[str | None, typer.Option("--input", "-i", help="The input as JSON, @file, or - for stdin.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the task's JSON schemas instead of asking.")] = False,
     output: Output = Format.json,
 ) -> None:
@@ -132,6 +131,8 @@ def run(
         if schema:
             print_json(client.tasks.schema(task))
             return
+        if input_ is None:
+            raise InvalidRequest("The input is missing.", hint="Give --input JSON, --input @file or --input -.", code="usage")
         request = json_of(input_)
         mode = next((known.get("mode") for known in client.tasks.list() if task in (known.get("name"), known.get("id"))), None)
         if mode == "stream":

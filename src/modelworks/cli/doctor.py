@@ -148,10 +148,10 @@ def look_at_database(settings: Any) -> Iterator[Finding]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         yield Finding("database", "failure", f"It does not answer: {reason}", "Check MODELWORKS_DATABASE_URL and its server.")
     else:
-        if present == newest:
-            yield Finding("database", "ok", f"reachable, at migration {present}")
-        elif present is None:
+        if present is None:
             yield Finding("database", "ok", "reachable, still empty")
+        elif present == newest:
+            yield Finding("database", "ok", f"reachable, at migration {present}")
         else:
             yield Finding(
                 "database", "note", f"at migration {present}, newest is {newest}: it is backed up and migrated at start."

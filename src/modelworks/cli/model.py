@@ -88,6 +88,11 @@ def pull(
 
     kind = "dataset" if dataset else "model"
     with connect() as client:
+        folder = Path(source).expanduser()
+        if not _SCHEME.match(source) and folder.exists() and not client.transport.is_local:
+            # The server cannot see this machine's folders: the files travel through the client.
+            _upload(client, folder, name, kind, licence, dry_run=dry_run, output=output)
+            return
         uri, revision = _locate(client, source, revision)
         info = client.server.describe_source(uri, revision=revision, kind=kind)
         note(tr("Source:   {source}", source=plain(info.get("uri") or uri)))
@@ -117,6 +122,21 @@ def pull(
             queued(run, output)
         else:
             follow(client, run["id"], output)
+
+
+def _upload(
+    client: Modelworks, folder: Path, name: str | None, kind: str, licence: str | None, *, dry_run: bool, output: Format
+) -> None:
+    from modelworks.cli.data import told
+    from modelworks.transport import files_of
+
+    if dry_run:
+        files = [{"path": relative, "num_bytes": file.stat().st_size} for relative, file in files_of(folder)]
+        show_list(files, [("PATH", "path"), ("SIZE", bytes_of())], output, name="path")
+        return
+    artifacts = client.datasets if kind == "dataset" else client.models
+    version = artifacts.add(name or folder.absolute().name, folder, on_file=told, licence=licence)
+    show_one(version, VERSION_COLUMNS, output)
 
 
 def _locate(client: Modelworks, source: str, revision: str | None) -> tuple[str, str | None]:

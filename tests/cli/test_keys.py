@@ -1,0 +1,101 @@
+"""keys and usage."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Cli
+from tests.cli.fake_server import Answer, FakeServer, page
+
+from modelworks.cli.connection import moment_of
+from modelworks.contract.errors import InvalidRequest
+
+KEY: dict[str, Any] = {
+    "id": "key_1",
+    "name": "ci",
+    "prefix": "mw-abcd",
+    "scopes": ["inference"],
+    "model_allow": ["base"],
+    "created_at": "2026-01-01T00:00:00Z",
+    "expires_at": None,
+    "revoked_at": None,
+}
+
+
+def test_create_prints_the_secret_alone_on_stdout(cli: Cli, server: FakeServer) -> None:
+    server.on("POST", "/api/keys", lambda asked: Answer({**KEY, **asked.json, "secret": "mw-abcdef"}, 201))
+    done = cli("keys", "create", "ci", "--scope", "inference", "--model", "base", "--expires", "2027-01-31T00:00:00+00:00")
+    assert (done.code, done.out) == (0, "mw-abcdef\n")
+    assert "only time" in done.err
+    assert server.asked[0].json == {
+        "name": "ci",
+        "scopes": ["inference"],
+        "model_allow": ["base"],
+        "expires_at": "2027-01-31T00:00:00+00:00",
+    }
+    done = cli("keys", "create", "ci", "-o", "json")
+    assert (done.json["secret"], server.asked[1].json) == ("mw-abcdef", {"name": "ci"})
+    done = cli("keys", "create", "ci", "-o", "name")
+    assert (done.out, "mw-abcdef" in done.err) == ("key_1\n", True)
+
+
+def test_spans_and_dates() -> None:
+    now = datetime.now(UTC)
+    for text, hours in (("90m", 1.5), ("12h", 12), ("30d", 720), ("2w", 336)):
+        for ahead, sign in ((True, 1), (False, -1)):
+            moment = datetime.fromisoformat(moment_of(text, ahead=ahead))
+            assert abs((moment - now).total_seconds() - sign * hours * 3600) < 60
+    assert datetime.fromisoformat(moment_of("2027-01-31")).tzinfo is not None
+    for text in ("soon", "5y", "-3d", ""):
+        with pytest.raises(InvalidRequest):
+            moment_of(text)
+
+
+def test_a_wrong_span_is_a_usage_error(cli: Cli, server: FakeServer) -> None:
+    assert cli("keys", "create", "ci", "--expires", "soon").code == 2
+    assert server.asked == []
+
+
+def test_ls_never_shows_a_secret(cli: Cli, server: FakeServer) -> None:
+    server.on("GET", "/api/keys", page([KEY]))
+    assert cli("keys", "ls").out.splitlines()[1].split()[:5] == ["key_1", "ci", "mw-abcd…", "inference", "base"]
+    assert cli("keys", "ls", "-o", "name").out == "key_1\n"
+
+
+def test_revoke_finds_by_id_name_and_prefix_and_asks(cli: Cli, server: FakeServer) -> None:
+    revoked = {**KEY, "id": "key_0", "revoked_at": "2026-01-02T00:00:00Z"}
+    twins = [{**KEY, "id": f"key_{number}", "name": "twin", "prefix": f"mw-{number}"} for number in (2, 3)]
+    server.on("GET", "/api/keys", page([KEY, revoked, *twins]))
+    server.on("DELETE", "/api/keys/key_1", KEY)
+    for name in ("key_1", "ci", "mw-abcd"):
+        done = cli("keys", "revoke", name, "-y")
+        assert (done.code, done.out) == (0, "key_1\n")
+    assert cli("keys", "revoke", "ci", "--dry-run").code == 0
+    assert cli("keys", "revoke", "ci").code == 2
+    assert cli("keys", "revoke", "ci", typed="n\n").code == 1
+    assert "2 keys are called" in cli("keys", "revoke", "twin", "-y").err
+    assert "no live key" in cli("keys", "revoke", "key_0", "-y").err
+    assert len(server.calls("DELETE", "/api/keys/key_1")) == 3
+
+
+def test_usage_sums_and_single_requests(cli: Cli, server: FakeServer) -> None:
+    sums = {"num_requests": 2, "num_errors": 0, "num_aborted": 0, "prompt_tokens": 10, "completion_tokens": 4}
+    summary = {"data": [{"key": "a", **sums}, {"key": "b", **sums}], "total": {"key": "", **sums, "num_requests": 4}}
+    server.on("GET", "/api/usage", summary)
+    lines = cli("usage", "--by", "model", "--since", "7d").out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["MODEL", "REQUESTS"], ["a", "2"], ["b", "2"], ["total", "4"]]
+    assert server.asked[0].query["group_by"] == "model"
+    assert datetime.fromisoformat(server.asked[0].query["since"]) < datetime.now(UTC)
+    assert cli("usage", "-o", "json").json == summary
+    assert cli("usage", "-o", "name").out == "a\nb\n"
+    request = {
+        "id": "usg_1",
+        "created_at": "2026-01-01T00:00:00Z",
+        "model": "m",
+        "endpoint": "/v1/chat/completions",
+        "status": 404,
+    }
+    server.on("GET", "/api/usage/requests", page([{**request, "error_code": "model_not_found", "duration_ms": 1.6}]))
+    assert "model_not_found" in cli("usage", "--requests").out
