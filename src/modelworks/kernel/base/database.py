@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
-from modelworks.contract.errors import StorageFull, Unavailable
+from modelworks.contract.errors import IntegrityFailed, StorageFull, Unavailable
 
 #: Execution option that says how SQLite begins a transaction: "BEGIN" (read first) or "BEGIN IMMEDIATE" (write lock at once).
 BEGIN_OPTION = "modelworks_begin"
@@ -81,7 +81,7 @@ class Database:
             StorageFull: the disk of the database is full.
             Unavailable: the database cannot be reached or stays locked.
         """
-        with _readable_failures(), self._sessions() as session, session.begin():
+        with readable_failures(), self._sessions() as session, session.begin():
             if self.is_sqlite:
                 # Take the write lock at once: upgrading a read lock later fails at once when another writer came first.
                 session.connection(execution_options={BEGIN_OPTION: "BEGIN IMMEDIATE"})
@@ -90,7 +90,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Like `transaction`, but a bare connection for statements that need no ORM (the cheapest way to write many rows)."""
-        with _readable_failures(), self.engine.connect() as connection:
+        with readable_failures(), self.engine.connect() as connection:
             if self.is_sqlite:
                 connection = connection.execution_options(**{BEGIN_OPTION: "BEGIN IMMEDIATE"})
             with connection.begin():
@@ -99,7 +99,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A read-only transaction with one consistent view; writers are not blocked by it."""
-        with _readable_failures(), self._sessions() as session, session.begin():
+        with readable_failures(), self._sessions() as session, session.begin():
             if not self.is_sqlite:
                 # PostgreSQL's default shows each statement the newest commits; one view needs a snapshot.
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
@@ -111,7 +111,9 @@ class Database:
 
 
 def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False}, pool_size=16, max_overflow=48)
+    # Values are hidden in errors: they are users' data and must not reach the log.
+    arguments = {"timeout": 30.0, "check_same_thread": False}
+    engine = create_engine(url, connect_args=arguments, pool_size=16, max_overflow=48, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
@@ -133,27 +135,35 @@ def _sqlite_engine(url: str) -> Engine:
 
 
 def _postgres_engine(url: str) -> Engine:
-    return create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=True)
+    return create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=True, hide_parameters=True)
 
 
 @contextmanager
-def _readable_failures() -> Iterator[None]:
+def readable_failures() -> Iterator[None]:
+    """Turn the drivers' errors into ours: StorageFull, Unavailable, IntegrityFailed; what is a bug passes as it is."""
     try:
         yield
-    except OperationalError as error:
+    except PoolTimeout as error:
+        raise Unavailable("Every connection to the database is busy.", hint="Try again shortly.", retry_after_s=2) from error
+    except DBAPIError as error:
         reason = str(error.orig)
         if "disk is full" in reason or "No space left" in reason:
             raise StorageFull(
                 "The disk that holds the database is full; nothing was changed.", hint="Free some space and try again."
             ) from error
-        if "locked" in reason or "connect" in reason or "terminating" in reason:
-            raise Unavailable(f"The database does not answer: {reason}.", hint="Try again shortly.", retry_after_s=2) from error
-        raise
-    except PoolTimeout as error:
-        raise Unavailable("Every connection to the database is busy.", hint="Try again shortly.", retry_after_s=2) from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
+        if "malformed" in reason or "not a database" in reason:
+            raise IntegrityFailed(
+                f"The database file is damaged: {reason}.",
+                hint="Stop the server and restore the newest file of the folder backups.",
+            ) from error
+        if "unable to open" in reason or "readonly database" in reason:
             raise Unavailable(
-                "The connection to the database was lost; nothing was changed.", hint="Try again.", retry_after_s=2
+                f"The database file cannot be used: {reason}.", hint="Check that its folder exists and may be written."
+            ) from error
+        if error.connection_invalidated or (
+            isinstance(error, OperationalError) and any(word in reason for word in ("locked", "connect", "terminating"))
+        ):
+            raise Unavailable(
+                f"The database does not answer: {reason}. Nothing was changed.", hint="Try again shortly.", retry_after_s=2
             ) from error
         raise

@@ -32,7 +32,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Connection, MetaData, inspect, text
 
 from modelworks.contract.errors import Conflict
-from modelworks.kernel.base.database import BEGIN_OPTION, Base, Database, UtcDateTime
+from modelworks.kernel.base.database import BEGIN_OPTION, Base, Database, UtcDateTime, readable_failures
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ def head(scripts: Path = SCRIPTS) -> str | None:
 
 def current(db: Database) -> str | None:
     """The revision of the database; None while it is empty."""
-    with db.engine.connect() as connection:
+    with readable_failures(), db.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -75,6 +75,7 @@ def upgrade(db: Database, home: Path, *, scripts: Path = SCRIPTS) -> MigrationRe
 
     Raises:
         Conflict: code `migration_failed` (nothing was changed) or `database_newer` (made by a newer version of the code).
+        Unavailable, IntegrityFailed: the database cannot be reached, or its file is damaged.
     """
     script = ScriptDirectory.from_config(_config(scripts))
     target = script.get_current_head()

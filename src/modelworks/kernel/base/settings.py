@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from modelworks.contract.errors import InvalidRequest
 
@@ -126,6 +134,38 @@ class Settings(BaseSettings):
             ) from error
 
 
+def load_settings(**arguments: Any) -> Settings:
+    """The effective settings.
+
+    Raises:
+        InvalidRequest: a value is not valid, or the file cannot be read; values are not shown. Code `invalid_settings`.
+    """
+    try:
+        return Settings(**arguments)
+    except ValidationError as error:
+        faults = "; ".join(f"{_named(fault['loc'])}: {fault['msg']}" for fault in error.errors(include_input=False))
+        raise InvalidRequest(
+            f"The settings are not valid: {faults}.",
+            hint="Correct the variable, or its line in modelworks.toml in the home folder.",
+            code="invalid_settings",
+        ) from error
+    except (SettingsError, tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InvalidRequest(
+            f"The settings cannot be read: {error}.",
+            hint=f"Correct the variable, or the file {default_home() / 'modelworks.toml'}.",
+            code="invalid_settings",
+        ) from error
+
+
+def _named(location: tuple[int | str, ...]) -> str:
+    name = ".".join(str(part) for part in location)
+    return (
+        f"{name} (MODELWORKS_{str(location[0]).upper()})"
+        if location and location[0] in Settings.model_fields
+        else name or "settings"
+    )
+
+
 #: Values that are never printed.
 SECRET_FIELDS = frozenset({"storage_options", "database_url"})
 
@@ -159,6 +199,7 @@ def describe(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _without_password(url: str) -> str:
+    url = re.sub(r"(password=)[^&]*", r"\1***", url)
     head, at, tail = url.rpartition("@")
     if not at:
         return url
