@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
+import inspect
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +125,9 @@ def errors_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def openapi() -> dict[str, Any]:
-    """The OpenAPI document of a server with an empty home folder."""
+@functools.cache
+def server() -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The OpenAPI document of a server with an empty home folder, and its routes that are left out of it, with a sentence."""
     from modelworks.server import create_app, create_platform
 
     with tempfile.TemporaryDirectory() as home:
@@ -133,14 +136,29 @@ def openapi() -> dict[str, Any]:
         os.environ["MODELWORKS_HOME"] = home
         platform = create_platform(Settings(home=Path(home), port=0))
         try:
-            document: dict[str, Any] = create_app(platform).openapi()
+            app = create_app(platform)
+            return app.openapi(), sorted(_hidden(app.routes))
         finally:
             platform.close()
-    return document
+
+
+def _hidden(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from _hidden(inner.routes)
+        elif not getattr(route, "include_in_schema", True) and route.path != "/openapi.json":
+            sentence = (
+                (inspect.getdoc(route.endpoint) or route.endpoint.__name__.replace("_", " "))
+                .split("\n\n")[0]
+                .replace("\n", " ")
+            )
+            for method in sorted(route.methods - {"HEAD"}):
+                yield f"{method} {route.path}", sentence
 
 
 def openapi_text() -> str:
-    return json.dumps(openapi(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    return json.dumps(server()[0], indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def routes_page() -> str:
@@ -152,8 +170,9 @@ def routes_page() -> str:
         '`{"object": "list", "data": […], "has_more": …, "first_id": …, "last_id": …}` and take `after` and `limit`.',
         "The machine-readable form is [openapi.json](openapi.json), also served at `/openapi.json`.\n",
     ]
+    document, hidden = server()
     groups: dict[str, list[str]] = {}
-    for path, methods in sorted(openapi()["paths"].items()):
+    for path, methods in sorted(document["paths"].items()):
         segments = [segment for segment in path.split("/") if segment]
         group = "/" + "/".join(segments[:2]) if segments[:1] in (["api"], ["v1"], ["internal"]) else "Health"
         for method, described in methods.items():
@@ -163,6 +182,13 @@ def routes_page() -> str:
                 groups.setdefault(group, []).append(f"| `{method.upper()} {path}` | {text or summary} |")
     for group, rows in groups.items():
         lines += [f"## `{group}`\n" if group != "Health" else "## Health and metrics\n", "| route | |", "|---|---|", *rows, ""]
+    lines += [
+        "## For the platform's own processes\n",
+        "Not part of the API; each takes a token of its run.\n",
+        "| route | |",
+        "|---|---|",
+    ]
+    lines += [f"| `{route}` | {sentence} |" for route, sentence in hidden]
     return "\n".join(lines).rstrip() + "\n"
 
 

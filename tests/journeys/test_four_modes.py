@@ -110,10 +110,12 @@ def test_static(platform: PlatformProcess, client: Modelworks, tmp_path: Path) -
     headers = {"Authorization": f"Bearer {platform.key}"}
     page = httpx.get(f"{platform.url}/api/static/scene/index.html", headers=headers, timeout=30)
     assert page.status_code == 200
-    assert page.headers["content-type"].startswith("text/html")
+    assert not page.headers["content-type"].startswith("text/html"), "a page from a model would run with our origin's rights"
+    assert page.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in page.headers["content-security-policy"]
     part = httpx.get(f"{platform.url}/api/static/scene/scene.json", headers={**headers, "Range": "bytes=0-3"}, timeout=30)
     assert (part.status_code, len(part.content)) == (206, 4)
+    assert part.headers["content-type"] == "application/json"
     missing = httpx.get(f"{platform.url}/api/static/scene/../admin.key", headers=headers, timeout=30)
     assert missing.status_code == 404
     client.deployments.remove("scene")

@@ -54,13 +54,13 @@ def test_from_the_template_to_an_answer(tmp_path: Path) -> None:
         )
         measured = client.runs.wait(measuring["id"], poll_s=0.2)
         assert measured["state"] == "succeeded", measured
-        metrics = client.models.get("topics")["metrics"]
-        assert metrics["accuracy"] > 0.9
+        version = client.models.get("topics")["version"]
+        assert version["metrics"]["accuracy"] > 0.9
 
         client.deployments.apply("topics", model="topics")
         wait_until_ready(client, "topics")
         answer = client.tasks.invoke("text-classification", "topics", {"text": "鸡汤带着姜的香味"})
         assert answer["label"] == "kitchen"
 
-        graph = client.lineage.graph(client.models.get("topics")["id"])
+        graph = client.lineage.graph(version["id"])
         assert {"used", "generated"} <= {edge["relation"] for edge in graph["edges"]}
