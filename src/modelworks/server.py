@@ -1,0 +1,287 @@
+"""The composition root: the only file that wires the rooms together."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from modelworks import __version__
+from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError
+from modelworks.kernel import gateway
+from modelworks.kernel.access import AccessService, UsageRecorder
+from modelworks.kernel.access import routes as access_routes
+from modelworks.kernel.base import migration, telemetry
+from modelworks.kernel.base.clock import Clock, SystemClock
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.lock import ServerLock
+from modelworks.kernel.base.settings import Settings
+from modelworks.kernel.catalog import CatalogService
+from modelworks.kernel.catalog import routes as catalog_routes
+from modelworks.kernel.gateway import GatewayService
+from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, Supervisor
+from modelworks.kernel.jobs import routes as jobs_routes
+from modelworks.kernel.serving import ReplicaPool
+from modelworks.kernel.serving import routes as serving_routes
+from modelworks.kernel.serving.backends.choice import make_backends
+from modelworks.kernel.serving.reconciler import Reconciler
+from modelworks.kernel.serving.resolver import GuardedResolver
+from modelworks.kernel.serving.service import ServingService
+from modelworks.kernel.storage import BlobStore, LinkSigner
+from modelworks.kernel.storage import routes as storage_routes
+
+log = structlog.get_logger(__name__)
+
+#: How long answers in progress may go on after the server was asked to stop.
+_SHUTDOWN_S = 30
+
+
+@dataclass(kw_only=True)
+class Platform:
+    """The rooms of one server, opened and not yet started."""
+
+    settings: Settings
+    db: Database
+    clock: Clock
+    events: Events
+    blobs: BlobStore
+    signer: LinkSigner
+    access: AccessService
+    usage: UsageRecorder
+    catalog: CatalogService
+    jobs: JobsService
+    supervisor: Supervisor
+    serving: ServingService
+    pool: ReplicaPool
+    reconciler: Reconciler
+    closing: ExitStack = field(default_factory=ExitStack)
+
+    async def start(self) -> None:
+        """Begin to follow runs and to make deployments so; call it in the server's event loop."""
+        await self.pool.start()
+        self.supervisor.start()
+        self.reconciler.start()
+
+    async def stop(self) -> None:
+        """End the replicas of this machine and stop following runs; runs go on and are taken over by the next server."""
+        from starlette.concurrency import run_in_threadpool
+
+        await run_in_threadpool(self.reconciler.close)
+        await run_in_threadpool(self.supervisor.stop)
+        await self.pool.close()
+        await run_in_threadpool(self.close)
+
+    def close(self) -> None:
+        """Write what waits, close connections, release the lock. May be called twice."""
+        self.closing.close()
+
+    def problems(self) -> Mapping[str, str]:
+        """What keeps this server from being ready, by part."""
+        found: dict[str, str] = {}
+        try:
+            with self.db.reading() as session:
+                session.execute(text("SELECT 1"))
+        except Exception as error:
+            found["database"] = error.message if isinstance(error, ModelworksError) else type(error).__name__
+        return found
+
+
+def create_platform(settings: Settings) -> Platform:
+    """Open every room: take the lock, bring the database up to date (with a backup), make the first key.
+
+    Raises:
+        InvalidRequest: the home folder cannot be written, or a setting does not fit.
+        Conflict: another server runs on the same database.
+        ModelworksError: a migration failed (`migration_failed`) or the database is newer than the code (`database_newer`).
+    """
+    settings.prepare_home()
+    with ExitStack() as opening:
+        opening.callback(telemetry.setup_tracing(settings))
+        db = Database(settings.effective_database_url)
+        opening.callback(db.dispose)
+        lock = ServerLock(settings, db)
+        lock.acquire()
+        opening.callback(lock.release)
+        report = migration.upgrade(db, settings.home)
+        if report.applied:
+            log.info("database migrated", applied=list(report.applied), backup=report.backup)
+        clock, events = SystemClock(), Events()
+        blobs = BlobStore(settings.effective_storage_url, settings.storage_options)
+        access = AccessService(db, clock, events)
+        with db.transaction() as session:
+            access.bootstrap(session, settings.home)
+        usage = UsageRecorder(db)
+        opening.callback(usage.close)
+        catalog = CatalogService(db, blobs, clock, events, settings)
+        jobs = JobsService(db, catalog, blobs, clock, events, settings)
+        serving = ServingService(db, catalog, clock, events, settings)
+        pool = ReplicaPool(
+            max_queue=settings.max_queue, load_wait_s=settings.load_wait_s, resolver=GuardedResolver(settings.egress_allow)
+        )
+        return Platform(
+            settings=settings,
+            db=db,
+            clock=clock,
+            events=events,
+            blobs=blobs,
+            signer=LinkSigner.from_home(settings.home),
+            access=access,
+            usage=usage,
+            catalog=catalog,
+            jobs=jobs,
+            supervisor=Supervisor(jobs, make_executor(settings), db, settings, events, clock),
+            serving=serving,
+            pool=pool,
+            reconciler=Reconciler(db, catalog, clock, events, settings, pool, make_backends(settings)),
+            closing=opening.pop_all(),
+        )
+
+
+def make_executor(settings: Settings) -> Executor:
+    """Where runs are executed, by the settings.
+
+    Raises:
+        InvalidRequest: Ray is wanted and its address is not set.
+    """
+    if settings.executor == "local":
+        return LocalExecutor(settings.home)
+    from modelworks.kernel.jobs.executors.ray import RayExecutor
+
+    if settings.ray_address is None:
+        raise InvalidRequest(
+            "The executor ray needs to know where the cluster is.",
+            hint="Set MODELWORKS_RAY_ADDRESS to the address of the dashboard, e.g. http://127.0.0.1:8265.",
+            code="missing_setting",
+        )
+    return RayExecutor(settings)
+
+
+def create_app(platform: Platform) -> FastAPI:
+    """The web application over an opened platform; its lifespan starts and stops the platform."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await platform.start()
+        try:
+            yield
+        finally:
+            await platform.stop()
+
+    settings = platform.settings
+    app = FastAPI(
+        title="Modelworks",
+        version=__version__,
+        summary="A private large-model platform: catalog, runs, deployments and an OpenAI-compatible API.",
+        lifespan=lifespan,
+        docs_url=None,  # the usual page loads its scripts from a foreign host
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    gateway.install(
+        app,
+        GatewayService(
+            access=platform.access,
+            usage=platform.usage,
+            pool=platform.pool,
+            db=platform.db,
+            jobs=platform.jobs,
+            catalog=platform.catalog,
+            clock=platform.clock,
+            keep_alive_s=settings.keep_alive_s,
+            problems=platform.problems,
+            metrics=telemetry.metrics_response,
+        ),
+        max_body_bytes=settings.max_body_bytes,
+        cors_origins=settings.cors_origins,
+        observe=_observe,
+    )
+    principal = access_routes.principal_dependency(platform.access)
+    app.include_router(access_routes.router(platform.access, principal))
+    app.include_router(
+        storage_routes.router(
+            platform.blobs,
+            platform.signer,
+            principal,
+            clock=platform.clock,
+            max_blob_bytes=settings.max_blob_bytes,
+            public_url=settings.public_url,
+        )
+    )
+    app.include_router(catalog_routes.router(platform.catalog, platform.db, principal))
+    app.include_router(jobs_routes.router(platform.jobs, principal))
+    app.include_router(serving_routes.router(platform.serving, platform.db, platform.blobs, principal))
+    return app
+
+
+def _observe(method: str, route: str, status: int, seconds: float) -> None:
+    telemetry.HTTP_REQUESTS.labels(method, route, str(status)).inc()
+    telemetry.HTTP_DURATION.labels(method, route).observe(seconds)
+
+
+def serve(settings: Settings) -> None:
+    """Run the platform until it is told to stop (SIGINT, SIGTERM).
+
+    Raises:
+        Conflict: the port is taken, or another server runs on the same database.
+        ModelworksError: see `create_platform`.
+    """
+    telemetry.configure_logging(settings)
+    settings.prepare_home()
+    listener = _listen(settings)
+    settings = settings.model_copy(update={"port": listener.getsockname()[1]})
+    try:
+        platform = create_platform(settings)
+    except BaseException:
+        listener.close()
+        raise
+    try:
+        app = create_app(platform)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+            timeout_keep_alive=75,
+        )
+        server = uvicorn.Server(config)
+        print(f"Modelworks {__version__} at {settings.local_url} (home: {settings.home})", file=sys.stderr, flush=True)
+        server.run(sockets=[listener])
+    finally:
+        platform.close()
+        listener.close()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Take the port before anything else is touched."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"Port {settings.port} on {settings.host} is taken by another program.",
+                hint="Stop it, or choose another port with --port or MODELWORKS_PORT (0 finds a free one).",
+                code="port_taken",
+            ) from error
+        raise InvalidRequest(
+            f"The server cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}.",
+            hint="Choose another address with --host or MODELWORKS_HOST.",
+            code="cannot_listen",
+        ) from error
+    # Children must not hold the port when the server is killed.
+    listener.set_inheritable(False)
+    return listener
