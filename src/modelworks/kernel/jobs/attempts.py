@@ -177,7 +177,8 @@ class Attempts:
             return IngestReply(journal_seq=0, cancel=True, stale=True)
         fresh = [entry for entry in entries if entry.seq > row.journal_seq]
         if row.state != "running":
-            return IngestReply(journal_seq=row.journal_seq, cancel=True, stale=bool(fresh))
+            # Repeating its last entries is what a worker does that missed the answer to them.
+            return IngestReply(journal_seq=row.journal_seq, cancel=True, stale=bool(fresh) or row.state == "queued")
         row.heartbeat_at = self._clock.now()
         points: dict[tuple[str, int], float] = {}
         for entry in fresh:
@@ -402,7 +403,7 @@ class Attempts:
             storage_url=storage_url if "://" in storage_url else str(Path(storage_url).absolute()),
             storage_options=settings.storage_options,
             cache_dir=None if remote else str(settings.home / "cache" / "versions"),
-            heartbeat_s=max(0.05, min(5.0, settings.heartbeat_timeout_s / 4)),
+            heartbeat_s=max(0.05, min(2.0, settings.heartbeat_timeout_s / 4)),
             environment=environment,
         )
 

@@ -22,6 +22,8 @@ from modelworks.contract.errors import StorageFull
 #: Errors of the operating system that mean "no room".
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
+_MAX_LINE_BYTES = 64 << 20
+
 
 class JournalEntry(BaseModel):
     """One fact. `seq` counts from 1 without gaps within an attempt.
@@ -128,7 +130,8 @@ class JournalTail:
                 stream.seek(self._offset)
                 data = stream.read(max_bytes)
                 if b"\n" not in data and len(data) == max_bytes:
-                    data += stream.readline()
+                    # A manifest of very many files; what is longer still is no journal.
+                    data += stream.readline(_MAX_LINE_BYTES)
         except FileNotFoundError:
             return []
         end = data.rfind(b"\n") + 1

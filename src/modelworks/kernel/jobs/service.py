@@ -61,7 +61,7 @@ class JobsService:
     ) -> None:
         self.attempts = Attempts(db, catalog, clock, events, settings)
         self.blobs = blobs
-        self._db = db
+        self.db = db
         self._catalog = catalog
         self._clock = clock
         self._events = events
@@ -174,15 +174,25 @@ class JobsService:
         ]
 
     def metrics(
-        self, session: Session, project_id: str, run_id: str, *, name: str | None = None, after_step: int | None = None
+        self,
+        session: Session,
+        project_id: str,
+        run_id: str,
+        *,
+        name: str | None = None,
+        after_step: int | None = None,
+        newest: bool = False,
     ) -> Sequence[MetricPoint]:
-        """Points of a run's curves by step; raises NotFound."""
+        """Points of a run's curves by step, with `newest` only those of the last step; raises NotFound."""
         self._row(session, project_id, run_id)
-        query = select(RunMetricRow).where(RunMetricRow.project_id == project_id, RunMetricRow.run_id == run_id)
+        of_run = (RunMetricRow.project_id == project_id, RunMetricRow.run_id == run_id)
+        query = select(RunMetricRow).where(*of_run)
         if name is not None:
             query = query.where(RunMetricRow.name == name)
         if after_step is not None:
             query = query.where(RunMetricRow.step > after_step)
+        if newest:
+            query = query.where(RunMetricRow.step == select(func.max(RunMetricRow.step)).where(*of_run).scalar_subquery())
         query = query.order_by(RunMetricRow.step, RunMetricRow.name)
         return [MetricPoint(step=row.step, name=row.name, value=row.value) for row in session.scalars(query)]
 
@@ -250,7 +260,7 @@ class JobsService:
         """Those of the digests that a checkpoint or an unregistered result needs: for the garbage collection of blobs."""
         wanted = set(digests)
         found: set[str] = set()
-        with self._db.reading() as session:
+        with self.db.reading() as session:
             query = select(RunRow.checkpoint, RunRow.saves).where(RunRow.state != "succeeded")
             for checkpoint, saves in session.execute(query):
                 files = [*(checkpoint or []), *(file for saved in saves for file in saved["files"])]

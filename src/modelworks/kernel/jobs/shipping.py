@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 
@@ -26,6 +26,8 @@ _BATCH = 500
 _LOG_CHUNK = 1 << 20
 _PAUSE_S = 0.5
 _MAX_PAUSE_S = 10.0
+#: How long a finished worker holds its place on the cluster for a server that is away.
+_PATIENCE_S = 6 * 3600.0
 
 
 class ServerLine:
@@ -88,10 +90,14 @@ class ServerLine:
         except httpx.TransportError:
             return None
         if response.status_code in (401, 403, 404, 409):
-            # Another attempt has taken this one's place, or the run is gone: whatever is done here is in vain.
-            print(f"The server no longer wants this attempt ({response.status_code}).", file=sys.stderr, flush=True)
-            os._exit(EXIT_STALE)
+            _give_up(f"The server refuses this attempt ({response.status_code}).")
         return response if response.is_success else None
+
+
+def _give_up(reason: str) -> NoReturn:
+    """Another attempt has taken this one's place, or the run is gone: whatever is done here is in vain."""
+    print(reason, file=sys.stderr, flush=True)
+    os._exit(EXIT_STALE)
 
 
 class Shipper:
@@ -120,9 +126,10 @@ class Shipper:
         self._wake.set()
 
     def drain(self, last_seq: int) -> None:
-        """Wait until the server has every entry up to `last_seq` and the log, however long it is away; then stop."""
+        """Wait until the server has every entry up to `last_seq` and the log, though it be away for hours; then stop."""
+        deadline = time.monotonic() + _PATIENCE_S
         with self._idle:
-            while self._shipped_seq < last_seq:
+            while self._shipped_seq < last_seq and time.monotonic() < deadline:
                 self._wake.set()
                 self._idle.wait(1.0)
         self._stop.set()
@@ -150,6 +157,8 @@ class Shipper:
         reply = self._line.post_entries(self._pending[:_BATCH])
         if reply is None:
             return False
+        if reply.stale:
+            _give_up("Another attempt has taken the place of this one.")
         self._pending = [entry for entry in self._pending if entry.seq > reply.journal_seq]
         if reply.cancel:
             self.cancelled.set()

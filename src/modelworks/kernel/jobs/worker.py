@@ -286,8 +286,8 @@ def conduct(spec: LaunchSpec, run: Callable[[], JournalRun], journal: JournalWri
     except Cancelled:
         return _close(journal, folder, "cancelled", {}, EXIT_CANCELLED)
     except BaseException as error:
-        traceback.print_exc()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         readable = _readable(error)
         # What may go away by itself is tried again; what is wrong with the input or the code would only happen again.
         retry = isinstance(error, ModelworksError) and error.retryable and error.status >= 502
@@ -362,8 +362,7 @@ def _attempt(spec: LaunchSpec, folder: AttemptFolder, is_cancelled: Callable[[],
     on_append: Callable[[JournalEntry], None] | None = None if shipper is None else shipper.wake
     journal = JournalWriter(folder.journal, spec.attempt, on_append)
     code = conduct(spec, functools.partial(JournalRun, spec, folder, blobs, journal, is_cancelled), journal, folder)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     if shipper is not None:
         shipper.drain(journal.last_seq)
     return code
@@ -394,6 +393,13 @@ def _step_aside() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
+def _flush() -> None:
+    # The log may lie on a full disk; how the attempt ended is told elsewhere.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+
+
 def _redirect_output(log: Path) -> None:
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -403,6 +409,5 @@ def _redirect_output(log: Path) -> None:
 if __name__ == "__main__":
     # Threads and native libraries of a capability must not hold up the end, nor turn it into a crash.
     exit_code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os._exit(exit_code)

@@ -37,8 +37,11 @@ class CountParams(BaseModel):
     #: Start a process of one's own and write its pid into this file.
     child_pid_file: str | None = None
     noise: bool = False
+    print_environment: bool = False
     save_early: bool = False
     pickle: bool = False
+    #: From this step on no file may grow any more.
+    full_at: int | None = None
     stop_at: int | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ def train(run, params):
     if params.noise:
         sys.stdout.buffer.write(b"noise \xff\xfe caf\xe9\n")
         sys.stdout.flush()
+    if params.print_environment:
+        print(dict(os.environ), flush=True)
     if params.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if params.child_pid_file:
@@ -48,6 +51,10 @@ def train(run, params):
             os.kill(os.getpid(), signal.SIGSTOP)
         if params.raise_at == step:
             raise ValueError(f"step {step} is impossible")
+        if params.full_at == step:
+            # The next line of the journal finds room for its first bytes only.
+            size = (run.workdir.parent / "journal.jsonl").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, resource.RLIM_INFINITY))
         if params.exit_at == step:
             os._exit(3)
         if params.unavailable_at == step and run.attempt == 1:
