@@ -57,6 +57,8 @@ class Edge:
         request_id = new_id("req")
         scope[REQUEST_ID] = request_id
         scope[STARTED] = started
+        # Each request runs in a task, and so in a context, of its own: nothing needs to be taken back.
+        structlog.contextvars.bind_contextvars(request_id=request_id)
         _forgive(scope)
         status = 0
 

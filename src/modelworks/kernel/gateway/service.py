@@ -88,7 +88,9 @@ class GatewayService:
             PermissionDenied: the key lacks the scope "inference".
         """
         secret = secret_of(scope)
-        principal = self.access.cached(secret) or await run_in_threadpool(self.access.authenticate, secret)
+        principal = self.access.cached(secret)
+        if principal is None:
+            principal = await run_in_threadpool(self.access.authenticate, secret)
         principal.require("inference")
         return principal
 

@@ -1,0 +1,357 @@
+"""What the gateway costs: CPU time per request and per stream, beside LiteLLM's proxy over the same fake upstream.
+
+    python benchmarks/gateway.py --litellm-python /path/to/python
+
+Both servers run with one worker, check an API key and forward to the same upstream, which answers at once. Ours also
+writes a usage record (SQLite) before each answer ends. Counted is the CPU time of the server's process tree alone; the load
+generator and the upstream are other processes. Rounds alternate between the servers; figures are medians over rounds,
+ratios are medians of the rounds' ratios. Without `--litellm-python` only ours is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+from aiohttp import web
+
+NUM_CHUNKS = 64
+MASTER_KEY = "sk-benchmark"
+ASKED: dict[str, Any] = {"model": "bench", "messages": [{"role": "user", "content": "Say something short."}], "max_tokens": 64}
+
+
+# The upstream: answers at once, in a process of its own.
+
+
+def _answer() -> bytes:
+    return json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "fake",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "Something short."}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 12, "completion_tokens": 4, "total_tokens": 16},
+        }
+    ).encode()
+
+
+def _event(choices: list[dict[str, Any]], **more: Any) -> bytes:
+    body = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake", "choices": choices, **more}
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def _events() -> list[bytes]:
+    delta: list[dict[str, Any]] = [
+        {"role": "assistant", "content": ""},
+        *({"content": f"word{n} "} for n in range(NUM_CHUNKS - 2)),
+    ]
+    found = [_event([{"index": 0, "delta": each, "finish_reason": None}]) for each in delta]
+    found.append(_event([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
+    return found
+
+
+def serve_upstream(port: int) -> None:
+    """Run the upstream; the header `x-pause-ms` is not passed on by proxies, so the pause lies in the prompt."""
+    answer, events = _answer(), _events()
+    usage = _event([], usage={"prompt_tokens": 12, "completion_tokens": NUM_CHUNKS, "total_tokens": 12 + NUM_CHUNKS})
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if not body.get("stream"):
+            return web.Response(body=answer, content_type="application/json")
+        pause_s = 0.002 if "slowly" in body["messages"][-1]["content"] else 0.0
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for event in events:
+            await response.write(event)
+            await asyncio.sleep(pause_s)
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await response.write(usage)
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", take)
+    web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
+
+
+# The servers under measurement.
+
+
+@dataclass
+class Server:
+    """One server under measurement."""
+
+    name: str
+    url: str
+    key: str
+    process: psutil.Process
+    ready_s: float
+    idle_bytes: int = 0
+    results: dict[str, list[float]] = field(default_factory=dict)
+
+    def cpu_s(self) -> float:
+        """CPU seconds that the process tree has used so far."""
+        total = 0.0
+        for process in [self.process, *self.process.children(recursive=True)]:
+            times = process.cpu_times()
+            total += times.user + times.system
+        return total
+
+    def resident_bytes(self) -> int:
+        """Memory of the process tree."""
+        return sum(process.memory_info().rss for process in [self.process, *self.process.children(recursive=True)])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(argv: list[str], stack: ExitStack, log: Path, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """Start a process that ends with the stack; its output goes to `log`."""
+    output = stack.enter_context(log.open("wb"))
+    process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
+
+    def stop() -> None:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    stack.callback(stop)
+    return process
+
+
+async def until_ready(url: str, process: subprocess.Popen[bytes], log: Path, limit_s: float = 180.0) -> float:
+    """Seconds until `url` answers 200."""
+    began = time.perf_counter()
+    async with aiohttp.ClientSession() as http:
+        while time.perf_counter() - began < limit_s:
+            if process.poll() is not None:
+                break
+            try:
+                async with http.get(url) as response:
+                    if response.status == 200:
+                        return time.perf_counter() - began
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.05)
+    raise SystemExit(f"{url} did not become ready:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+async def start_ours(folder: Path, upstream: str, stack: ExitStack) -> Server:
+    """Our whole platform with one deployment that forwards to the upstream."""
+    port, home, log = free_port(), folder / "home", folder / "modelworks.log"
+    env = {
+        "MODELWORKS_HOME": str(home),
+        "MODELWORKS_PORT": str(port),
+        "MODELWORKS_EGRESS_ALLOW": '["127.0.0.1"]',
+        "MODELWORKS_LOG_LEVEL": "warning",
+    }
+    process = start([sys.executable, "-m", "modelworks.cli", "serve"], stack, log, env)
+    url = f"http://127.0.0.1:{port}"
+    ready_s = await until_ready(f"{url}/readyz", process, log)
+    key = (home / "admin.key").read_text().strip()
+    headers = {"authorization": f"Bearer {key}"}
+    spec = {"name": "bench", "base_url": upstream, "upstream_model": "fake"}
+    async with aiohttp.ClientSession(headers=headers) as http:
+        async with http.post(f"{url}/api/deployments", json=spec) as response:
+            if response.status >= 300:
+                raise SystemExit(f"the deployment was refused: {await response.text()}")
+        # Waits until the deployment answers.
+        async with http.post(f"{url}/v1/chat/completions", json=ASKED) as response:
+            if response.status != 200:
+                raise SystemExit(f"the deployment does not answer: {await response.text()}")
+    return Server("modelworks", url, key, psutil.Process(process.pid), ready_s)
+
+
+async def start_litellm(python: str, folder: Path, upstream: str, stack: ExitStack) -> Server:
+    """LiteLLM's proxy as its documentation recommends for production, without a database."""
+    port, log, config = free_port(), folder / "litellm.log", folder / "litellm.yaml"
+    config.write_text(
+        f"""\
+model_list:
+  - model_name: bench
+    litellm_params:
+      model: openai/fake
+      api_base: {upstream}
+      api_key: none
+litellm_settings:
+  set_verbose: false
+  request_timeout: 600
+general_settings:
+  master_key: {MASTER_KEY}
+"""
+    )
+    env = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "*"}
+    argv = [str(Path(python).parent / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    process = start([python, *argv, "--num_workers", "1", "--telemetry", "False"], stack, log, env)
+    url = f"http://127.0.0.1:{port}"
+    ready_s = await until_ready(f"{url}/health/liveliness", process, log)
+    return Server("litellm", url, MASTER_KEY, psutil.Process(process.pid), ready_s)
+
+
+# The load.
+
+
+async def load(server: Server, body: dict[str, Any], count: int, concurrency: int) -> float:
+    """CPU milliseconds of the server per request."""
+    left = iter(range(count))
+    headers = {"authorization": f"Bearer {server.key}", "content-type": "application/json"}
+    data = json.dumps(body).encode()
+    streamed = bool(body.get("stream"))
+
+    async def ask(http: aiohttp.ClientSession) -> None:
+        for _ in left:
+            async with http.post(f"{server.url}/v1/chat/completions", data=data) as response:
+                answer = await response.read()
+                if response.status != 200 or (streamed and (b"[DONE]" not in answer or b"word61" not in answer)):
+                    raise SystemExit(f"{server.name} answered {response.status}: {answer[-500:]!r}")
+
+    async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=0)) as http:
+        before = server.cpu_s()
+        await asyncio.gather(*(ask(http) for _ in range(concurrency)))
+        return (server.cpu_s() - before) * 1000 / count
+
+
+async def recorded(server: Server) -> int:
+    """How many requests our server has recorded."""
+    async with (
+        aiohttp.ClientSession(headers={"authorization": f"Bearer {server.key}"}) as http,
+        http.get(f"{server.url}/api/usage") as response,
+    ):
+        return int((await response.json())["total"]["num_requests"])
+
+
+async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run everything and return the figures."""
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    chat = ASKED
+    burst = {**ASKED, "stream": True}
+    paced = {**burst, "messages": [{"role": "user", "content": "Say it slowly."}]}
+    kinds: list[tuple[str, dict[str, Any], int]] = [
+        ("request", chat, arguments.requests),
+        ("stream, paced", paced, arguments.streams),
+        ("stream, burst", burst, arguments.streams),
+    ]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        upstream_port = free_port()
+        upstream_log = folder / "upstream.log"
+        upstream = start([sys.executable, __file__, "--serve-upstream", str(upstream_port)], stack, upstream_log)
+        await asyncio.sleep(0.5)
+        if upstream.poll() is not None:
+            raise SystemExit(upstream_log.read_text())
+        address = f"http://127.0.0.1:{upstream_port}/v1"
+        starting: list[Awaitable[Server]] = [start_ours(folder, address, stack)]
+        if arguments.litellm_python:
+            starting.append(start_litellm(arguments.litellm_python, folder, address, stack))
+        # One after the other, so that neither slows the other's start.
+        servers = [await each for each in starting]
+        for server in servers:
+            say(f"{server.name}: ready after {server.ready_s:.1f} s")
+        await asyncio.sleep(3)
+        for server in servers:
+            server.idle_bytes = server.resident_bytes()
+        for server in servers:
+            for _, body, _count in kinds:
+                await load(server, body, 2 * arguments.concurrency, arguments.concurrency)
+        for number in range(arguments.rounds):
+            for name, body, count in kinds:
+                # The order changes from round to round.
+                for server in servers if number % 2 == 0 else reversed(servers):
+                    cpu_ms = await load(server, body, count, arguments.concurrency)
+                    server.results.setdefault(name, []).append(cpu_ms)
+                    say(f"round {number + 1}: {server.name}, {name}: {cpu_ms:.2f} CPU-ms")
+        ours = servers[0]
+        asked = 1 + len(kinds) * 2 * arguments.concurrency + arguments.rounds * sum(count for *_, count in kinds)
+        found: dict[str, Any] = {
+            "concurrency": arguments.concurrency,
+            "rounds": arguments.rounds,
+            "requests_per_round": arguments.requests,
+            "streams_per_round": arguments.streams,
+            "chunks_per_stream": NUM_CHUNKS,
+            "usage_records": {"asked": asked, "recorded": await recorded(ours)},
+            "servers": {
+                server.name: {
+                    "cpu_ms": {name: round(statistics.median(values), 3) for name, values in server.results.items()},
+                    "idle_mib": round(server.idle_bytes / 2**20, 1),
+                    "after_mib": round(server.resident_bytes() / 2**20, 1),
+                    "ready_s": round(server.ready_s, 2),
+                }
+                for server in servers
+            },
+        }
+        if len(servers) == 2:
+            theirs = servers[1]
+            found["ratio"] = {
+                name: round(statistics.median(b / a for a, b in zip(ours.results[name], theirs.results[name], strict=True)), 2)
+                for name in ours.results
+            }
+        return found
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    names = list(found["servers"])
+    rows = [
+        (f"CPU-ms per {kind}", *(f"{found['servers'][name]['cpu_ms'][kind]:.2f}" for name in names))
+        for kind in found["servers"][names[0]]["cpu_ms"]
+    ]
+    for label, field_name in [
+        ("memory idle, MiB", "idle_mib"),
+        ("memory after, MiB", "after_mib"),
+        ("seconds to ready", "ready_s"),
+    ]:
+        rows.append((label, *(f"{found['servers'][name][field_name]:.1f}" for name in names)))
+    ratios = found.get("ratio", {})
+    print(f"{'':28}" + "".join(f"{name:>14}" for name in names) + (f"{'ratio':>10}" if ratios else ""))
+    for label, *values in rows:
+        ratio = ratios.get(label.removeprefix("CPU-ms per "))
+        print(f"{label:28}" + "".join(f"{value:>14}" for value in values) + (f"{ratio:>9.1f}x" if ratio else ""))
+    print(f"usage records: {found['usage_records']['recorded']} of {found['usage_records']['asked']} requests")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--litellm-python", help="interpreter of an environment in which litellm[proxy] is installed")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=320, help="requests per round and server")
+    parser.add_argument("--streams", type=int, default=64, help="streams per round, kind and server")
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--serve-upstream", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve_upstream is not None:
+        serve_upstream(arguments.serve_upstream)
+        return
+    found = asyncio.run(measure(arguments))
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+
+
+if __name__ == "__main__":
+    main()
