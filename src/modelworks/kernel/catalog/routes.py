@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
 
@@ -186,9 +185,6 @@ def _capability(capability: Capability) -> CapabilityInfo:
 
 
 def _task(task: Task) -> TaskInfo:
-    schema: Callable[[type[BaseModel] | None], dict[str, object] | None] = lambda kind: (
-        None if kind is None else kind.model_json_schema()
-    )
     return TaskInfo(
         name=task.name,
         mode=task.mode,
@@ -198,8 +194,12 @@ def _task(task: Task) -> TaskInfo:
         evaluable=task.evaluator is not None,
         input=task.input.model_json_schema(),
         output=task.output.model_json_schema(),
-        options=schema(task.options),
-        train_params=schema(task.train_params),
-        evaluate_params=schema(task.evaluate_params),
+        options=_schema(task.options),
+        train_params=_schema(task.train_params),
+        evaluate_params=_schema(task.evaluate_params),
         resources=asdict(task.resources),
     )
+
+
+def _schema(kind: type[BaseModel] | None) -> dict[str, object] | None:
+    return None if kind is None else kind.model_json_schema()

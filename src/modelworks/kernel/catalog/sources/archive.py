@@ -36,6 +36,12 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def stem_of(name: str) -> str:
+    """A file's name without the suffix, `.tar.gz` taken as one."""
+    suffix = next((each for each in SUFFIXES if name.lower().endswith(each)), PurePosixPath(name).suffix)
+    return name[: len(name) - len(suffix)] or name
+
+
 def unpack(archive: Path, target: Path, *, max_bytes: int, max_files: int, stop: Callable[[], None]) -> None:
     """Unpack into `target`. One folder that holds everything is left away.
 

@@ -24,16 +24,24 @@ class ModelScopeSource:
 
     def describe(self) -> SourceInfo:
         with _readable_failures(self._uri):
-            return self._look(_client().HubApi())[0]
+            return self._look(_api(_client()))[0]
 
     def fetch(self, target: Path, progress: Progress, cancelled: Callable[[], bool]) -> SourceInfo:
         with _readable_failures(self._uri):
             hub = _client()
-            api = hub.HubApi()
+            api = _api(hub)
             info, remote = self._look(api)
 
             def get(file: SourceFile, parts: Path, report: Callable[[int], None]) -> Path:
                 path = remote[file.path]
+                stopped: list[ModelworksError] = []
+                try:
+                    download(api, file, path, parts, _reporting(hub, report, stopped))
+                except hub.HubError as error:
+                    raise (stopped[0] if stopped else error) from error
+                return parts / path
+
+            def download(api: Any, file: SourceFile, path: str, parts: Path, reporting: type[Any]) -> None:
                 api.download_repo(
                     self._location.repo,
                     self._location.repo_type,
@@ -41,9 +49,8 @@ class ModelScopeSource:
                     local_dir=parts,
                     max_workers=1,
                     file_list=[{"Path": path, "Size": file.num_bytes, "Sha256": file.sha256, "Type": "blob"}],
-                    progress_callbacks=[_reporting(hub, report)],
+                    progress_callbacks=[reporting],
                 )
-                return parts / path
 
             transfer(info.files, target, get, progress, cancelled)
             return info
@@ -85,7 +92,14 @@ def _client() -> Any:
     return modelscope_hub
 
 
-def _reporting(hub: Any, report: Callable[[int], None]) -> type[Any]:
+def _api(hub: Any) -> Any:
+    # A configuration of its own: the library's default one keeps what the environment said when it was first used.
+    return hub.HubApi(hub.HubConfig())
+
+
+def _reporting(hub: Any, report: Callable[[int], None], stopped: list[ModelworksError]) -> type[Any]:
+    """Tells how far a file is. The library tries again after anything but an error of its own that says not to."""
+
     class Reporting(hub.ProgressCallback):  # type: ignore[misc]
         def __init__(self, filename: str, file_size: int) -> None:
             super().__init__(filename, file_size)
@@ -93,7 +107,11 @@ def _reporting(hub: Any, report: Callable[[int], None]) -> type[Any]:
 
         def update(self, size: int) -> None:
             self._num_bytes += size
-            report(self._num_bytes)
+            try:
+                report(self._num_bytes)
+            except ModelworksError as error:
+                stopped.append(error)
+                raise hub.HubError(error.message) from error
 
     return Reporting
 
@@ -109,10 +127,7 @@ def _readable_failures(uri: str) -> Iterator[None]:
         raise
     except hub.FileDownloadError as error:
         # It collects what happened to each file; ours is one.
-        inner = next(iter(error.failed_files.values()), error)
-        if isinstance(inner, ModelworksError):
-            raise inner from error
-        raise _no_answer(uri, inner) from error
+        raise _no_answer(uri, next(iter(error.failed_files.values()), error)) from error
     except (hub.NotExistError, hub.NotFoundError, hub.InvalidParameter, hub.ValidationError) as error:
         raise NotFound(
             f"{uri} does not exist at the hub, or is private.", hint="Check name and revision.", param="source"
