@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.kernel.serving.room import TOYS, Room
+from tests.kernel.serving.room import TOYS, Room, build_room
 
-from modelworks.kernel.base.clock import SystemClock
-from modelworks.kernel.base.database import Base, Database
-from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.settings import Settings
-from modelworks.kernel.catalog import CatalogService, refresh
-from modelworks.kernel.serving import Reconciler, ReplicaPool, ServingService
-from modelworks.kernel.serving.backends.local import LocalBackend
-from modelworks.kernel.serving.backends.remote import RemoteBackend
-from modelworks.kernel.storage import BlobStore
+from modelworks.kernel.catalog import refresh
+from modelworks.kernel.serving.backends import Backend
 
 
 @pytest.fixture
@@ -32,22 +25,12 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def make_room(settings: Settings, toys: None, tmp_path: Path) -> Iterator[Callable[..., Room]]:
-    """Builds the room; called twice with the same database it is the next server on it."""
+def make_room(settings: Settings, toys: None) -> Iterator[Callable[..., Room]]:
+    """Builds the room; called twice it is the next server on the same database."""
     made: list[Room] = []
 
-    def make(**changes: Any) -> Room:
-        db = Database(f"sqlite:///{settings.home / 'modelworks.db'}")
-        Base.metadata.create_all(db.engine)
-        events, clock = Events(), SystemClock()
-        blobs = BlobStore(str(settings.home / "blobs"))
-        catalog = CatalogService(db, blobs, clock, events, settings)
-        service = ServingService(db, catalog, clock, events, settings)
-        pool = ReplicaPool(max_queue=changes.pop("max_queue", 256))
-        local = LocalBackend({"MODELWORKS_REPLICA_GRACE_S": "5"})
-        backends = {"predictor": local, "openai": local, "upstream": RemoteBackend(lambda url: None), **changes}
-        reconciler = Reconciler(db, catalog, clock, events, settings, pool, backends)
-        room = Room(settings, db, events, blobs, catalog, service, pool, reconciler)
+    def make(db: Database | None = None, **backends: Backend) -> Room:
+        room = build_room(settings, db, **backends)
         made.append(room)
         return room
 

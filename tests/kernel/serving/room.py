@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.contract.media import File
-from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.clock import SystemClock
+from modelworks.kernel.base.database import Base, Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService, Version
 from modelworks.kernel.serving import Deployment, DeploymentSpec, Reconciler, ReplicaPool, Route, ServingService
+from modelworks.kernel.serving.backends import Backend
+from modelworks.kernel.serving.backends.local import LocalBackend
+from modelworks.kernel.serving.backends.remote import RemoteBackend
 from modelworks.kernel.storage import BlobStore
 
 PROJECT = "prj_test"
@@ -64,6 +68,22 @@ class Room:
         async with self.pool.http.post(route.base_url + path, json=request, headers=route.headers) as response:
             answer: dict[str, Any] = await response.json()
             return answer | {"status": response.status}
+
+
+def build_room(settings: Settings, db: Database | None = None, **backends: Backend) -> Room:
+    """Wire the room as the server does, with short grace."""
+    if db is None:
+        db = Database(f"sqlite:///{settings.home / 'modelworks.db'}")
+        Base.metadata.create_all(db.engine)
+    events, clock = Events(), SystemClock()
+    blobs = BlobStore(str(settings.home / "blobs"))
+    catalog = CatalogService(db, blobs, clock, events, settings)
+    service = ServingService(db, catalog, clock, events, settings)
+    pool = ReplicaPool()
+    local = LocalBackend({"MODELWORKS_REPLICA_GRACE_S": "5"})
+    known: dict[str, Backend] = {"predictor": local, "openai": local, "upstream": RemoteBackend(lambda url: None)}
+    reconciler = Reconciler(db, catalog, clock, events, settings, pool, known | backends)
+    return Room(settings, db, events, blobs, catalog, service, pool, reconciler)
 
 
 def wait_until(look: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:

@@ -13,12 +13,13 @@ from tests.kernel.serving.room import PROJECT, Room
 from modelworks.contract.errors import ModelworksError
 from modelworks.contract.media import File
 from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.database import Database
 from modelworks.kernel.serving.routes import router
 
 
 @pytest.fixture
-def still(make_room: Callable[..., Room]) -> Room:
-    return make_room()
+def still(make_room: Callable[..., Room], database: Database) -> Room:
+    return make_room(database)
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ from pydantic import ValidationError
 from tests.kernel.serving.room import PROJECT, Room
 
 from modelworks.contract.errors import InvalidRequest, ModelNotFound, ModelworksError, NotFound, PermissionDenied
+from modelworks.kernel.base.database import Database
 from modelworks.kernel.serving import DeploymentSpec
 
 
 @pytest.fixture
-def still(make_room: Callable[..., Room]) -> Room:
+def still(make_room: Callable[..., Room], database: Database) -> Room:
     """The room with a model; its reconciler does not run."""
-    made = make_room()
+    made = make_room(database)
     made.register("hello ")
     return made
 

@@ -5,6 +5,7 @@ Imported by Ray on the cluster's nodes, on which Modelworks must be installed wi
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 from ray import serve
 
-from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.catalog.manifest import materialise
+from modelworks.kernel.serving.backends.ray_serve import ERROR_MARK
 from modelworks.kernel.serving.schemas import ReplicaSpec
 from modelworks.kernel.serving.worker import Receive, Replica, Scope, Send, build
 from modelworks.kernel.storage import BlobStore
@@ -26,7 +27,7 @@ def make_replica(arguments: dict[str, Any]) -> Replica:
     """Fetch the model into this node's cache and load the predictor; in Serve's own process for the replica.
 
     Raises:
-        ModelworksError: the predictor cannot be made; Serve shows the reason.
+        RuntimeError: the predictor cannot be made; its text holds the error for `ray_serve`.
     """
     spec = ReplicaSpec.model_validate(arguments["spec"])
     if spec.model is not None:
@@ -39,8 +40,8 @@ def make_replica(arguments: dict[str, Any]) -> Replica:
     replica = build(spec)
     replica.load()
     if replica.error is not None:
-        hint = f" {replica.error.hint}" if replica.error.hint else ""
-        raise ModelworksError(f"{replica.error.message}{hint}")
+        # Serve hands on text only, so the whole error is put into it.
+        raise RuntimeError(ERROR_MARK + json.dumps(replica.error.to_wire()))
     return replica
 
 

@@ -6,6 +6,9 @@ whole list of applications at once; applications that others declared there are 
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from typing import Any
 import httpx
 import structlog
 
-from modelworks.contract.errors import Unavailable
+from modelworks.contract.errors import Unavailable, from_wire
 from modelworks.kernel.serving.backends.local import write_spec
 from modelworks.kernel.serving.schemas import ReplicaSpec, ReplicaStatus
 
@@ -25,6 +28,9 @@ _TIMEOUT_S = 30.0
 _FIRST_TIMEOUT_S = 180.0
 #: All replicas of the cluster are looked at together, at most so often.
 _LOOK_EVERY_S = 1.0
+#: How a replica's own error stands in what Serve tells.
+ERROR_MARK = "modelworks-error "
+_OUR_ERROR = re.compile(rf"{ERROR_MARK}(\{{.*\}})")
 _BUILDER = "modelworks.kernel.serving.backends.ray_app:build_application"
 
 
@@ -118,11 +124,13 @@ class RayServeBackend:
         if state == "RUNNING":
             return ReplicaStatus(state="ready", url=f"{self._proxy_url}/{handle}")
         if state == "DEPLOY_FAILED":
+            inner = [str(each.get("message") or "") for each in ((details or {}).get("deployments") or {}).values()]
+            message = "\n".join([message, *inner]).strip()
             with self._lock:
                 self._applications.pop(handle, None)
                 self._looked_at = float("-inf")
             self.forget(handle)
-            return ReplicaStatus(state="failed", error=f"Ray Serve: {message or state}"[-4000:])
+            return _failure(message or state)
         # An UNHEALTHY application is repaired by Serve itself (a node was lost).
         return ReplicaStatus(state="starting", error=message or None)
 
@@ -176,3 +184,14 @@ class RayServeBackend:
             "import_path": _BUILDER,
             "args": {"spec": spec.model_dump(mode="json"), "storage": self._storage},
         }
+
+
+def _failure(message: str) -> ReplicaStatus:
+    """Serve tells a traceback; what the replica itself said stands in it (`ray_app.make_replica`)."""
+    said = _OUR_ERROR.findall(message)
+    if said:
+        with contextlib.suppress(ValueError):
+            error = from_wire(json.loads(said[-1]))
+            hint = f" {error.hint}" if error.hint else ""
+            return ReplicaStatus(state="failed", error=f"{error.message}{hint}", permanent=not error.retryable)
+    return ReplicaStatus(state="failed", error=f"Ray Serve: {message[-4000:]}")
