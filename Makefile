@@ -50,6 +50,7 @@ check: setup
 
 docs: setup
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/reference/generate_cli.py
 
 bench: setup
 	$(BIN)/python benchmarks/gateway.py

@@ -38,7 +38,8 @@ def settings_page() -> str:
         "|---|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
-        default = "`~/.modelworks`" if name == "home" else _value(field.get_default(call_default_factory=name != "home"))
+        factory: Any = field.default_factory
+        default = "`~/.modelworks`" if name == "home" else _value(factory() if factory else field.default)
         lines.append(f"| `MODELWORKS_{name.upper()}` | {_type(field.annotation)} | {default} | {field.description} |")
     return "\n".join(lines) + "\n"
 
@@ -56,7 +57,8 @@ def _type(annotation: Any) -> str:
 
 def raised_codes() -> dict[str, list[tuple[str, str, str]]]:
     """By code: (class, message, hint) of every place that raises it, with `…` where a value stands."""
-    classes, found = error_classes(), {}
+    classes = error_classes()
+    found: dict[str, list[tuple[str, str, str]]] = {}
     package = PROJECT / "src" / "modelworks"
     for path in sorted(path for path in package.rglob("*.py") if package / "testing" not in path.parents):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -53,6 +53,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "backends/": "local processes and Ray Serve, behind one protocol",
         "worker.py": "a replica's process",
         "place.py": "what the reconciler keeps in mind",
+        "resolver.py": "guarded DNS for servers elsewhere",
         "pool.py": "which replica answers a request, in memory",
     },
     "gateway": {

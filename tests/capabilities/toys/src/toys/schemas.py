@@ -23,6 +23,7 @@ class SpellingOutput(BaseModel):
 
 class SpellingParams(Strict):
     words_per_step: int = Field(default=100, ge=1, description="Words read per step.")
+    pause_s: float = Field(default=0.0, ge=0, le=10, description="Pause before each step, for tests that interrupt.")
 
 
 class SpellingOptions(Strict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ def learn_words(run: Run, params: SpellingParams) -> None:
     known, read, step = set(state["words"]), state["read"], state["step"]
     while read < len(words):
         run.raise_if_cancelled()
+        time.sleep(params.pause_s)
         chunk = words[read : read + params.words_per_step]
         new = len(set(chunk) - known)
         known.update(chunk)
