@@ -98,7 +98,7 @@ def s3_blobs(s3_server: str) -> BlobStore:
 
     options = {"endpoint_url": s3_server, "key": "testing", "secret": "testing", "client_kwargs": {"region_name": "us-east-1"}}
     bucket = f"bucket-{secrets.token_hex(8)}"
-    s3fs.S3FileSystem(**options, skip_instance_cache=True).call_s3("create_bucket", Bucket=bucket)
+    s3fs.S3FileSystem(use_listings_cache=False, **options).call_s3("create_bucket", Bucket=bucket)
     return BlobStore(f"s3://{bucket}/blobs", options)
 
 

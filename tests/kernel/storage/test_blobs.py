@@ -7,8 +7,12 @@ import hashlib
 import io
 import os
 import stat
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +311,48 @@ def test_a_wrong_bucket_or_address_is_said(s3_server: str) -> None:
     }
     with pytest.raises(Unavailable, match="does not answer"):
         BlobStore("s3://bucket/blobs", options).exists(digest_of(b"x"))
+
+
+def test_large_blobs_go_up_in_parts(s3_server: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelworks.kernel.storage.places._PART_BYTES", 5 << 20)
+    store: BlobStore = request.getfixturevalue("s3_blobs")
+    data = os.urandom(1 << 16) * 180
+    info = store.put(data)
+    entry = store._place._fs.info(store._place._key(info.digest.removeprefix("sha256:")))  # type: ignore[attr-defined]
+    assert entry["ETag"].strip('"').endswith("-3")  # S3's mark of an upload in three parts
+    assert store.read(info.digest, len(data)) == data
+
+
+def test_kill_9_in_the_middle_of_a_write_shows_nothing(tmp_path: Path) -> None:
+    code = textwrap.dedent(
+        """
+        import sys, time
+        from modelworks.kernel.storage import BlobStore
+
+        def chunks():
+            yield b"x" * 100_000
+            print("half", flush=True)
+            time.sleep(60)
+
+        BlobStore(sys.argv[1]).put(chunks())
+        """
+    )
+    folder = tmp_path / "blobs"
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    reached = process.stdout.readline()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert reached == "half\n"
+    store = BlobStore(str(folder))
+    assert list(store.list()) == []
+    assert store.read(store.put(b"after").digest, 5) == b"after"
+
+
+def test_the_same_blob_written_by_many_at_once(blobs: BlobStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        infos = set(pool.map(lambda _: blobs.put(b"same" * 1000), range(16)))
+    assert len(infos) == 1
+    assert blobs.read(infos.pop().digest, 4000) == b"same" * 1000
+    assert len(list(blobs.list())) == 1

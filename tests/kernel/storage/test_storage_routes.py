@@ -39,7 +39,12 @@ async def principal(request: Request) -> Caller:
 
 
 @pytest.fixture
-async def http(blobs: BlobStore, clock: FixedClock) -> AsyncIterator[httpx.AsyncClient]:
+def blobs(tmp_path: Path) -> BlobStore:
+    """The store itself is tested on both places; here a folder is enough, but for one test."""
+    return BlobStore(str(tmp_path / "blobs"))
+
+
+def application(blobs: BlobStore, clock: FixedClock) -> FastAPI:
     app = FastAPI()
     app.include_router(
         router(blobs, LinkSigner(b"0" * 32), principal, clock=clock, max_blob_bytes=3_000_000, public_url="http://platform/")
@@ -49,6 +54,12 @@ async def http(blobs: BlobStore, clock: FixedClock) -> AsyncIterator[httpx.Async
     async def render(_: Request, error: ModelworksError) -> JSONResponse:
         return JSONResponse(error.envelope(), error.status)
 
+    return app
+
+
+@pytest.fixture
+async def http(blobs: BlobStore, clock: FixedClock) -> AsyncIterator[httpx.AsyncClient]:
+    app = application(blobs, clock)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as client:
         yield client
 
@@ -77,6 +88,16 @@ async def test_up_and_down(http: httpx.AsyncClient, blobs: BlobStore) -> None:
     assert (head.headers["content-length"], head.content) == (str(len(data)), b"")
     again = await http.get(f"/api/blobs/{digest}", headers={**READER, "if-none-match": down.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_up_and_down_on_s3(s3_blobs: BlobStore, clock: FixedClock) -> None:
+    data = bytes(range(256)) * 8000
+    transport = httpx.ASGITransport(application(s3_blobs, clock))
+    async with httpx.AsyncClient(transport=transport, base_url="http://platform") as client:
+        digest = await store(client, data)
+        assert (await client.get(f"/api/blobs/{digest}", headers=READER)).content == data
+        part = await client.get(f"/api/blobs/{digest}", headers={**READER, "range": "bytes=1000001-1000007"})
+        assert (part.status_code, part.content) == (206, data[1000001:1000008])
 
 
 async def test_an_empty_blob(http: httpx.AsyncClient) -> None:

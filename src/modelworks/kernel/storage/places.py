@@ -17,6 +17,8 @@ from modelworks.contract.errors import MissingExtra, NotFound, Unavailable
 
 #: A remote blob stored again within this time is not uploaded again; an older one is, so that it counts as young.
 _RENEW_AFTER_S = 600.0
+#: Size of the parts in which large blobs go up; s3fs takes larger ones when S3's limit of 10,000 parts asks for it.
+_PART_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +157,15 @@ class RemotePlace:
         import fsspec
 
         try:
-            # An instance of our own without a listing cache: other processes write here too.
-            self._fs, root = fsspec.url_to_fs(url, **{"use_listings_cache": False, "skip_instance_cache": True, **options})
+            # Without a listing cache: other processes write here too.
+            self._fs, root = fsspec.url_to_fs(url, **{"use_listings_cache": False, **options})
         except ImportError as error:
             scheme = url.partition("://")[0]
             raise MissingExtra.of("s3fs" if scheme == "s3" else f"an fsspec file system for {scheme}://", "s3") from error
         self._root = str(root).rstrip("/")
         self._url = url
+        # Parts of 50 MiB, ten at once, are s3fs' own choice: too much memory for a small server.
+        self._upload = {"chunksize": _PART_BYTES, "max_concurrency": 4} if url.startswith("s3") else {}
 
     def spool_folder(self) -> Path:
         return Path(tempfile.gettempdir())
@@ -171,7 +175,7 @@ class RemotePlace:
         if found is not None and found.num_bytes == spooled.stat().st_size and time.time() - found.modified < _RENEW_AFTER_S:
             return
         with self._reachable():
-            self._fs.put_file(str(spooled), self._key(hexdigest))
+            self._fs.put_file(str(spooled), self._key(hexdigest), **self._upload)
 
     def find(self, hexdigest: str) -> Found | None:
         with self._reachable():
