@@ -242,7 +242,9 @@ def test_every_message_has_its_translation_with_the_same_values() -> None:
 def test_tables_line_up_with_chinese_in_them() -> None:
     lines = table([["NAME", "X"], ["模型", "1"], ["e\u0301", "2"]])
     assert {width(line[: line.rindex(char)]) for line, char in zip(lines, "X12", strict=True)} == {6}
-    assert (plain(None), plain([]), plain(True), plain(1.23456789)) == ("-", "-", "yes", "1.23457")
+    assert [plain(value) for value in (None, [], True, 1.23456789, 1065720.0, {"a": None, "b": 2})] == [
+        *("-", "-", "yes", "1.23457", "1065720", "b=2"),
+    ]
     assert (size_text(0), size_text(1536), size_text(5 << 40), size_text(None)) == ("0 B", "1.5 KiB", "5.0 TiB", "-")
 
 

@@ -124,8 +124,9 @@ def test_tree_draws_the_family(cli: Cli, server: FakeServer) -> None:
         "datasets": [node("statutes", 1, licence="CC0-1.0")],
         "parents": [{"node": node("base", 3, level="L0"), "datasets": [node("books", 1)], "parents": [], "children": []}],
         "children": [{"node": node("court", 1, level="L2", state="removed"), "parents": [], "children": []}],
-        "deployments": ["assistant"],
+        "deployments": ["dep_1", "dep_0"],
     }
+    server.on("GET", "/api/deployments", page([{"id": "dep_1", "name": "assistant"}]))
     server.on("GET", "/api/tree/law", family)
     assert cli("tree", "law").out.splitlines() == [
         "law@v2  [L1 · MIT · loss 1.25]",
@@ -134,6 +135,7 @@ def test_tree_draws_the_family(cli: Cli, server: FakeServer) -> None:
         "├─ data statutes@v1  [CC0-1.0]",
         "├─ by run_7",
         "├─ deployed as assistant",
+        "├─ was deployed as dep_0",
         "└─ made court@v1  [L2 · removed]",
     ]
     assert cli("tree", "law", "-o", "json").json == family

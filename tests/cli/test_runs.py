@@ -141,7 +141,7 @@ def test_wrong_pairs_are_refused_before_anything_is_sent(cli: Cli, runs: FakeSer
 def test_follow_shows_loss_and_the_result(cli: Cli, runs: FakeServer) -> None:
     done = cli("train", "text", "--name", "base", "--data", "corpus", "--follow")
     assert done.code == 0
-    for text in ("state running", "loss 2.5", "10/40 steps (25 %)", "Run run_1 succeeded."):
+    for text in ("state running", "checkpoint num_files=2", "loss 2.5", "10/40 steps (25 %)", "Run run_1 succeeded."):
         assert text in done.err
     assert "base@v1" in done.out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -204,29 +205,38 @@ def print_detail(detail: dict[str, Any], output: Format) -> None:
 
 def tree(ref: Reference, output: Output = Format.table) -> None:
     """Draw a model's family tree. What it was made from, the data it saw, what was made from it."""
+    names: dict[str, str] = {}
     with connect() as client:
         family = client.lineage.tree(ref)
+        if output is Format.table:
+            names = {record["id"]: record["name"] for record in collect(client.deployments.list, 10_000)}
     if output is Format.json:
         print_json(family)
     elif output is Format.name:
         typer.echo(plain(family["node"]["id"]))
     else:
-        for line in tree_lines(family):
+        for line in tree_lines(family, names):
             typer.echo(line)
 
 
-def tree_lines(family: dict[str, Any]) -> list[str]:
-    """The family tree as lines: the model first, then branches labelled from, data, run, deployed as and made."""
+def tree_lines(family: dict[str, Any], deployments: Mapping[str, str]) -> list[str]:
+    """The family tree as lines: the model first, then branches labelled from, data, by, deployed as and made.
+
+    Args:
+        deployments: the names of those that are there, by id; others are shown as gone.
+    """
     branches: list[tuple[str, Any]] = [("from", parent) for parent in family.get("parents") or []]
     branches += [("data", {"node": node}) for node in family.get("datasets") or []]
     if family.get("created_by_run"):
         branches.append(("by", family["created_by_run"]))
-    branches += [("deployed as", name) for name in family.get("deployments") or []]
+    for deployment in family.get("deployments") or []:
+        known = deployment in deployments
+        branches.append(("deployed as", deployments[deployment]) if known else ("was deployed as", deployment))
     branches += [("made", child) for child in family.get("children") or []]
     lines = [_node_text(family["node"])]
     for place, (label, branch) in enumerate(branches):
         last = place == len(branches) - 1
-        below = tree_lines(branch) if isinstance(branch, dict) else [plain(branch)]
+        below = tree_lines(branch, deployments) if isinstance(branch, dict) else [plain(branch)]
         lines.append(f"{'└─' if last else '├─'} {label} {below[0]}")
         lines += [("   " if last else "│  ") + line for line in below[1:]]
     return lines

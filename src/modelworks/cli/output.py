@@ -94,11 +94,11 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
     if isinstance(value, list):
         return ", ".join(plain(item) for item in value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={plain(item)}" for key, item in value.items())
+        return ", ".join(f"{key}={plain(item)}" for key, item in value.items() if item is not None) or "-"
     return "".join(c if unicodedata.category(c) not in ("Cc", "Cf") else " " for c in str(value)).strip() or "-"
 
 

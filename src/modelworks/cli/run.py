@@ -24,6 +24,7 @@ from modelworks.cli.output import (
     print_json,
     show_list,
     show_one,
+    size_text,
 )
 from modelworks.contract.errors import InvalidRequest
 
@@ -48,7 +49,10 @@ def _progress_text(record: Record) -> str:
     if done is None:
         return ""
     share = f" ({100 * done / total:.0f} %)" if total else ""
-    return f"{plain(float(done))}/{plain(float(total or 0))} {plain(progress.get('what') or '')}{share}"
+    if progress.get("what") == "bytes":
+        return f"{size_text(done)} of {size_text(total)}{share}" if total else size_text(done)
+    amount = f"{plain(float(done))}/{plain(float(total))}" if total else plain(float(done))
+    return f"{amount} {plain(progress.get('what') or '')}{share}"
 
 
 def _error_text(record: Record) -> str:
@@ -78,7 +82,7 @@ FIELDS: list[Column] = [
     ("Params", "params"),
     ("Seed", "seed"),
     ("Result", _output_names),
-    ("Measured", "result"),
+    ("Measured", lambda record: (record.get("result") or {}).get("metrics") or record.get("result")),
     ("Error", _error_text),
     ("Created", "created_at"),
     ("Started", "started_at"),
@@ -226,8 +230,9 @@ class ProgressLine:
             self._dirty = True
         else:
             self.end()
-            told = data.get("message") or data.get("state") or data.get("what") or ""
-            note(f"{plain(kind)} {plain(told) if told else ''}".rstrip())
+            simple = {key: value for key, value in data.items() if isinstance(value, str | int | float)}
+            told = plain(data["state"]) if kind == "state" and "state" in data else plain(simple) if simple else ""
+            note(f"{plain(kind)} {told}".rstrip())
         if self._dirty and time.monotonic() - self._shown_at >= self._every_s:
             self._show()
 

@@ -1,0 +1,126 @@
+"""The command line against the platform itself: what the fake server's answers stand for."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A running platform: its address and its home folder."""
+    home = tmp_path_factory.mktemp("platform")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODELWORKS_")}
+    environment |= {"MODELWORKS_HOME": str(home), "MODELWORKS_LOG_LEVEL": "error", "NO_PROXY": "*"}
+    command = [sys.executable, "-m", "modelworks.cli", "serve", "--port", "0"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        for line in process.stderr:
+            lines.append(line)
+            found = re.search(r"at (http://\S+)", line)
+            if found:
+                yield found[1], home
+                break
+        else:
+            pytest.fail("the server did not start:\n" + "".join(lines))
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+@pytest.fixture
+def real(platform: tuple[str, Path], cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    url, home = platform
+    monkeypatch.setenv("MODELWORKS_URL", url)
+    monkeypatch.setenv("MODELWORKS_HOME", str(home))
+    monkeypatch.delenv("MODELWORKS_API_KEY")
+    return cli
+
+
+def test_the_local_key_opens_the_local_server(real: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = real("status", "-o", "json").json
+    assert (status["state"], status["key"]) == ("ready", "admin")
+    assert real("version", "--check-compat").code == 0
+    monkeypatch.setenv("MODELWORKS_PROJECT", "default")
+    assert real("ls", "-o", "json").json == []
+    monkeypatch.setenv("MODELWORKS_PROJECT", "another")
+    assert real("ls").code == 4
+
+
+def test_a_data_set_from_upload_to_removal(real: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.txt").write_text("the quick brown fox\n" * 100)
+    made = real("data", "add", str(folder), "--name", "corpus/small", "--licence", "CC0-1.0", "-o", "json").json
+    assert (made["name"], made["number"], made["licence"]) == ("corpus/small", 1, "CC0-1.0")
+    assert real("data", "ls", "corpus", "-o", "name").out == "corpus/small\n"
+    assert real("alias", "corpus/small", "gold", "--dataset", "-o", "json").json["id"] == made["id"]
+    shown = real("data", "show", "corpus/small@gold")
+    assert made["id"] in shown.out
+    assert real("data", "rm", "corpus/small", "--dry-run", "-o", "json").json["dry_run"] is True
+    done = real("data", "rm", "corpus/small", "-y")
+    assert (done.code, done.out) == (0, made["id"] + "\n")
+    missing = real("data", "show", "corpus/small", "-o", "json")
+    assert missing.code == 1
+    assert "corpus/small" in missing.err
+
+
+def test_pull_runs_to_its_end_and_leaves_a_tree(real: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "a.txt").write_text("one")
+    done = real("pull", str(folder), "--dataset", "--name", "pulled", "--licence", "MIT", "-y", "-o", "json")
+    assert done.code == 0, done.err
+    assert (done.json["state"], done.json["outputs"][0]["name"]) == ("succeeded", "pulled")
+    run = done.json["id"]
+    assert real("jobs", "-o", "name").out.splitlines()[0] == run
+    assert real("logs", run).code == 0
+    assert real("cancel", run).code == 1  # it is over
+    assert real("data", "show", "pulled", "-o", "json").json["version"]["created_by_run"] == run
+
+
+def test_keys_and_usage(real: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = real("keys", "create", "ci", "--scope", "read", "--expires", "1d").out.strip()
+    assert secret.startswith("mw-")
+    monkeypatch.setenv("MODELWORKS_API_KEY", secret)
+    assert real("ls").code == 0
+    assert real("keys", "ls").code == 4  # the scope read does not suffice
+    monkeypatch.delenv("MODELWORKS_API_KEY")
+    assert real("keys", "revoke", "ci", "-y").code == 0
+    monkeypatch.setenv("MODELWORKS_API_KEY", secret)
+    done = real("ls", "-o", "json")
+    assert (done.code, "revoked_api_key" in done.err) == (4, True)
+    monkeypatch.delenv("MODELWORKS_API_KEY")
+    assert "data" in real("usage", "--since", "1d", "-o", "json").json
+
+
+def test_tasks_and_deployments_answer_in_the_forms_that_are_read(real: Cli) -> None:
+    assert real("ps", "-o", "json").json == []
+    assert "input" in real("run", "text-generation", "--schema").json
+    done = real("deploy", "nothing")
+    assert done.code == 1
+    assert "nothing" in done.err
+    done = real("train", "text", "--name", "x", "--data", "nowhere")
+    assert (done.code, "nowhere" in done.err) == (1, True)
+    done = real("chat", "nobody", "hello")
+    assert (done.code, "nobody" in done.err) == (1, True)
+
+
+def test_a_second_server_is_told_who_holds_the_port(platform: tuple[str, Path], tmp_path: Path) -> None:
+    url, _home = platform
+    environment = {**os.environ, "MODELWORKS_HOME": str(tmp_path / "other"), "MODELWORKS_LOG_LEVEL": "error"}
+    command = [sys.executable, "-m", "modelworks.cli", "serve", "--port", url.rpartition(":")[2]]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert "is taken by another program" in done.stderr
+    assert "--port" in done.stderr
+    assert "Traceback" not in done.stderr
