@@ -32,7 +32,9 @@ def tune() -> dict[str, Any]:
 
 @pytest.fixture
 def rooms(settings: Settings, database: Database, toy: None, tune: dict[str, Any]) -> Iterator[Rooms]:
-    made = make_rooms(Settings(**({"home": settings.home, "slots_cpu": 4, "slots_memory_bytes": 8 << 30} | tune)), database)
+    made = make_rooms(
+        Settings(**({"home": settings.home, "slots_cpu": 4, "slots_memory_bytes": 8 << 30, "max_attempts": 3} | tune)), database
+    )
     yield made
     # No test leaves a process behind, whatever it did.
     with database.reading() as session:

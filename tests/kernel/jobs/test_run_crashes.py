@@ -57,8 +57,8 @@ def test_a_run_that_always_crashes_at_the_same_place_is_given_up(rooms: Rooms, m
     assert done.error is not None
     assert done.error["code"] == "crashed_repeatedly"
     assert "SIGKILL" in done.error["message"]
-    # The first attempt reached a checkpoint; five in a row after it got no further.
-    assert done.attempt == done.max_attempts == 5
+    # The first attempt reached a checkpoint, and was the first of three that got no further.
+    assert done.attempt == done.max_attempts == 3
     assert done.has_checkpoint
 
 
@@ -67,7 +67,7 @@ def test_progress_between_crashes_is_not_held_against_a_run(rooms: Rooms, monkey
     with rooms.db.transaction() as session:
         from modelworks.kernel.jobs.store import RunRow
 
-        session.get_one(RunRow, run.id).crashes = 4
+        session.get_one(RunRow, run.id).crashes = 2
     assert rooms.finish(run.id).state == "succeeded"
 
 
@@ -147,7 +147,7 @@ def test_a_log_that_is_not_utf_8_survives(rooms: Rooms) -> None:
 class TestSilence:
     @pytest.fixture
     def tune(self) -> dict[str, Any]:
-        return {"heartbeat_timeout_s": 1.0}
+        return {"heartbeat_timeout_s": 3.0}
 
     def test_a_worker_that_falls_silent_is_ended_and_started_again(self, rooms: Rooms) -> None:
         done = rooms.finish(rooms.submit(params={"stop_at": 5}).id)

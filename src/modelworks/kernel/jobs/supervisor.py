@@ -29,6 +29,8 @@ _BUSY_POLL_S = 0.25
 _IDLE_POLL_S = 2.0
 #: How long a worker may take to exit once its run is over.
 _EXIT_GRACE_S = 10.0
+#: How long a worker may take to its first sign of life.
+_START_GRACE_S = 120.0
 #: How often a sign of life without news is written into the database.
 _BEAT_NOTE_S = 5.0
 
@@ -197,7 +199,11 @@ class Supervisor:
                 watch.beat_noted_s = now
                 with self._db.transaction() as session:
                     self._attempts.record_beat(session, run.id, run.attempt)
-        return self._executor.limits_silence(watch.handle) and now - watch.beat_seen_s > self._settings.heartbeat_timeout_s
+        limit_s = self._settings.heartbeat_timeout_s
+        if watch.beat is None:
+            # A busy machine takes its time to start an interpreter.
+            limit_s = max(limit_s, _START_GRACE_S)
+        return self._executor.limits_silence(watch.handle) and now - watch.beat_seen_s > limit_s
 
     def _see_off(self, watch: _Watch) -> None:
         """The attempt is over in the database; see that its process ends too and leaves nothing behind."""
