@@ -275,7 +275,7 @@ async def test_a_closed_replica_ends_its_answers_and_refuses_new_ones(model: Loc
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
 async def test_lower_precisions_answer_nearly_alike(model: LocalModel, openvino: Generator, precision: Any) -> None:
-    generator = OpenVINOGenerator(model, ServeOptions(precision=precision, num_threads=2))
+    generator = OpenVINOGenerator(model, ServeOptions(precision=precision, num_threads=1))
     try:
         exact = (await ask(openvino, prompt=PROMPT, temperature=0, max_tokens=1, logprobs=True, top_logprobs=5)).only
         rough = (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=1, logprobs=True, top_logprobs=5)).only

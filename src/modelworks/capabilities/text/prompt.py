@@ -2,73 +2,117 @@
 
 from __future__ import annotations
 
+import re
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
 from modelworks.contract.generation import GenerationInput, Message
 
+#: Stands for the n-th special token that a message's text mentions, while the template is rendered.
+_MENTION = re.compile("\ue000(\\d+)\ue001")
 
-def prompt_ids(tokenizer: PreTrainedTokenizerFast, vocab_size: int, request: GenerationInput) -> list[int]:
-    """The ids a model continues.
+
+class PromptEncoder:
+    """Encodes requests for one model.
 
     Args:
         tokenizer: the model's.
         vocab_size: ids that the model has an embedding for.
-        request: a chat, a text or ids.
-
-    Raises:
-        InvalidRequest: the prompt is empty, an id is out of range, or the template refuses the messages.
-        UnsupportedParameter: tools for a template that has no place for them.
     """
-    if request.messages is not None:
-        ids = _chat_ids(tokenizer, request)
-    elif request.prompt is not None:
-        ids = [int(token) for token in tokenizer(request.prompt, verbose=False)["input_ids"]]
-    else:
-        ids = list(request.prompt_ids or ())
-        wrong = next((token for token in ids if not 0 <= token < vocab_size), None)
-        if wrong is not None:
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        special = sorted((token.content for token in tokenizer.added_tokens_decoder.values() if token.special), key=len)
+        self._special = re.compile("|".join(re.escape(text) for text in reversed(special))) if special else None
+
+    def encode(self, request: GenerationInput) -> list[int]:
+        """The ids that the model continues.
+
+        Special tokens written out in a chat's messages are plain characters: a message cannot end its own turn. In a text
+        prompt they are what they say.
+
+        Raises:
+            InvalidRequest: the prompt is empty, an id is out of range, or the template refuses the messages.
+            UnsupportedParameter: tools for a template that has no place for them.
+        """
+        if request.messages is not None:
+            ids = self._chat_ids(request)
+        elif request.prompt is not None:
+            ids = [int(token) for token in self._tokenizer(request.prompt, verbose=False)["input_ids"]]
+        else:
+            ids = list(request.prompt_ids or ())
+            wrong = next((token for token in ids if not 0 <= token < self._vocab_size), None)
+            if wrong is not None:
+                raise InvalidRequest(
+                    f"The prompt has the token id {wrong}, but the model's ids go from 0 to {self._vocab_size - 1}.",
+                    hint="Encode the prompt with this model's own tokenizer.",
+                    param="prompt",
+                )
+        if not ids or (request.prompt is not None and not request.prompt):
+            raise InvalidRequest("The prompt is empty.", hint="Give at least one character.", param="prompt")
+        return ids
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        """A second tokenizer to which special tokens are text: the first one's switch would change other requests too."""
+        plain = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
+        plain.encode_special_tokens = True
+        return plain
+
+    def _chat_ids(self, request: GenerationInput) -> list[int]:
+        messages = request.messages or []
+        if not messages:
+            raise InvalidRequest("The chat has no messages.", hint="Give at least one message.", param="messages")
+        template = self._tokenizer.chat_template
+        if template is None:
             raise InvalidRequest(
-                f"The prompt has the token id {wrong}, but the model's ids go from 0 to {vocab_size - 1}.",
-                hint="Encode the prompt with this model's own tokenizer.",
-                param="prompt",
+                "This model has no chat template: it completes text and was not made for chats.",
+                hint="Use /v1/completions, or deploy a model that was trained with a template.",
+                param="messages",
             )
-    if not ids or (request.prompt is not None and not request.prompt):
-        raise InvalidRequest("The prompt is empty.", hint="Give at least one character.", param="prompt")
-    return ids
+        if request.tools and "tools" not in str(template):
+            raise UnsupportedParameter(
+                "This model's chat template has no place for tools.",
+                hint="Leave tools out, or deploy a model that was trained with them.",
+                param="tools",
+            )
+        mentioned: list[str] = []
+        turns = [_turn(message, str(template)) for message in messages]
+        for turn in turns:
+            turn["content"] = self._hide_special(str(turn["content"]), mentioned)
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, tools=request.tools, tokenize=False, add_generation_prompt=True, **request.template_args
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise InvalidRequest(f"The chat template refuses these messages: {error}.", param="messages") from error
+        ids: list[int] = []
+        # Every second piece is the number of a mention.
+        for place, piece in enumerate(_MENTION.split(text) if mentioned else [text]):
+            if place % 2:
+                # A number beyond them was in the message itself, and stays what it was.
+                known = int(piece) < len(mentioned)
+                shown = mentioned[int(piece)] if known else f"\ue000{piece}\ue001"
+                ids += self._plain.encode(shown, add_special_tokens=False).ids
+            elif piece:
+                ids += [int(token) for token in self._tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]]
+        return ids
 
+    def _hide_special(self, text: str, mentioned: list[str]) -> str:
+        if self._special is None:
+            return text
 
-def _chat_ids(tokenizer: PreTrainedTokenizerFast, request: GenerationInput) -> list[int]:
-    messages = request.messages or []
-    if not messages:
-        raise InvalidRequest("The chat has no messages.", hint="Give at least one message.", param="messages")
-    template = tokenizer.chat_template
-    if template is None:
-        raise InvalidRequest(
-            "This model has no chat template: it completes text and was not made for chats.",
-            hint="Use /v1/completions, or deploy a model that was trained with a template.",
-            param="messages",
-        )
-    if request.tools and "tools" not in str(template):
-        raise UnsupportedParameter(
-            "This model's chat template has no place for tools.",
-            hint="Leave tools out, or deploy a model that was trained with them.",
-            param="tools",
-        )
-    try:
-        text = tokenizer.apply_chat_template(
-            [_turn(message, str(template)) for message in messages],
-            tools=request.tools,
-            tokenize=False,
-            add_generation_prompt=True,
-            **request.template_args,
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        raise InvalidRequest(f"The chat template refuses these messages: {error}.", param="messages") from error
-    return [int(token) for token in tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+        def hide(match: re.Match[str]) -> str:
+            mentioned.append(match[0])
+            return f"\ue000{len(mentioned) - 1}\ue001"
+
+        return self._special.sub(hide, text)
 
 
 def _turn(message: Message, template: str) -> dict[str, Any]:

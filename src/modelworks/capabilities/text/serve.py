@@ -19,7 +19,7 @@ from modelworks.capabilities.text.engines.opening import (
     open_transformers,
 )
 from modelworks.capabilities.text.incremental import StopFilter, Vocabulary, text_builder
-from modelworks.capabilities.text.prompt import prompt_ids
+from modelworks.capabilities.text.prompt import PromptEncoder
 from modelworks.capabilities.text.schemas import ServeOptions
 from modelworks.capabilities.text.tokenizer import load_tokenizer
 from modelworks.contract import LocalModel
@@ -55,11 +55,12 @@ class Generator:
             raise InvalidRequest("Text generation needs a model.", hint="Name one in the deployment.")
         chosen = options if isinstance(options, ServeOptions) else ServeOptions()
         checkpoint = Checkpoint.of(model)
-        self._tokenizer = load_tokenizer(model.path)
-        self._vocabulary = Vocabulary(self._tokenizer)
+        tokenizer = load_tokenizer(model.path)
+        self._vocabulary = Vocabulary(tokenizer)
+        self._encoder = PromptEncoder(tokenizer, checkpoint.vocab_size)
         self._vocab_size = checkpoint.vocab_size
         self._defaults = generation_defaults(model.path)
-        self._stop_ids = _stop_ids(self._defaults, checkpoint.config, self._tokenizer)
+        self._stop_ids = _stop_ids(self._defaults, checkpoint.config, tokenizer)
         opened = type(self)._open(checkpoint, chosen)
         self._engine = opened.engine
         #: Prompt and answer together, in tokens.
@@ -125,8 +126,8 @@ class Generator:
     async def _encode(self, request: GenerationInput) -> list[int]:
         size = len(request.prompt or "") + sum(len(message.content or "") for message in request.messages or ())
         if size <= _LONG_PROMPT_CHARS:
-            return prompt_ids(self._tokenizer, self._vocab_size, request)
-        return await asyncio.to_thread(prompt_ids, self._tokenizer, self._vocab_size, request)
+            return self._encoder.encode(request)
+        return await asyncio.to_thread(self._encoder.encode, request)
 
     def _decodings(self, request: GenerationInput, prompt_tokens: int) -> list[Decoding]:
         if prompt_tokens >= self.context_length:

@@ -105,7 +105,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
         "INFERENCE_PRECISION_HINT": computed,
         "KV_CACHE_PRECISION": cache_precision,
     }
-    num_threads = options.num_threads or len(os.sched_getaffinity(0))
+    num_threads = options.num_threads or _num_cores()
     if computed == "bf16":
         # The pinned version divides by zero in bf16 matrix products on one thread.
         num_threads = max(2, num_threads)
@@ -186,6 +186,11 @@ def _compare(checkpoint: Checkpoint, probe: list[int], got: np.ndarray[Any, Any]
             f"OpenVINO GenAI computes other logits than the checkpoint: they differ by {difference:.3g}, "
             f"where {allowed:.3g} is allowed."
         )
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _probe_ids(vocab_size: int) -> list[int]:
