@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.architecture.sources import PROJECT
+from tests.fixtures.make_database import make
 
 from modelworks.kernel.base import migration
 from modelworks.kernel.base.database import Base, Database
@@ -31,6 +32,26 @@ def test_every_release_has_its_database() -> None:
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.stem)
 def test_a_released_database_opens_with_every_row(fixture: Path, tmp_path: Path) -> None:
+    check(fixture, tmp_path)
+
+
+def test_a_database_of_today_can_be_made_and_opens(tmp_path: Path) -> None:
+    make(tmp_path / "release" / "today.db")
+    check(tmp_path / "release" / "today.db", tmp_path)
+    with pytest.raises(FileExistsError, match="never made again"):
+        make(tmp_path / "release" / "today.db")
+
+
+def test_a_lost_row_is_found(tmp_path: Path) -> None:
+    make(tmp_path / "today.db")
+    with sqlite3.connect(tmp_path / "today.db") as connection:
+        connection.execute("DELETE FROM usage_requests")
+    connection.close()
+    with pytest.raises(AssertionError, match="a row in each table"):
+        check(tmp_path / "today.db", tmp_path)
+
+
+def check(fixture: Path, tmp_path: Path) -> None:
     before = rows(fixture)
     assert before.pop("alembic_version") == 1
     assert before
