@@ -90,6 +90,7 @@ class AsyncBlobs(AsyncGroup):
         Raises:
             NotFound: the server has no such blob. IntegrityFailed: the bytes do not have that digest.
         """
+        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
         start = part.stat().st_size if part.exists() else 0
         headers = {"Range": f"bytes={start}-"} if start else {}

@@ -159,6 +159,8 @@ class Transport:
             timeout=httpx.Timeout(timeout_s, connect=5.0),
             transport=handler,
             trust_env=not self.is_local,
+            # Loading the trusted certificates takes longer than most calls; without TLS there is nothing to verify.
+            verify=urlsplit(url).scheme == "https",
         )
 
     async def aclose(self) -> None:

@@ -24,10 +24,12 @@ def serve(
         os.environ["MODELWORKS_HOME"] = str(home.expanduser().absolute())
     try:
         from modelworks.kernel.base.settings import Settings
+
+        settings = settings_from({"host": host, "port": port}, Settings)
         from modelworks.server import serve as start
     except ModuleNotFoundError as error:
         raise missing_server(error) from error
-    start(settings_from({"host": host, "port": port}, Settings))
+    start(settings)
 
 
 def missing_server(error: ModuleNotFoundError) -> ModelworksError:
