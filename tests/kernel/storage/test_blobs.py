@@ -295,11 +295,11 @@ def test_collecting_an_empty_store(blobs: BlobStore) -> None:
 
 def test_collection_sweeps_what_killed_writers_left(folder_blobs: BlobStore, tmp_path: Path) -> None:
     spool = folder_blobs._place.spool_folder()
-    (spool / "blob-old").write_bytes(b"half")
-    os.utime(spool / "blob-old", (0, 0))
-    (spool / "blob-new").write_bytes(b"half")
+    (spool / "modelworks-blob-old").write_bytes(b"half")
+    os.utime(spool / "modelworks-blob-old", (0, 0))
+    (spool / "modelworks-blob-new").write_bytes(b"half")
     folder_blobs.collect(lambda digests: set(), grace_s=0)
-    assert [path.name for path in spool.iterdir()] == ["blob-new"]
+    assert [path.name for path in spool.iterdir()] == ["modelworks-blob-new"]
 
 
 def test_a_wrong_bucket_or_address_is_said(s3_server: str) -> None:

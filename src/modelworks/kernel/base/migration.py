@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
+import importlib
 import os
-import pkgutil
 import shutil
 import sqlite3
 import subprocess
@@ -114,11 +113,8 @@ def differences(db: Database, metadata: MetaData) -> list[Any]:
 
 def load_metadata() -> MetaData:
     """The tables of every room, found by their `store.py`: this floor knows no room by name."""
-    kernel = importlib.import_module("modelworks.kernel")
-    for room in pkgutil.iter_modules(kernel.__path__, "modelworks.kernel."):
-        store = f"{room.name}.store"
-        if room.ispkg and importlib.util.find_spec(store) is not None:
-            importlib.import_module(store)
+    for store in sorted(Path(__file__).parents[1].glob("*/store.py")):
+        importlib.import_module(f"modelworks.kernel.{store.parent.name}.store")
     return Base.metadata
 
 

@@ -114,7 +114,7 @@ class BlobWriter:
         self.num_bytes = 0
         with _full_disk():
             folder = place.spool_folder()
-            descriptor, name = tempfile.mkstemp(prefix="blob-", dir=folder)
+            descriptor, name = tempfile.mkstemp(prefix="modelworks-blob-", dir=folder)
         self._path = Path(name)
         self._file: BinaryIO = os.fdopen(descriptor, "wb", buffering=0)
 

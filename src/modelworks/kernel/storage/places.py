@@ -130,7 +130,7 @@ class FolderPlace:
     def sweep(self, older_than_s: float) -> None:
         if not self._spool.is_dir():
             return
-        for path in self._spool.glob("blob-*"):
+        for path in self._spool.glob("modelworks-blob-*"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime >= max(older_than_s, 3600.0):
                     path.unlink()
@@ -213,7 +213,7 @@ class RemotePlace:
         return None
 
     def sweep(self, older_than_s: float) -> None:
-        for path in self.spool_folder().glob("blob-*"):
+        for path in self.spool_folder().glob("modelworks-blob-*"):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime >= max(older_than_s, 24 * 3600.0):
                     path.unlink()
