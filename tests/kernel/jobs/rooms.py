@@ -35,7 +35,7 @@ class Rooms:
     executor: LocalExecutor
     supervisor: Supervisor
 
-    def submit(self, verb: str = "train", task: str = "toy-count", **known: Any) -> RunRecord:
+    def submit(self, verb: str = "train", task: str | None = "toy-count", **known: Any) -> RunRecord:
         spec = {"capability": "toy", "output_name": "counter"} | known
         with self.db.transaction() as session:
             return self.jobs.submit(session, PROJECT, "key_test", JobSpec(verb=verb, task=task, **spec))
@@ -109,7 +109,7 @@ class Rooms:
 
 def make_rooms(settings: Settings, db: Database) -> Rooms:
     clock, events = SystemClock(), Events()
-    blobs = BlobStore(settings.effective_storage_url)
+    blobs = BlobStore(settings.effective_storage_url, settings.storage_options)
     catalog = CatalogService(db, blobs, clock, events, settings)
     jobs = JobsService(db, catalog, blobs, clock, events, settings)
     executor = LocalExecutor(settings.home, grace_s=0.3)

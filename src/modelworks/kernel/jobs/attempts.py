@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import event, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, load_only
 
 from modelworks.contract.capability import Resources
 from modelworks.contract.errors import AuthenticationFailed, Conflict, ModelworksError, NotFound
@@ -35,6 +35,18 @@ from modelworks.kernel.jobs.store import RunEventRow, RunMetricRow, RunRow
 
 #: Longest pause before an attempt follows one that crashed.
 _MAX_PAUSE_S = 60.0
+#: Shortest pause before a cluster that does not answer is asked again.
+_MIN_AWAY_PAUSE_S = 5.0
+_WATCHED = (
+    RunRow.state,
+    RunRow.attempt,
+    RunRow.handle,
+    RunRow.resources,
+    RunRow.devices,
+    RunRow.not_before,
+    RunRow.heartbeat_at,
+    RunRow.cancel_requested_at,
+)
 #: Metadata of a save that the catalog keeps in columns of its own.
 _KNOWN_METADATA = ("task", "level", "licence", "metrics", "source", "card")
 
@@ -66,7 +78,13 @@ class Attempts:
 
     def active(self, session: Session) -> list[ActiveRun]:
         """Every run that is queued or running, first come first."""
-        query = select(RunRow).where(RunRow.state.in_(ACTIVE)).order_by(RunRow.queued_at, RunRow.id)
+        query = (
+            select(RunRow)
+            .where(RunRow.state.in_(ACTIVE))
+            .order_by(RunRow.queued_at, RunRow.id)
+            # Manifests of checkpoints and results may be long, and this is asked several times a second.
+            .options(load_only(*_WATCHED))
+        )
         now = self._clock.now()
         return [
             ActiveRun(
@@ -235,7 +253,11 @@ class Attempts:
         row = _locked(session, run_id)
         if row is None or row.attempt != attempt or row.state != "running":
             return
-        self._failed(session, row, error.to_wire(), retry=error.retryable and error.status >= 502)
+        if error.retry_after_s is None or row.cancel_requested_at is not None:
+            self._failed(session, row, error.to_wire(), retry=error.retryable and error.status >= 502)
+        else:
+            # Where it would run is away for a while: that is nothing the run did, so it waits and does not count.
+            self._requeue(session, row, error.message, max(_MIN_AWAY_PAUSE_S, error.retry_after_s))
         self._announce(session, row)
 
     def refuse(self, session: Session, run_id: str, error: ModelworksError) -> None:
@@ -342,12 +364,15 @@ class Attempts:
             ).to_wire()
             self._end(session, row, "failed", error or wire)
             return
+        pause_s = 0.0 if row.crashes == 1 else min(_MAX_PAUSE_S, 2.0 ** (row.crashes - 2))
+        self._requeue(session, row, reason, pause_s)
+
+    def _requeue(self, session: Session, row: RunRow, reason: str, pause_s: float) -> None:
         row.state = "queued"
         row.handle = None
         row.devices = []
         row.saves = row.saves[: row.num_saves_kept]
-        pause = 0.0 if row.crashes == 1 else min(_MAX_PAUSE_S, 2.0 ** (row.crashes - 2))
-        row.not_before = self._clock.now() + timedelta(seconds=pause)
+        row.not_before = self._clock.now() + timedelta(seconds=pause_s)
         self._note(session, row, "state", {"state": "queued", "reason": reason, "from_checkpoint": row.checkpoint is not None})
 
     def _end(self, session: Session, row: RunRow, state: RunState, error: dict[str, Any] | None) -> None:

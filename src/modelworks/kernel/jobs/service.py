@@ -79,6 +79,8 @@ class JobsService:
         """
         capability, task = (None, None) if spec.verb == "pull" else _find(spec)
         params = _checked_params(spec, task)
+        if spec.verb == "pull":
+            self._catalog.check_source(params["source"])
         declared = _PULL_RESOURCES if task is None else task.resources
         resources = declared if spec.resources is None else spec.resources.over(declared)
         slots = capacity(self._settings)

@@ -6,8 +6,9 @@ Everything it must not forget is in the database; a new supervisor after a crash
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -74,6 +75,7 @@ class Supervisor:
         self._clock = clock
         self._capacity = capacity(settings)
         self._watches: dict[str, _Watch] = {}
+        self._troubled: set[str] = set()
         self._is_swept = False
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -118,18 +120,28 @@ class Supervisor:
             self._is_swept = True
         running = [run for run in active if run.state == "running"]
         for run in running:
-            try:
-                self._follow(run)
-            except ModelworksError as error:
-                log.warning("a run cannot be followed at the moment", run_id=run.id, reason=error.message)
-            except Exception:
-                log.exception("a run cannot be followed at the moment", run_id=run.id)
+            self._guarded(run.id, partial(self._follow, run))
         current = {(run.id, run.attempt) for run in running}
         for watch in list(self._watches.values()):
             if (watch.run_id, watch.attempt) not in current:
-                self._see_off(watch)
+                self._guarded(watch.run_id, partial(self._see_off, watch))
         is_waiting = self._start_queued()
         return bool(running or self._watches or is_waiting)
+
+    def _guarded(self, run_id: str, look: Callable[[], None]) -> None:
+        """One run that cannot be followed at the moment must not keep the others from it; said once, not at every look."""
+        try:
+            look()
+        except ModelworksError as error:
+            if run_id not in self._troubled:
+                log.warning("a run cannot be followed at the moment", run_id=run_id, reason=error.message)
+            self._troubled.add(run_id)
+        except Exception:
+            if run_id not in self._troubled:
+                log.exception("a run cannot be followed at the moment", run_id=run_id)
+            self._troubled.add(run_id)
+        else:
+            self._troubled.discard(run_id)
 
     # -- running ------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ Answer = TypeVar("Answer")
 
 #: The journal tells the end of a run at once; asking the cluster only serves to notice a death.
 _POLL_S = 2.0
+#: How long a cluster that does not answer is left alone.
+_AWAY_S = 5.0
 _MAX_DETAIL_CHARS = 500
 
 
@@ -51,6 +53,7 @@ class RayExecutor:
         self._env = dict(env or {})
         self._grace_s = grace_s
         self._client: Any = None
+        self._away_until = 0.0
         self._seen: dict[str, tuple[float, Status, str]] = {}
 
     def start(self, launch: Launch) -> str:
@@ -123,22 +126,29 @@ class RayExecutor:
 
     def _ask(self, question: Callable[[Any], Answer], **missing: Answer) -> Answer:
         """Put a question to the cluster; `missing` is the answer where it does not know the job."""
+        if time.monotonic() < self._away_until:
+            raise self._away("it was asked a moment ago")
         try:
             if self._client is None:
                 self._client = _connect(self._address)
             return question(self._client)
-        except (ConnectionError, OSError) as error:
+        except OSError as error:
+            # Every question would wait for its time limit; a pause keeps the other runs' affairs going.
+            self._away_until = time.monotonic() + _AWAY_S
             self._client = None
-            raise Unavailable(
-                f"The Ray cluster at {self._address} does not answer: {_first_line(error)}.",
-                hint="Check MODELWORKS_RAY_ADDRESS and whether the cluster is up.",
-                retry_after_s=5,
-            ) from error
+            raise self._away(_first_line(error)) from error
         except RuntimeError as error:
             # The client reports every refusal as a RuntimeError with the HTTP status in its text.
             if missing and ("404" in str(error) or "does not exist" in str(error)):
                 return missing["missing"]
             raise Unavailable(f"The Ray cluster at {self._address} refused: {_first_line(error)}.") from error
+
+    def _away(self, reason: str) -> Unavailable:
+        return Unavailable(
+            f"The Ray cluster at {self._address} does not answer: {reason}.",
+            hint="Check MODELWORKS_RAY_ADDRESS and whether the cluster is up.",
+            retry_after_s=_AWAY_S,
+        )
 
 
 def _connect(address: str) -> Any:
