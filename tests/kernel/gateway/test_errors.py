@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from tests.kernel.gateway.conftest import Stage
 
 from modelworks.contract.errors import (
+    AuthenticationFailed,
     Cancelled,
     Conflict,
     IntegrityFailed,
@@ -182,6 +183,12 @@ async def test_the_official_client_sees_code_and_type(
     assert caught.value.status_code == error.status
     assert (caught.value.code, caught.value.type) == (error.error_code, error.type)
     assert caught.value.request_id is not None
+
+
+async def test_a_replicas_quarrel_with_the_server_is_not_the_callers(stage: Stage) -> None:
+    stage.replica.refusal = (401, AuthenticationFailed("This replica answers only its own server.").to_wire())
+    status, body, _ = await stage.post("/v1/chat/completions", {"model": "tiny", "messages": HI})
+    assert (status, body["error"]["code"]) == (502, "upstream_failed")
 
 
 async def test_a_client_repeats_only_what_may_succeed(stage: Stage) -> None:

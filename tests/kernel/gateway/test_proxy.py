@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import openai
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.kernel.gateway.conftest import Stage, parsed
+
+from modelworks.kernel.gateway.metering import Meter
+from modelworks.kernel.gateway.proxy import Relay
 
 HI: Any = [{"role": "user", "content": "Hi"}]
 CHAT: Any = {"model": "remote/gpt", "messages": HI}
@@ -107,6 +114,61 @@ async def test_events_cut_anywhere_arrive_whole(stage: Stage, size: int) -> None
     assert len([block for block in blocks if block.startswith("data: {")]) == 2
     [record] = stage.used()
     assert record.completion_tokens == 3
+
+
+class Cut:
+    """A response whose body arrives in the given pieces."""
+
+    status = 200
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.content = self
+        self._pieces = pieces
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
+class Sink:
+    """Takes what would be sent to the caller."""
+
+    def __init__(self) -> None:
+        self.comment = b""
+        self.taken: list[bytes] = []
+
+    async def send(self, data: bytes) -> None:
+        self.taken.append(data)
+
+
+def relayed(pieces: list[bytes]) -> tuple[bytes, Meter]:
+    meter = Meter(cast(Any, None), cast(Any, None), {}, "/v1/chat/completions")
+    meter.model = "ours"
+    sink = Sink()
+    relay = Relay(meter, "upstream/name", include_usage=False)
+    asyncio.run(relay.run(cast(Any, Cut(pieces)), cast(Any, sink)))
+    # What is sent at once must be whole events: a keep-alive may come in between.
+    assert all(data.endswith((b"\n\n", b"\r\n\r\n")) for data in sink.taken)
+    return b"".join(sink.taken), meter
+
+
+@given(
+    texts=st.lists(st.text(max_size=8), min_size=1, max_size=4),
+    separator=st.sampled_from([b"\n\n", b"\r\n\r\n"]),
+    cuts=st.sets(st.integers(min_value=1, max_value=900)),
+)
+@settings(max_examples=60, deadline=None)
+def test_where_the_network_cuts_changes_nothing(texts: list[str], separator: bytes, cuts: set[int]) -> None:
+    whole = b"".join([*(event(text) for text in texts), event(finish="stop"), USAGE, DONE]).replace(b"\n\n", separator)
+    edges = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
+    pieces = [whole[start:end] for start, end in itertools.pairwise(edges)]
+    found, meter = relayed(pieces)
+    at_once, _ = relayed([whole])
+    assert found == at_once
+    bodies = [orjson.loads(block[6:]) for block in found.split(separator) if block]
+    assert [body["choices"][0]["delta"].get("content") for body in bodies] == [*texts, None]
+    assert {body["model"] for body in bodies} == {"ours"}
+    assert (meter.tallies[0].prompt_tokens, meter.tallies[0].completion_tokens) == (7, 3)
 
 
 async def test_text_that_looks_like_the_protocol_is_left_alone(stage: Stage) -> None:

@@ -8,12 +8,15 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import openai
+import orjson
 import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 from tests.kernel.gateway.conftest import FakeReplica, Stage, chunk, listen, parsed, usage
 
 from modelworks.contract.errors import ModelworksError, Unavailable
+from modelworks.kernel.base import telemetry
+from modelworks.kernel.gateway import exchange
 from modelworks.kernel.gateway.stream import ClientGone, UntilDisconnect
 
 HI: Any = [{"role": "user", "content": "Hi"}]
@@ -170,6 +173,83 @@ async def test_a_connection_that_breaks_before_any_answer_is_tried_again(stage: 
         stage.deploy("pair", urls=[url, stage.replica_url])
         answer = await stage.client.chat.completions.create(model="pair", messages=HI)
         assert answer.choices[0].message.content == "Hello world"
+
+
+async def test_a_request_that_brings_a_replica_down_is_not_carried_to_the_next(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Poisoned(FakeReplica):
+        async def stream(self, request: web.Request) -> web.StreamResponse:
+            self.requests.append({})
+            await asyncio.sleep(0.05)
+            assert request.transport is not None
+            request.transport.abort()
+            return web.StreamResponse()
+
+    monkeypatch.setattr(exchange, "_STALE_S", 0.01)
+    async with AsyncExitStack() as stack:
+        poisoned = Poisoned()
+        url = await listen(poisoned.app(), stack)
+        stage.deploy("pair", urls=[url, url])
+        status, body, _ = await stage.post("/v1/chat/completions", {"model": "pair", "messages": HI})
+        assert (status, body["error"]["code"]) == (502, "replica_lost")
+        assert len(poisoned.requests) == 1
+
+
+async def test_a_server_that_stops_records_what_it_breaks_off(stage: Stage) -> None:
+    stage.replica.lines = hang_after(chunk("a", usage=usage(3, 0)))
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def nowhere(_message: Any) -> None:
+        return None
+
+    for stream in (True, False):
+        body = orjson.dumps({**CHAT, "stream": stream})
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive(messages: Any = messages) -> Any:
+            for message in messages:
+                return message
+            return await never()
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "query_string": b"",
+            "headers": [(b"x-api-key", stage.secret.encode()), (b"content-length", str(len(body)).encode())],
+        }
+        stage.replica.asked.clear()
+        answering = asyncio.create_task(stage.app(scope, receive, nowhere))
+        await stage.replica.asked.wait()
+        await asyncio.sleep(0.05)
+        answering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+    assert [(record.status, record.aborted, record.prompt_tokens) for record in stage.used()] == [(503, True, 3)] * 2
+
+
+async def test_tokens_are_counted_for_prometheus(stage: Stage) -> None:
+    stage.deploy("counted-here")
+    await stage.client.chat.completions.create(model="counted-here", messages=HI)
+    page = telemetry.metrics_response().decode()
+    assert 'modelworks_tokens_total{deployment="counted-here",kind="prompt"} 5.0' in page
+    assert 'modelworks_tokens_total{deployment="counted-here",kind="completion"} 2.0' in page
+
+
+async def test_a_failed_answer_whose_record_fails_too_keeps_its_own_error(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(record: Any) -> None:
+        raise Unavailable("The database does not answer.")
+
+    monkeypatch.setattr(stage.recorder, "record", full)
+    with capture_logs() as logs:
+        status, body, _ = await stage.post("/v1/chat/completions", {**CHAT, "n": 0})
+    assert (status, body["error"]["param"]) == (400, "n")
+    assert [entry["event"] for entry in logs] == ["usage of a failed request is not recorded"]
 
 
 async def test_a_caller_who_leaves_in_prefill_stops_the_replica(stage: Stage) -> None:

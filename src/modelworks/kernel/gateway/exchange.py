@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
-from modelworks.contract.errors import ModelworksError, TimedOut, UpstreamFailed, from_wire
+from modelworks.contract.errors import AuthenticationFailed, ModelworksError, TimedOut, UpstreamFailed, from_wire
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.serving import ReplicaPool, Route
 
-#: A request that nothing has answered yet is offered again: to another replica, or to the same after a stale connection.
+#: A request that never reached anything is offered again: to another replica, or to the same over a fresh connection.
 _ATTEMPTS: Final = 3
+#: A connection that breaks so soon was a kept one that the other side had closed. Later, the request itself may be what
+#: brought the replica down, and must not be carried on to the next.
+_STALE_S: Final = 0.5
 _JSON: Final[Mapping[str, str]] = {"content-type": "application/json", "accept-encoding": "identity"}
 
 
@@ -42,11 +46,13 @@ async def exchange(
     """
     for attempt in range(1, _ATTEMPTS + 1):
         answered = False
+        sent_at = 0.0
         try:
             async with pool.acquire(project_id, model) as route:
                 if meter is not None:
                     meter.route = route
                 call = prepare(route)
+                sent_at = time.monotonic()
                 response = await pool.http.post(
                     route.base_url + call.path, data=call.body, headers={**_JSON, **route.headers}, allow_redirects=False
                 )
@@ -59,8 +65,9 @@ async def exchange(
         except aiohttp.ClientConnectionError as error:
             if isinstance(error, TimeoutError) and answered:
                 raise TimedOut(f"The model {model!r} fell silent in the middle of its answer.") from error
-            if answered or attempt == _ATTEMPTS:
-                raise _broken(model, answered, error) from error
+            reached = not isinstance(error, aiohttp.ClientConnectorError) and time.monotonic() - sent_at > _STALE_S
+            if answered or reached or attempt == _ATTEMPTS:
+                raise _broken(model, answered or reached, error) from error
         except aiohttp.ClientError as error:
             raise _broken(model, answered, error) from error
 
@@ -84,10 +91,13 @@ async def refusal(response: aiohttp.ClientResponse) -> ModelworksError:
     """The error of a replica that did not answer 200."""
     body = await response.read()
     try:
-        wire = orjson.loads(body)["error"]
-        return from_wire(wire)
+        error = from_wire(orjson.loads(body)["error"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return UpstreamFailed(f"The replica answered with status {response.status} and no reason.")
+    if isinstance(error, AuthenticationFailed):
+        # It is the server that it does not know; the caller's key is right.
+        return UpstreamFailed(f"The replica refused this server: {error.message}")
+    return error
 
 
 async def read_lines(response: aiohttp.ClientResponse, take: Callable[[list[bytes]], Awaitable[None]]) -> None:

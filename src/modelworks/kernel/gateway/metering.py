@@ -5,15 +5,21 @@ from __future__ import annotations
 import time
 from typing import Any, Protocol
 
+import structlog
 from starlette.types import Scope
 
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.access.schemas import Principal, UsageRecord
+from modelworks.kernel.base import telemetry
 from modelworks.kernel.gateway.middleware import REQUEST_ID, STARTED
 from modelworks.kernel.serving.schemas import Route
 
+log = structlog.get_logger(__name__)
+
 #: The status recorded when the caller went away before the answer was complete.
 CLIENT_GONE = 499
+#: The status recorded when the server was stopped before the answer was complete.
+STOPPING = 503
 
 
 class Recorder(Protocol):
@@ -139,31 +145,46 @@ class Meter:
             self._first_token_at = time.perf_counter()
 
     async def record(self, status: int, error: ModelworksError | None = None, *, aborted: bool = False) -> None:
-        """Write the record and wait until it is committed. Later calls do nothing."""
+        """Write the record and wait until it is committed. Later calls do nothing.
+
+        Raises:
+            StorageFull, Unavailable: the record of a good answer cannot be written. That of a failed one is then only missed in
+                the log: the caller has an error already.
+        """
         if self._written:
             return
         self._written = True
-        route, used = self.route, total(self.tallies)
-        first = self._first_token_at
-        await self._recorder.record(
-            UsageRecord(
-                project_id=self._principal.project_id,
-                key_id=self._principal.key_id,
-                endpoint=self.endpoint,
-                # A name that is no name (a fault of the caller's) must not fill the table.
-                model=self.model[:256],
-                request_id=self.request_id,
-                status=status,
-                deployment_id=None if route is None else route.deployment_id,
-                version_id=None if route is None else route.version_id,
-                error_code=None if error is None else error.error_code,
-                prompt_tokens=used.prompt_tokens,
-                completion_tokens=used.completion_tokens,
-                cached_tokens=used.cached_tokens,
-                reasoning_tokens=used.reasoning_tokens,
-                duration_ms=(time.perf_counter() - self._started) * 1000,
-                time_to_first_token_ms=None if first is None else (first - self._started) * 1000,
-                streamed=self.streamed,
-                aborted=aborted,
-            )
+        used = total(self.tallies)
+        if self.route is not None:
+            for kind in ("prompt", "completion", "cached", "reasoning"):
+                if number := getattr(used, f"{kind}_tokens"):
+                    telemetry.TOKENS.labels(self.route.name, kind).inc(number)
+        try:
+            await self._recorder.record(self._row(status, error, used, aborted=aborted))
+        except ModelworksError as failure:
+            if error is None and not aborted:
+                raise
+            log.warning("usage of a failed request is not recorded", request_id=self.request_id, reason=failure.message)
+
+    def _row(self, status: int, error: ModelworksError | None, used: Tally, *, aborted: bool) -> UsageRecord:
+        route, first = self.route, self._first_token_at
+        return UsageRecord(
+            project_id=self._principal.project_id,
+            key_id=self._principal.key_id,
+            endpoint=self.endpoint,
+            # A name that is no name (a fault of the caller's) must not fill the table.
+            model=self.model[:256],
+            request_id=self.request_id,
+            status=status,
+            deployment_id=None if route is None else route.deployment_id,
+            version_id=None if route is None else route.version_id,
+            error_code=None if error is None else error.error_code,
+            prompt_tokens=used.prompt_tokens,
+            completion_tokens=used.completion_tokens,
+            cached_tokens=used.cached_tokens,
+            reasoning_tokens=used.reasoning_tokens,
+            duration_ms=(time.perf_counter() - self._started) * 1000,
+            time_to_first_token_ms=None if first is None else (first - self._started) * 1000,
+            streamed=self.streamed,
+            aborted=aborted,
         )

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.gateway.errors import bug
-from modelworks.kernel.gateway.metering import CLIENT_GONE, Meter
+from modelworks.kernel.gateway.metering import CLIENT_GONE, STOPPING, Meter
 
 log = structlog.get_logger(__name__)
 
@@ -167,6 +167,9 @@ class StreamedAnswer(Response):
             await meter.record(200)
         except ClientGone:
             await meter.record(CLIENT_GONE, aborted=True)
+        except asyncio.CancelledError:
+            await meter.record(STOPPING, aborted=True)
+            raise
         except ModelworksError as error:
             await meter.record(error.status, error)
             if not out.started:
@@ -194,6 +197,9 @@ async def whole_answer(produce: Callable[[], Awaitable[bytes]], meter: Meter, re
         await meter.record(CLIENT_GONE, aborted=True)
         # Nobody reads this.
         return Response(status_code=CLIENT_GONE)
+    except asyncio.CancelledError:
+        await meter.record(STOPPING, aborted=True)
+        raise
     except ModelworksError as error:
         await meter.record(error.status, error)
         raise
