@@ -1,0 +1,222 @@
+"""From text to a model to a chat through the official client: every call against a real server and a real engine."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from tests.journeys.language_model import PARAMS, train_and_deploy
+from tests.journeys.platform_process import PlatformProcess
+from transformers import AutoTokenizer
+
+from modelworks.client import Modelworks
+
+NAME = "lab/first"
+PROMPT = "The river"
+
+
+class Stage:
+    """A platform on which `lab/first` answers."""
+
+    def __init__(self, platform: PlatformProcess, ours: Modelworks, folder: Path) -> None:
+        self.platform = platform
+        self.ours = ours
+        self.run = train_and_deploy(ours, NAME, folder / "text")
+        self.openai = self.client(platform.key)
+        model = folder / "model"
+        for file in ours.models.get(NAME)["version"]["files"]:
+            ours.blobs.download(file["digest"], model / file["path"])
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def client(self, key: str) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.platform.url}/v1", api_key=key, max_retries=0, timeout=60)
+
+    def count(self, text: str) -> int:
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    root = tmp_path_factory.mktemp("first")
+    with PlatformProcess(root / "home") as platform, platform.client() as ours:
+        yield Stage(platform, ours, root)
+
+
+def completion(stage: Stage, **fields: Any) -> Any:
+    fields = {"model": NAME, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, **fields}
+    return stage.openai.completions.create(**fields)
+
+
+def chat(stage: Stage, **fields: Any) -> Any:
+    fields = {"model": NAME, "messages": [{"role": "user", "content": "Where is the river?"}], "temperature": 0, **fields}
+    return stage.openai.chat.completions.create(**fields)
+
+
+def test_the_training_is_in_the_catalog_with_its_lineage(stage: Stage) -> None:
+    losses = {
+        point["step"]: point["value"] for point in stage.ours.runs.metrics(stage.run["id"]).data if point["name"] == "loss"
+    }
+    assert sorted(losses) == list(range(1, PARAMS["steps"] + 1))
+    assert losses[PARAMS["steps"]] < losses[1] - 1
+    version = stage.ours.models.get(NAME)["version"]
+    assert (version["level"], version["task"]) == ("L0", "text-generation")
+    tree = json.dumps(stage.ours.lineage.tree(NAME))
+    assert stage.run["id"] in tree
+    assert f"{NAME}-text" in tree
+
+
+def test_models_are_listed_and_found_with_a_slash_in_their_name(stage: Stage) -> None:
+    assert [model.id for model in stage.openai.models.list()] == [NAME]
+    model = stage.openai.models.retrieve(NAME)
+    assert model.id == NAME
+    assert model.model_dump()["max_model_len"] == PARAMS["context_length"]
+
+
+def test_usage_is_what_the_tokenizer_counts(stage: Stage) -> None:
+    answer = completion(stage)
+    assert answer.usage.prompt_tokens == stage.count(PROMPT)
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    if answer.choices[0].finish_reason == "length":
+        assert answer.usage.completion_tokens == 12
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "春天的河。"}]
+    ids = stage.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert chat(stage, messages=messages, max_completion_tokens=3).usage.prompt_tokens == len(ids)
+
+
+def test_a_stream_says_the_same_as_an_answer_at_once(stage: Stage) -> None:
+    whole = completion(stage)
+    parts = list(completion(stage, stream=True, stream_options={"include_usage": True}))
+    assert "".join(part.choices[0].text for part in parts if part.choices) == whole.choices[0].text
+    assert parts[-1].choices == []
+    # How much of the prompt came from the cache may differ, what it cost may not.
+    assert parts[-1].usage.total_tokens == whole.usage.total_tokens
+    spoken = chat(stage, max_tokens=12)
+    steps = list(chat(stage, max_tokens=12, stream=True))
+    assert steps[0].choices[0].delta.role == "assistant"
+    assert [step.choices[0].delta.role for step in steps[1:] if step.choices] == [None] * (len(steps) - 1)
+    assert "".join(step.choices[0].delta.content or "" for step in steps) == spoken.choices[0].message.content
+    assert steps[-1].choices[0].finish_reason == spoken.choices[0].finish_reason
+
+
+def test_both_names_of_the_limit_are_honoured(stage: Stage) -> None:
+    for limit in ({"max_tokens": 3}, {"max_completion_tokens": 3}):
+        answer = chat(stage, **limit)
+        assert answer.usage.completion_tokens <= 3
+        assert answer.choices[0].finish_reason in ("length", "stop")
+
+
+def test_a_stop_string_ends_the_text_before_it(stage: Stage) -> None:
+    text = completion(stage, max_tokens=40).choices[0].text
+    stop = text[len(text) // 2 :][:3]
+    assert stop
+    cut = completion(stage, max_tokens=40, stop=[stop])
+    assert cut.choices[0].text == text[: text.index(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+    streamed = completion(stage, max_tokens=40, stop=[stop], stream=True)
+    assert "".join(part.choices[0].text for part in streamed if part.choices) == cut.choices[0].text
+
+
+def test_a_seed_makes_sampling_repeatable(stage: Stage) -> None:
+    first, second, third = (
+        completion(stage, temperature=1.0, seed=seed, max_tokens=30).choices[0].text for seed in (11, 11, 12)
+    )
+    assert first == second
+    assert first != third
+
+
+def test_several_choices_are_numbered_and_counted(stage: Stage) -> None:
+    answer = completion(stage, n=3, temperature=1.0, seed=5, max_tokens=8)
+    assert sorted(choice.index for choice in answer.choices) == [0, 1, 2]
+    assert len({choice.text for choice in answer.choices}) > 1
+    assert answer.usage.completion_tokens > 8
+
+
+def test_log_probabilities_belong_to_the_tokens(stage: Stage) -> None:
+    answer = chat(stage, logprobs=True, max_tokens=6)
+    entries = answer.choices[0].logprobs.content
+    said = bytes(value for entry in entries for value in entry.bytes)
+    assert said.decode("utf-8", "replace").startswith(answer.choices[0].message.content)
+    assert all(entry.logprob <= 0 and math.isfinite(entry.logprob) for entry in entries)
+    legacy = completion(stage, logprobs=0, max_tokens=6)
+    assert len(legacy.choices[0].logprobs.token_logprobs) == legacy.usage.completion_tokens
+
+
+def test_a_prompt_that_is_too_long_is_refused_and_never_cut(stage: Stage) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        completion(stage, prompt="river " * 400)
+    assert refused.value.code == "context_length_exceeded"
+    assert refused.value.type == "invalid_request_error"
+    assert str(PARAMS["context_length"]) in refused.value.message
+
+
+@pytest.mark.parametrize("prompt", ["", []])
+def test_an_empty_prompt_is_refused(stage: Stage, prompt: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        completion(stage, prompt=prompt)
+    assert refused.value.param == "prompt"
+
+
+def test_an_unknown_model_names_those_that_exist(stage: Stage) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        completion(stage, model="lab/frist")
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    assert NAME in missing.value.message
+
+
+def test_keys_missing_wrong_expired_revoked_and_restricted(stage: Stage) -> None:
+    with pytest.raises(openai.AuthenticationError) as wrong:
+        stage.client("mw-nothing").models.list()
+    assert wrong.value.code == "invalid_api_key"
+    soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+    short = stage.ours.keys.create("short", scopes=["inference"], expires_at=soon)
+    other = stage.ours.keys.create("other", scopes=["inference"], model_allow=["something-else"])
+    gone = stage.ours.keys.create("gone", scopes=["inference"])
+    assert stage.client(gone["secret"]).models.retrieve(NAME).id == NAME
+    stage.ours.keys.revoke(gone["id"])
+    with pytest.raises(openai.AuthenticationError) as revoked:
+        stage.client(gone["secret"]).models.list()
+    assert revoked.value.code == "revoked_api_key"
+    with pytest.raises(openai.PermissionDeniedError):
+        stage.client(other["secret"]).completions.create(model=NAME, prompt=PROMPT, max_tokens=1)
+    with pytest.raises(openai.AuthenticationError) as expired:
+        while True:
+            stage.client(short["secret"]).models.list()
+            if datetime.now(UTC) > datetime.fromisoformat(soon) + timedelta(seconds=10):
+                break
+    assert expired.value.code == "expired_api_key"
+
+
+def test_every_request_is_in_the_record(stage: Stage) -> None:
+    def recorded() -> dict[str, int]:
+        rows = [row for row in stage.ours.usage.summary()["data"] if row["key"] == NAME]
+        names = ("num_requests", "prompt_tokens", "completion_tokens")
+        return {name: rows[0][name] if rows else 0 for name in names}
+
+    before = recorded()
+    answer = completion(stage, max_tokens=5)
+    list(completion(stage, max_tokens=5, stream=True))
+    after = recorded()
+    assert after["num_requests"] == before["num_requests"] + 2
+    assert after["prompt_tokens"] == before["prompt_tokens"] + 2 * answer.usage.prompt_tokens
+    assert after["completion_tokens"] == before["completion_tokens"] + 2 * answer.usage.completion_tokens
+
+
+def test_a_stream_that_is_left_stops_the_engine(stage: Stage) -> None:
+    stream = completion(stage, max_tokens=240, n=8, temperature=1.0, seed=3, stream=True)
+    next(iter(stream))
+    stream.close()
+    deadline = time.monotonic() + 30
+    while not (aborted := [row for row in stage.ours.usage.requests(limit=5).data if row["aborted"]]):
+        assert time.monotonic() < deadline, "the record does not say that the stream was left"
+        time.sleep(0.1)
+    # 1,920 tokens were asked for; what was generated until the client went is counted, the rest was never made.
+    assert 0 < aborted[0]["completion_tokens"] < 1900
+    assert aborted[0]["prompt_tokens"] == stage.count(PROMPT)
+    assert completion(stage, max_tokens=2).usage.completion_tokens <= 2
