@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -145,3 +146,34 @@ def test_licences_are_inherited(database: Database, catalog: CatalogService, fam
     ]
     assert set(bound.unstated) == {family["tuned"].id, family["manuals"].id}
     assert [each.name for each in base.licences] == ["base", "corpus"]
+
+
+def test_runs_that_record_and_register_at_once_do_not_wait_for_each_other(
+    database: Database, catalog: CatalogService, put: Put
+) -> None:
+    manifests = [put({"x": str(number).encode()}) for number in range(4)]
+    with database.transaction() as session:
+        base = catalog.register(session, ALICE, kind="model", name="same", files=put({"x": b"base"}))
+    failures: list[Exception] = []
+    ready = threading.Barrier(len(manifests))
+
+    def work(number: int) -> None:
+        ready.wait()
+        try:
+            with database.transaction() as session:
+                if number % 2:
+                    catalog.record_edge(session, ALICE, f"run_{number}", "used", base.id)
+                run = f"run_{number}"
+                catalog.register(session, ALICE, kind="model", name="same", files=manifests[number], created_by_run=run)
+                catalog.set_alias(session, ALICE, "same", "newest")
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(manifests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    with database.reading() as session:
+        assert catalog.resolve(session, ALICE, "same@newest").number == 5

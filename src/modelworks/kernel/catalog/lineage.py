@@ -47,7 +47,7 @@ def record(
     Raises:
         Conflict: it would close a cycle (code `lineage_cycle`): a thing cannot come from what was made from it.
     """
-    _one_at_a_time(session, project_id)
+    one_at_a_time(session, project_id)
     row = LineageEdgeRow(
         project_id=project_id, subject_id=subject_id, relation=relation, object_id=object_id, role=role or "", created_at=now
     )
@@ -69,6 +69,15 @@ def record(
         )
     session.add(row)
     session.flush()
+
+
+def one_at_a_time(session: Session, project_id: str) -> None:
+    """Let one transaction at a time record edges in a project; taken before any other lock, or two could wait for each other.
+
+    Two transactions that each add half of a cycle would not see each other. SQLite has one writer anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext("lineage:" + project_id))))
 
 
 def edges_of(
@@ -236,12 +245,6 @@ def _leading(way: str, ids: Sequence[str]) -> ColumnElement[bool]:
     if way == "up":
         return or_(and_(LineageEdgeRow.subject_id.in_(ids), inward), and_(LineageEdgeRow.object_id.in_(ids), generated))
     return or_(and_(LineageEdgeRow.object_id.in_(ids), inward), and_(LineageEdgeRow.subject_id.in_(ids), generated))
-
-
-def _one_at_a_time(session: Session, project_id: str) -> None:
-    # Two transactions that each add half of a cycle would not see each other. SQLite has one writer anyway.
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(func.hashtext("lineage:" + project_id))))
 
 
 def _edge(row: LineageEdgeRow) -> Edge:

@@ -181,6 +181,7 @@ class CatalogService:
         for version_id in (*parents, *(each for each, _ in inputs)):
             self.get_version(session, project_id, version_id)
         now = self._clock.now()
+        lineage.one_at_a_time(session, project_id)
         artifact = self._artifact(session, project_id, kind, name)
         digest = manifest.digest_of(files)
         row = self._known(session, artifact.id, digest, created_by_run, source)
