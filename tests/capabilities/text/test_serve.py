@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from tests.capabilities.text.conftest import Conversation, ask, local
 from transformers import AutoModelForCausalLM
 
+from modelworks.capabilities.text.engines.base import Decoding, Emit, Step, Ticket
 from modelworks.capabilities.text.schemas import ServeOptions
 from modelworks.capabilities.text.serve import Generator, OpenVINOGenerator, TransformersGenerator
 from modelworks.capabilities.text.tokenizer import load_tokenizer
@@ -25,7 +26,7 @@ from modelworks.contract.errors import (
     UnsupportedArchitecture,
     UnsupportedParameter,
 )
-from modelworks.contract.generation import GenerationInput
+from modelworks.contract.generation import GenerationChunk, GenerationInput
 
 PROMPT = "The rain reached the valley"
 CHAT = [{"role": "user", "content": "Tell me about Chapter 3."}]
@@ -229,24 +230,71 @@ async def idle(generator: Generator) -> bool:
     return False
 
 
-async def test_closing_the_stream_frees_the_sequence(generator: Generator) -> None:
-    stream = generator.stream(GenerationInput(prompt=PROMPT, temperature=1.0, n=3, logit_bias={2: -100, 0: -100}))
-    await anext(stream)
-    await anext(stream)
-    assert generator.num_running == 3
-    await stream.aclose()
-    assert await idle(generator)
-    # In prefill: closed before any token was computed.
-    stream = generator.stream(GenerationInput(prompt_ids=[11] * 100))
+@pytest.fixture(params=[OpenVINOGenerator, TransformersGenerator])
+def endless(request: pytest.FixtureRequest, model: LocalModel, tmp_path: Path) -> Iterator[Generator]:
+    """An engine on a context so long that an answer which is not stopped takes minutes."""
+    long = changed(model, tmp_path / "long", with_config(max_position_embeddings=65_536))
+    generator: Generator = request.param(long, ServeOptions(num_threads=1, max_batch=4))
+    yield generator
+    generator.close()
+
+
+#: Nothing in this answer ends it.
+ENDLESS: dict[str, Any] = {"prompt_ids": [11, 12, 13], "seed": 1, "temperature": 1.0}
+
+
+async def endless_stream(generator: Generator, **more: Any) -> AsyncIterator[GenerationChunk]:
+    generator._stop_ids = frozenset()
+    return generator.stream(GenerationInput(**{**ENDLESS, **more}))
+
+
+async def test_closing_the_stream_frees_the_sequences(endless: Generator) -> None:
+    stream = await endless_stream(endless, n=3)
+    for _ in range(5):
+        await anext(stream)
+    assert endless.num_running == 3
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert await idle(endless)
+    assert (await ask(endless, prompt=PROMPT, max_tokens=2)).usage.completion_tokens <= 2
+
+
+async def test_closing_the_stream_while_the_prompt_is_read_stops_that_too(
+    endless: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emitted: list[object] = []
+    start = endless._engine.start
+
+    def watched(prompt: list[int], decoding: Decoding, emit: Emit) -> Ticket:
+        def count(step: Step | ModelworksError) -> None:
+            emitted.append(step)
+            emit(step)
+
+        return start(prompt, decoding, count)
+
+    monkeypatch.setattr(endless._engine, "start", watched)
+    stream = await endless_stream(endless, prompt_ids=[11] * 30_000)
     await anext(stream)
     waiting = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0)
+    while endless.num_running == 0:
+        await asyncio.sleep(0.001)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    await stream.aclose()
-    assert await idle(generator)
-    assert (await ask(generator, prompt=PROMPT, max_tokens=2)).usage.completion_tokens <= 2
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert await idle(endless)
+    assert not emitted, "the whole prompt was read for an answer that nobody waits for"
+
+
+async def test_a_closed_replica_ends_its_answers_and_refuses_new_ones(endless: Generator) -> None:
+    stream = await endless_stream(endless)
+    for _ in range(3):
+        await anext(stream)
+    endless.close()
+    with pytest.raises(ModelworksError, match="shutting down"):
+        async for _ in stream:
+            pass
+    with pytest.raises(ModelworksError, match="shutting down"):
+        await ask(endless, prompt=PROMPT)
 
 
 async def test_more_than_fit_at_once_wait_their_turn(model: LocalModel) -> None:
@@ -257,20 +305,6 @@ async def test_more_than_fit_at_once_wait_their_turn(model: LocalModel) -> None:
             assert len({tuple(answer.only.token_ids) for answer in answers}) == 1
         finally:
             generator.close()
-
-
-async def test_a_closed_replica_ends_its_answers_and_refuses_new_ones(model: LocalModel) -> None:
-    for opened in (OpenVINOGenerator, TransformersGenerator):
-        generator = opened(model, ServeOptions(num_threads=1))
-        stream = generator.stream(GenerationInput(prompt=PROMPT, logit_bias={2: -100, 0: -100}, max_tokens=100))
-        await anext(stream)
-        await anext(stream)
-        generator.close()
-        with pytest.raises(ModelworksError, match="shutting down"):
-            async for _ in stream:
-                pass
-        with pytest.raises(ModelworksError, match="shutting down"):
-            await ask(generator, prompt=PROMPT)
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])

@@ -163,6 +163,9 @@ class OpenVINOEngine:
                 choice.handle.cancel()
             choice.emit(Unavailable(_CLOSING[0], hint=_CLOSING[1]))
         self._running.clear()
+        # The library gives back a cancelled request's blocks in the step that follows.
+        if self._pipeline.has_non_finished_requests():
+            self._pipeline.step()
 
     def _add(self, choice: _Choice) -> None:
         if choice.cancelled:
