@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cluster.conftest import SimulatedCluster
+from tests.cluster.conftest import RayCluster
 from tests.kernel.serving.room import PROJECT, TOYS, Room, build_room, wait_until
 
 from modelworks.kernel.base.settings import Settings
@@ -35,13 +37,23 @@ def settings(tmp_path: Path, toys: None) -> Settings:
     return made
 
 
-def backend_of(cluster: SimulatedCluster, settings: Settings) -> RayServeBackend:
-    return RayServeBackend(cluster.address, cluster.serve_url, settings.effective_storage_url, {})
+@pytest.fixture(scope="module")
+def proxy_url() -> str:
+    """Where Serve's proxy is to listen: the first deployment on the cluster decides it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture
-async def room(ray_cluster: SimulatedCluster, settings: Settings) -> AsyncIterator[Room]:
-    made = build_room(settings, predictor=backend_of(ray_cluster, settings))
+def make_backend(ray_cluster: RayCluster, proxy_url: str, settings: Settings) -> Callable[[], RayServeBackend]:
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, [str(TOYS), os.environ.get("PYTHONPATH")]))}
+    return lambda: RayServeBackend(ray_cluster.dashboard_url, proxy_url, settings.effective_storage_url, {}, env)
+
+
+@pytest.fixture
+async def room(make_backend: Callable[[], RayServeBackend], settings: Settings) -> AsyncIterator[Room]:
+    made = build_room(settings, predictor=make_backend())
     await made.pool.start()
     made.reconciler.start()
     yield made
@@ -58,8 +70,16 @@ async def wait(room: Room, condition: Any, what: str, name: str = "toy") -> Any:
     return await asyncio.to_thread(wait_until, look, what, 120)
 
 
+async def count(room: Room, num: int) -> int:
+    """The number of outputs of a stream that takes `num` tenths of a second."""
+    async with room.pool.acquire(PROJECT, "numbers", 120) as route:
+        request = {"num": num, "delay_s": 0.1}
+        async with room.pool.http.post(f"{route.base_url}/stream", json=request, headers=route.headers) as response:
+            return len([json.loads(line)["value"] async for line in response.content])
+
+
 async def test_deployment_on_a_cluster_from_start_to_removal(
-    room: Room, ray_cluster: SimulatedCluster, settings: Settings, tmp_path: Path
+    room: Room, make_backend: Callable[[], RayServeBackend], settings: Settings, tmp_path: Path
 ) -> None:
     room.register("one ")
     room.alias("greeter@v1", "prod")
@@ -87,7 +107,8 @@ async def test_deployment_on_a_cluster_from_start_to_removal(
     async with room.pool.http.post(f"{route.base_url}/stream", json={"num": 1}) as response:
         assert response.status == 401
 
-    # A moved alias switches without a failed request.
+    # A moved alias switches without a failed request, and what other deployments answer goes on.
+    other = asyncio.create_task(count(room, 150))
     room.register("two ")
     room.alias("greeter@v2", "prod")
     answers = []
@@ -97,13 +118,14 @@ async def test_deployment_on_a_cluster_from_start_to_removal(
         answers.append(answer["text"])
         await asyncio.sleep(0.1)
     assert set(answers) == {"one ", "two "}
+    assert await other == 150
     await wait(room, lambda found: len(found.replicas) == 1 and found.state == "ready", "the old version is gone")
 
     # The server ends; the cluster goes on answering and the next server takes over what it finds.
     before = room.get().replicas[0].id
     await asyncio.to_thread(room.reconciler.close)
     await room.pool.close()
-    following = build_room(settings, room.db, predictor=backend_of(ray_cluster, settings))
+    following = build_room(settings, room.db, predictor=make_backend())
     await following.pool.start()
     following.reconciler.start()
     try:
@@ -115,7 +137,7 @@ async def test_deployment_on_a_cluster_from_start_to_removal(
         following.remove("numbers")
 
         def applications() -> Any:
-            return not RayServeBackend(ray_cluster.address, ray_cluster.serve_url, "", {})._look()
+            return not make_backend()._look()
 
         await asyncio.to_thread(wait_until, applications, "the cluster is empty", 120)
     finally:

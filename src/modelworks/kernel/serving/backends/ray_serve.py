@@ -11,6 +11,7 @@ import json
 import re
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,8 @@ class _Application:
     declared: dict[str, Any]
     stop_at: float | None = None
     submitted: bool = False
+    #: It has answered once: from then on Serve keeps it answering while it repairs or declares anew.
+    ready: bool = False
 
 
 class RayServeBackend:
@@ -50,16 +53,25 @@ class RayServeBackend:
         proxy_url: Serve's HTTP proxy as seen from here, `http://host:8000`.
         storage_url, storage_options: where replicas fetch models; the cluster's nodes must reach it. The options travel in
             the application's arguments, so the dashboard must be as private as the storage.
+        env: environment variables of the replicas.
     """
 
     scales = True
     outlives = True
     needs_folder = False
 
-    def __init__(self, address: str, proxy_url: str, storage_url: str, storage_options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        address: str,
+        proxy_url: str,
+        storage_url: str,
+        storage_options: dict[str, Any],
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._address = address.rstrip("/")
         self._proxy_url = proxy_url.rstrip("/")
         self._storage = {"url": storage_url, "options": storage_options}
+        self._env = dict(env or {})
         self._applications: dict[str, _Application] = {}
         self._lock = threading.Lock()
         self._details: dict[str, Any] = {}
@@ -88,15 +100,17 @@ class RayServeBackend:
                     self._submit()
                 details = self._look()
             except httpx.HTTPError as error:
-                # The cluster is away; what it runs may well go on answering.
                 log.warning("the Ray cluster does not answer", address=self._address, error=str(error))
+                if application.ready and application.stop_at is None:
+                    # The dashboard is away; the proxy and the replicas may well go on answering.
+                    return self._ready(handle)
                 return ReplicaStatus(state="starting", error=f"The Ray cluster at {self._address} does not answer: {error}.")
             if application.stop_at is not None:
                 if handle not in details:
                     del self._applications[handle]
                     return ReplicaStatus(state="stopped")
                 return ReplicaStatus(state="starting")
-        return self._status(handle, details.get(handle))
+        return self._status(handle, application, details.get(handle))
 
     def stop(self, handle: str, drain_s: float) -> None:
         with self._lock:
@@ -118,21 +132,23 @@ class RayServeBackend:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _status(self, handle: str, details: dict[str, Any] | None) -> ReplicaStatus:
+    def _status(self, handle: str, application: _Application, details: dict[str, Any] | None) -> ReplicaStatus:
         state = None if details is None else details.get("status")
         message = "" if details is None else str(details.get("message") or "")
-        if state == "RUNNING":
-            return ReplicaStatus(state="ready", url=f"{self._proxy_url}/{handle}")
-        if state == "DEPLOY_FAILED":
-            inner = [str(each.get("message") or "") for each in ((details or {}).get("deployments") or {}).values()]
-            message = "\n".join([message, *inner]).strip()
+        if state == "DEPLOY_FAILED" or (details is None and application.ready):
             with self._lock:
                 self._applications.pop(handle, None)
                 self._looked_at = float("-inf")
             self.forget(handle)
-            return _failure(message or state)
-        # An UNHEALTHY application is repaired by Serve itself (a node was lost).
+            inner = [str(each.get("message") or "") for each in ((details or {}).get("deployments") or {}).values()]
+            return _failure("\n".join([message or "the application is gone from the cluster", *inner]).strip())
+        if state == "RUNNING" or application.ready:
+            application.ready = True
+            return self._ready(handle)
         return ReplicaStatus(state="starting", error=message or None)
+
+    def _ready(self, handle: str) -> ReplicaStatus:
+        return ReplicaStatus(state="ready", url=f"{self._proxy_url}/{handle}")
 
     def _look(self) -> dict[str, Any]:
         if time.monotonic() - self._looked_at > _LOOK_EVERY_S:
@@ -183,6 +199,7 @@ class RayServeBackend:
             "route_prefix": f"/{handle}",
             "import_path": _BUILDER,
             "args": {"spec": spec.model_dump(mode="json"), "storage": self._storage},
+            "runtime_env": {"env_vars": self._env} if self._env else {},
         }
 
 
