@@ -2,6 +2,7 @@
 
 from modelworks.kernel.jobs.executors import Executor, Launch, Status
 from modelworks.kernel.jobs.executors.local import LocalExecutor
+from modelworks.kernel.jobs.executors.ray import RayExecutor
 from modelworks.kernel.jobs.schemas import JobSpec, MetricPoint, ResourcesOverride, RunEvent, RunRecord
 from modelworks.kernel.jobs.service import JobsService
 from modelworks.kernel.jobs.supervisor import Supervisor
@@ -13,6 +14,7 @@ __all__ = [
     "Launch",
     "LocalExecutor",
     "MetricPoint",
+    "RayExecutor",
     "ResourcesOverride",
     "RunEvent",
     "RunRecord",

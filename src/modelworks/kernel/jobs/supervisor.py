@@ -249,6 +249,8 @@ class Supervisor:
                 break
             if self._start(run, devices):
                 running.append(run)
+            else:
+                is_waiting = True
         return is_waiting
 
     def _devices(self, run: ActiveRun, running: Sequence[ActiveRun]) -> tuple[int, ...] | None:

@@ -54,6 +54,7 @@ class RayExecutor:
         self._grace_s = grace_s
         self._client: Any = None
         self._away_until = 0.0
+        self._away_reason = ""
         self._seen: dict[str, tuple[float, Status, str]] = {}
 
     def start(self, launch: Launch) -> str:
@@ -127,7 +128,7 @@ class RayExecutor:
     def _ask(self, question: Callable[[Any], Answer], **missing: Answer) -> Answer:
         """Put a question to the cluster; `missing` is the answer where it does not know the job."""
         if time.monotonic() < self._away_until:
-            raise self._away("it was asked a moment ago")
+            raise self._away()
         try:
             if self._client is None:
                 self._client = _connect(self._address)
@@ -136,16 +137,17 @@ class RayExecutor:
             # Every question would wait for its time limit; a pause keeps the other runs' affairs going.
             self._away_until = time.monotonic() + _AWAY_S
             self._client = None
-            raise self._away(_first_line(error)) from error
+            self._away_reason = _first_line(error)
+            raise self._away() from error
         except RuntimeError as error:
             # The client reports every refusal as a RuntimeError with the HTTP status in its text.
             if missing and ("404" in str(error) or "does not exist" in str(error)):
                 return missing["missing"]
             raise Unavailable(f"The Ray cluster at {self._address} refused: {_first_line(error)}.") from error
 
-    def _away(self, reason: str) -> Unavailable:
+    def _away(self) -> Unavailable:
         return Unavailable(
-            f"The Ray cluster at {self._address} does not answer: {reason}.",
+            f"The Ray cluster at {self._address} does not answer: {self._away_reason}.",
             hint="Check MODELWORKS_RAY_ADDRESS and whether the cluster is up.",
             retry_after_s=_AWAY_S,
         )
