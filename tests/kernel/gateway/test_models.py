@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -128,3 +129,7 @@ async def test_the_openapi_document_describes_the_routes(stage: Stage) -> None:
     )
     for path in ("/v1/models", "/v1/models/{model}", "/v1/tasks", "/v1/tasks/{task}", "/v1/tasks/{task}/schema", "/healthz"):
         assert path in document["paths"]
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            named = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
+            assert named == set(re.findall(r"\{(\w+)\}", path))

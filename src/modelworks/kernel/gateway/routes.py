@@ -34,6 +34,10 @@ def _described(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def _in_path(name: str) -> dict[str, Any]:
+    return {"parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}]}
+
+
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -102,7 +106,13 @@ def _models(found: APIRouter, gateway: GatewayService) -> None:
             ).model_dump()
         )
 
-    @found.get("/v1/models/{model:path}", summary="One model", tags=["OpenAI"], responses={200: {"model": ModelObject}})
+    @found.get(
+        "/v1/models/{model:path}",
+        summary="One model",
+        tags=["OpenAI"],
+        responses={200: {"model": ModelObject}},
+        openapi_extra=_in_path("model"),
+    )
     async def retrieve_model(request: Request) -> Response:
         return _json(gateway.model(await gateway.caller(request.scope), request.path_params["model"]).model_dump())
 
@@ -112,7 +122,7 @@ def _tasks(found: APIRouter, gateway: GatewayService) -> None:
     async def list_tasks(request: Request) -> Response:
         return _json(tasks.listing(gateway, await gateway.caller(request.scope)))
 
-    @found.get("/v1/tasks/{task}/schema", summary="What a task takes and gives", tags=["Tasks"])
+    @found.get("/v1/tasks/{task}/schema", summary="What a task takes and gives", tags=["Tasks"], openapi_extra=_in_path("task"))
     async def task_schema(request: Request) -> Response:
         await gateway.caller(request.scope)
         return _json(tasks.schema(request.path_params["task"]))
@@ -133,9 +143,16 @@ def _tasks(found: APIRouter, gateway: GatewayService) -> None:
             },
             202: {"description": "A run was started.", "content": {"application/json": {"schema": _ANY_OBJECT}}},
         },
-        openapi_extra=_described(
-            {"type": "object", "properties": {"model": {"type": "string"}, "input": _ANY_OBJECT}, "additionalProperties": True}
-        ),
+        openapi_extra={
+            **_in_path("task"),
+            **_described(
+                {
+                    "type": "object",
+                    "properties": {"model": {"type": "string"}, "input": _ANY_OBJECT},
+                    "additionalProperties": True,
+                }
+            ),
+        },
     )
     async def ask_task(request: Request) -> Response:
         principal = await gateway.caller(request.scope)
