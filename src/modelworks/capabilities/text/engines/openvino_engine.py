@@ -145,9 +145,6 @@ class OpenVINOEngine:
                 break
             for choice in arrived:
                 self._add(choice)
-            for choice in self._running:
-                if choice.cancelled and choice.handle is not None:
-                    choice.handle.cancel()
             try:
                 if self._pipeline.has_non_finished_requests():
                     self._pipeline.step()
@@ -155,17 +152,26 @@ class OpenVINOEngine:
                 _log.exception("the pipeline failed")
                 self._fail_all(error)
                 continue
-            over = [choice for choice in self._running if choice.cancelled or self._drain(choice)]
+            over = [choice for choice in self._running if self._is_over(choice)]
+            going_on = [choice for choice in self._running if choice not in over]
+            if over and not going_on:
+                self._settle()
             with self._wake:
-                self._running = [choice for choice in self._running if choice not in over]
+                self._running = going_on
         for choice in self._running:
             if choice.handle is not None:
                 choice.handle.cancel()
             choice.emit(Unavailable(_CLOSING[0], hint=_CLOSING[1]))
         self._running.clear()
-        # The library gives back a cancelled request's blocks in the step that follows.
-        if self._pipeline.has_non_finished_requests():
+        self._settle()
+
+    def _settle(self) -> None:
+        """Step twice more: the library notices a cancelled request in one step and gives its blocks back in the next."""
+        try:
             self._pipeline.step()
+            self._pipeline.step()
+        except RuntimeError:
+            _log.exception("the pipeline failed while it was emptied")
 
     def _add(self, choice: _Choice) -> None:
         if choice.cancelled:
@@ -199,6 +205,14 @@ class OpenVINOEngine:
         config.frequency_penalty = decoding.frequency_penalty
         config.repetition_penalty = decoding.repetition_penalty
         return config
+
+    def _is_over(self, choice: _Choice) -> bool:
+        """Emit what the last step gave a choice, or take it out of the pipeline where it was cancelled."""
+        if not choice.cancelled:
+            return self._drain(choice)
+        if choice.handle is not None:
+            choice.handle.cancel()
+        return True
 
     def _drain(self, choice: _Choice) -> bool:
         """Emit what the last step gave a choice; True when it is over."""
