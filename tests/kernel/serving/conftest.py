@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from modelworks.kernel.serving.backends import Backend
 def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The toy capability is installed, here and in every process that is started."""
     monkeypatch.syspath_prepend(str(TOYS))
-    monkeypatch.setenv("PYTHONPATH", str(TOYS))
+    monkeypatch.setenv("PYTHONPATH", str(TOYS), prepend=os.pathsep)
     refresh()
     yield
     monkeypatch.undo()

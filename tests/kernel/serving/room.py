@@ -80,7 +80,7 @@ def build_room(settings: Settings, db: Database | None = None, **backends: Backe
     catalog = CatalogService(db, blobs, clock, events, settings)
     service = ServingService(db, catalog, clock, events, settings)
     pool = ReplicaPool()
-    local = LocalBackend({"MODELWORKS_REPLICA_GRACE_S": "5"})
+    local = LocalBackend({"MODELWORKS_REPLICA_GRACE_S": "1"})
     known: dict[str, Backend] = {"predictor": local, "openai": local, "upstream": RemoteBackend(lambda url: None)}
     reconciler = Reconciler(db, catalog, clock, events, settings, pool, known | backends)
     return Room(settings, db, events, blobs, catalog, service, pool, reconciler)

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from tests.kernel.serving.room import PROJECT, Room, alive, wait_until
 
 from modelworks.contract.errors import Conflict, ModelNotFound, Unavailable
+from modelworks.kernel.base.database import Database
 from modelworks.kernel.serving import reconciler as reconciler_module
 from modelworks.kernel.serving.store import DeploymentRow, ReplicaRow
 
@@ -31,7 +32,7 @@ async def seen(room: Room, condition: Callable[[Any], Any], what: str, name: str
 
 @pytest.fixture
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler_module, "BACKOFF_S", (0.05, 0.05, 0.05, 0.05, 60.0))
+    monkeypatch.setattr(reconciler_module, "BACKOFF_S", (0.05, 0.05, 60.0))
 
 
 async def test_deployed_model_answers_and_is_described(room: Room) -> None:
@@ -184,11 +185,14 @@ async def test_stopped_and_started_again(room: Room) -> None:
     assert (await room.invoke(text="back"))["text"] == "hello back"
 
 
-async def test_removal_finishes_what_is_in_flight_and_clears_up(room: Room) -> None:
+async def test_removal_finishes_what_is_in_flight_and_clears_up(make_room: Callable[..., Room], database: Database) -> None:
+    room = make_room(database)
+    await room.pool.start()
+    room.reconciler.start()
     room.register("hello ")
     room.apply(model="greeter")
     pid = (await room.invoke(text=""))["pid"]
-    long = asyncio.create_task(room.invoke(text="long", delay_s=1.5))
+    long = asyncio.create_task(room.invoke(text="long", delay_s=3.0))
     await asyncio.sleep(0.2)
     room.remove()
     with pytest.raises(ModelNotFound):  # noqa: PT012
@@ -205,6 +209,7 @@ async def test_removal_finishes_what_is_in_flight_and_clears_up(room: Room) -> N
     # The name is free again, also for something else.
     room.apply(task="count")
     await seen(room, lambda found: found.state == "ready", "ready")
+    await room.pool.close()
 
 
 async def test_served_version_cannot_be_removed(room: Room) -> None:
