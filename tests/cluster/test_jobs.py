@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,9 +36,7 @@ def rooms(ray_cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     Base.metadata.create_all(db.engine)
     server = Server(made)
     python_path = os.pathsep.join(filter(None, [str(TOY), os.environ.get("PYTHONPATH")]))
-    executor = RayExecutor(
-        ray_cluster.dashboard_url, server.url, python=sys.executable, env={"PYTHONPATH": python_path}, grace_s=5.0
-    )
+    executor = RayExecutor(ray_cluster.dashboard_url, server.url, env={"PYTHONPATH": python_path}, grace_s=5.0)
     made.supervisor = Supervisor(made.jobs, executor, db, settings, made.events, SystemClock())
     made.supervisor.start()
     yield made

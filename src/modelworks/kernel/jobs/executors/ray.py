@@ -6,7 +6,7 @@ through the storage. So a node needs the package, the server's address and acces
 
 from __future__ import annotations
 
-import shlex
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
@@ -19,6 +19,8 @@ Answer = TypeVar("Answer")
 
 #: The journal tells the end of a run at once; asking the cluster only serves to notice a death.
 _POLL_S = 2.0
+#: Read by the node's shell.
+_ENTRYPOINT = 'exec "${MODELWORKS_PYTHON:-$MODELWORKS_SERVER_PYTHON}" -P -m modelworks.kernel.jobs.worker'
 #: How long a cluster that does not answer is left alone.
 _AWAY_S = 5.0
 _MAX_DETAIL_CHARS = 500
@@ -30,7 +32,8 @@ class RayExecutor:
     Args:
         address: the cluster's dashboard, `http://host:8265`.
         server_url: how the cluster's nodes reach this server.
-        python: the interpreter on the nodes.
+        python: the interpreter on the nodes, which `MODELWORKS_PYTHON` in a node's own environment overrides; by default
+            the path of this server's, as on nodes made of the same image.
         env: further environment of the workers.
         grace_s: how long a run may take to stop by itself before its job is stopped.
     """
@@ -43,7 +46,7 @@ class RayExecutor:
         address: str,
         server_url: str,
         *,
-        python: str = "python",
+        python: str = sys.executable,
         env: Mapping[str, str] | None = None,
         grace_s: float = 30.0,
     ) -> None:
@@ -68,10 +71,11 @@ class RayExecutor:
             RUN: launch.run_id,
             ATTEMPT: str(launch.attempt),
             TOKEN: launch.token,
+            "MODELWORKS_SERVER_PYTHON": self._python,
         }
         self._ask(
             lambda client: client.submit_job(
-                entrypoint=f"exec {shlex.quote(self._python)} -P -m modelworks.kernel.jobs.worker",
+                entrypoint=_ENTRYPOINT,
                 submission_id=handle,
                 entrypoint_num_cpus=wanted.cpu,
                 entrypoint_num_gpus=wanted.gpu or None,
