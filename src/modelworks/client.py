@@ -109,6 +109,10 @@ class AsyncBlobs(AsyncGroup):
         part.replace(target)
         return target
 
+    async def collect(self, *, dry_run: bool = False, grace_s: float | None = None) -> Record:
+        """Delete (or with `dry_run` count) the bytes that no version and no run refers to. Needs an admin key."""
+        return dict(await self._transport.json("POST", "/api/blobs/collect", json=given(dry_run=dry_run, grace_s=grace_s)))
+
     async def upload_folder(self, folder: Path, *, on_file: Callable[[Record], None] | None = None) -> list[Record]:
         """Send every file of a folder (or one file) and return its manifest: `[{"path", "digest", "num_bytes"}, …]`.
 
@@ -460,6 +464,7 @@ class Blobs(_Shell[AsyncBlobs]):
     exists = _waits(AsyncBlobs.exists)
     upload = _waits(AsyncBlobs.upload)
     download = _waits(AsyncBlobs.download)
+    collect = _waits(AsyncBlobs.collect)
     upload_folder = _waits(AsyncBlobs.upload_folder)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -14,6 +16,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import text
+from starlette.concurrency import run_in_threadpool
 
 from modelworks import __version__
 from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError
@@ -44,6 +47,7 @@ log = structlog.get_logger(__name__)
 
 #: How long answers in progress may go on after the server was asked to stop.
 _SHUTDOWN_S = 30
+_LOCK_LOOK_S = 5.0
 
 
 @dataclass(kw_only=True)
@@ -64,18 +68,34 @@ class Platform:
     serving: ServingService
     pool: ReplicaPool
     reconciler: Reconciler
+    lock: ServerLock
     closing: ExitStack = field(default_factory=ExitStack)
+    _guard: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to follow runs and to make deployments so; call it in the server's event loop."""
         await self.pool.start()
         self.supervisor.start()
         self.reconciler.start()
+        self._guard = asyncio.create_task(self._guard_lock())
+
+    async def _guard_lock(self) -> None:
+        """End this server when another one took over its database: two supervisors would start every run twice."""
+        while True:
+            await asyncio.sleep(_LOCK_LOOK_S)
+            try:
+                await run_in_threadpool(self.lock.renew)
+            except Conflict as error:
+                log.critical("another server took over the database: this one stops", reason=error.message)
+                signal.raise_signal(signal.SIGTERM)
+                return
+            except ModelworksError as error:
+                log.warning("the lock on the database cannot be renewed", reason=error.message)
 
     async def stop(self) -> None:
         """End the replicas of this machine and stop following runs; runs go on and are taken over by the next server."""
-        from starlette.concurrency import run_in_threadpool
-
+        if self._guard is not None:
+            self._guard.cancel()
         await run_in_threadpool(self.reconciler.close)
         await run_in_threadpool(self.supervisor.stop)
         await self.pool.close()
@@ -84,6 +104,25 @@ class Platform:
     def close(self) -> None:
         """Write what waits, close connections, release the lock. May be called twice."""
         self.closing.close()
+
+    def referenced(self, digests: Collection[str]) -> set[str]:
+        """Those of the blobs that a version or a run needs: what the garbage collection must leave."""
+        return self.catalog.referenced(digests) | self.jobs.referenced(digests)
+
+    def metrics(self) -> bytes:
+        """The page that Prometheus reads, with gauges as of now."""
+        try:
+            with self.db.reading() as session:
+                runs, replicas = self.jobs.counts(session), self.serving.counts(session)
+        except ModelworksError as error:
+            # Without the database the rest of the page is needed all the more.
+            log.warning("runs and replicas cannot be counted", reason=error.message)
+            return telemetry.metrics_response()
+        for gauge, counts in ((telemetry.RUNS, runs), (telemetry.REPLICAS, replicas)):
+            gauge.clear()
+            for state, number in counts.items():
+                gauge.labels(state).set(number)
+        return telemetry.metrics_response()
 
     def problems(self) -> Mapping[str, str]:
         """What keeps this server from being ready, by part."""
@@ -143,6 +182,7 @@ def create_platform(settings: Settings) -> Platform:
             serving=serving,
             pool=pool,
             reconciler=Reconciler(db, catalog, clock, events, settings, pool, make_backends(settings)),
+            lock=lock,
             closing=opening.pop_all(),
         )
 
@@ -163,7 +203,7 @@ def make_executor(settings: Settings) -> Executor:
             hint="Set MODELWORKS_RAY_ADDRESS to the address of the dashboard, e.g. http://127.0.0.1:8265.",
             code="missing_setting",
         )
-    return RayExecutor(settings)
+    return RayExecutor(settings.ray_address, settings.public_url or settings.local_url)
 
 
 def create_app(platform: Platform) -> FastAPI:
@@ -199,7 +239,8 @@ def create_app(platform: Platform) -> FastAPI:
             clock=platform.clock,
             keep_alive_s=settings.keep_alive_s,
             problems=platform.problems,
-            metrics=telemetry.metrics_response,
+            metrics=platform.metrics,
+            version=__version__,
         ),
         max_body_bytes=settings.max_body_bytes,
         cors_origins=settings.cors_origins,
@@ -214,6 +255,7 @@ def create_app(platform: Platform) -> FastAPI:
             principal,
             clock=platform.clock,
             max_blob_bytes=settings.max_blob_bytes,
+            referenced=platform.referenced,
             public_url=settings.public_url,
         )
     )

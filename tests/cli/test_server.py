@@ -16,6 +16,7 @@ import pytest
 from tests.cli.conftest import Cli, Done
 from tests.cli.fake_server import FakeServer, page, refusal
 
+import modelworks
 from modelworks import __version__
 from modelworks.cli import doctor as examination
 from modelworks.cli.server import compatible
@@ -82,6 +83,9 @@ def without(monkeypatch: pytest.MonkeyPatch, *absent: str) -> None:
     for name in list(sys.modules):
         if name.partition(".")[0] in absent or name.startswith(("modelworks.server", "modelworks.kernel")):
             monkeypatch.delitem(sys.modules, name)
+    for part in ("kernel", "server"):
+        # A module that is imported anew also replaces itself in its package: let that be undone, too.
+        monkeypatch.setattr(modelworks, part, getattr(modelworks, part, None), raising=False)
     monkeypatch.setattr(builtins, "__import__", fake)
 
 

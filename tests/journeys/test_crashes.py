@@ -17,7 +17,7 @@ from tests.journeys.platform_process import PlatformProcess, wait_until_ready
 from modelworks.client import Modelworks
 
 #: Long enough to be hit in the middle, short enough for a test.
-STEPS = 400
+STEPS = 1500
 
 
 def workers(run_id: str) -> list[psutil.Process]:

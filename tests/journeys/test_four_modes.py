@@ -16,6 +16,9 @@ from modelworks.testing.tiny_data import write_text
 
 TOYS = Path(__file__).parents[1] / "capabilities" / "toys"
 
+#: One platform serves all of them.
+pytestmark = pytest.mark.xdist_group("four-modes")
+
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformProcess]:

@@ -24,6 +24,7 @@ from modelworks.cli import (
     data,
     deployment,
     doctor,
+    garbage,
     model,
     output,
     run,
@@ -69,7 +70,7 @@ def root(
     connection.target.api_key = api_key
 
 
-for _module in (server, doctor, model, data, run, deployment, chat, keys, usage):
+for _module in (server, doctor, model, data, run, deployment, chat, keys, usage, garbage):
     _module.add_to(app)
 
 

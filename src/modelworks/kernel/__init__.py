@@ -1,1 +1,1 @@
-"""Floor 1: eight rooms, each with a narrow door. Imports run base <- storage, access <- catalog <- jobs <- serving <- gateway."""
+"""Floor 1: eight rooms with narrow doors; imports run base <- storage, access <- catalog <- jobs <- serving <- gateway."""

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from modelworks.contract.errors import Conflict
 from modelworks.kernel.base.database import Database
@@ -110,3 +112,43 @@ def test_kill_9_frees_it(settings: Settings, empty_database: Database) -> None:
         lock.release()
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_lock_lost_with_its_connection_is_taken_again(settings: Settings, empty_database: Database, tmp_path: Path) -> None:
+    lock = ServerLock(settings, empty_database)
+    lock.acquire()
+    lock.renew()
+    if empty_database.is_sqlite:
+        return  # a file's lock ends with the process only
+    _end_lock_connection(empty_database)
+    lock.renew()
+    with pytest.raises(Conflict):
+        ServerLock(settings_of(tmp_path / "other"), empty_database).acquire()
+    # Lost once more, and this time somebody else is quicker.
+    _end_lock_connection(empty_database)
+    usurper = ServerLock(settings_of(tmp_path / "usurper"), empty_database)
+    usurper.acquire()
+    with pytest.raises(Conflict):
+        lock.renew()
+    usurper.release()
+    lock.release()
+
+
+def _end_lock_connection(database: Database) -> None:
+    query = (
+        "SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted"
+        " AND l.objid::bigint = hashtext(current_schema())::bigint & 4294967295"
+    )
+    with database.reading() as session:
+        session.execute(text(query))
+    deadline = time.monotonic() + 10
+    held = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+        " AND objid::bigint = hashtext(current_schema())::bigint & 4294967295"
+    )
+    while True:
+        with database.reading() as session:
+            if session.scalar(text(held)) == 0:
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -91,7 +91,7 @@ async def test_health_readiness_and_figures(stage: Stage) -> None:
     async with AsyncExitStack() as stack:
         url = await serve(app, stack)
         async with stage.http.get(url + "/healthz") as response:
-            assert (response.status, await response.json()) == (200, {"status": "ok"})
+            assert (response.status, await response.json()) == (200, {"status": "ok", "version": ""})
         async with stage.http.get(url + "/readyz") as response:
             assert (response.status, await response.json()) == (200, {"status": "ready"})
         problems["database"] = "It does not answer."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -47,7 +48,16 @@ def blobs(tmp_path: Path) -> BlobStore:
 def application(blobs: BlobStore, clock: FixedClock) -> FastAPI:
     app = FastAPI()
     app.include_router(
-        router(blobs, LinkSigner(b"0" * 32), principal, clock=clock, max_blob_bytes=3_000_000, public_url="http://platform/")
+        router(
+            blobs,
+            LinkSigner(b"0" * 32),
+            principal,
+            clock=clock,
+            max_blob_bytes=3_000_000,
+            # What is kept, by content: the test's stand-in for versions and runs.
+            referenced=lambda digests: {digest for digest in digests if blobs.read(digest, 100) == b"in use"},
+            public_url="http://platform/",
+        )
     )
 
     @app.exception_handler(ModelworksError)
@@ -126,7 +136,9 @@ async def test_too_large_uploads_are_refused(http: httpx.AsyncClient, blobs: Blo
 async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path, clock: FixedClock) -> None:
     folder = tmp_path / "blobs"
     app = FastAPI()
-    app.include_router(router(BlobStore(str(folder)), LinkSigner(b"0" * 32), principal, clock=clock, max_blob_bytes=1 << 30))
+    app.include_router(
+        router(BlobStore(str(folder)), LinkSigner(b"0" * 32), principal, clock=clock, max_blob_bytes=1 << 30, referenced=set)
+    )
     incoming: Iterator[dict[str, Any]] = iter(
         [{"type": "http.request", "body": b"x" * 2_000_000, "more_body": True}, {"type": "http.disconnect"}]
     )
@@ -246,3 +258,21 @@ def test_a_range_needs_its_form() -> None:
     assert parse_range("bytes=0-0", 1) == (0, 1)
     with pytest.raises(InvalidRequest):
         parse_range("bytes=٣-4", 10)
+
+
+async def test_garbage_is_counted_then_collected_and_what_is_used_stays(http: httpx.AsyncClient, blobs: BlobStore) -> None:
+    used, unused, young = [await store(http, data) for data in (b"in use", b"forgotten", b"just arrived")]
+    for digest in (used, unused):
+        path = next((Path(blobs.url) / "sha256").rglob(digest.removeprefix("sha256:")))
+        os.utime(path, (0, 0))
+    refused = await http.post("/api/blobs/collect", json={}, headers=WRITER)
+    assert refused.status_code == 403
+    admin = {"x-api-key": "admin"}
+    counted = await http.post("/api/blobs/collect", json={"dry_run": True}, headers=admin)
+    assert (counted.json()["num_deleted"], counted.json()["bytes_freed"]) == (1, 9)
+    assert blobs.exists(unused)
+    collected = await http.post("/api/blobs/collect", json={}, headers=admin)
+    assert collected.json()["num_deleted"] == 1
+    assert [blobs.exists(digest) for digest in (used, unused, young)] == [True, False, True]
+    too_eager = await http.post("/api/blobs/collect", json={"grace_s": 1}, headers=admin)
+    assert too_eager.status_code == 422

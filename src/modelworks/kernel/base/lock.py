@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from modelworks.contract.errors import Conflict
+from modelworks.contract.errors import Conflict, Unavailable
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.settings import Settings
 
@@ -51,6 +52,27 @@ class ServerLock:
         except BaseException:
             self.release()
             raise
+
+    def renew(self) -> None:
+        """See to it that the lock is still held: PostgreSQL drops it with the connection, when it is restarted for example.
+
+        Raises:
+            Conflict: another server took it meanwhile.
+            Unavailable: the database does not answer; nobody can hold the lock there now.
+        """
+        if self._connection is None:
+            return
+        try:
+            self._connection.execute(text("SELECT 1"))
+            return
+        except DBAPIError:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+        try:
+            self._lock_postgres()
+        except OperationalError as error:
+            raise Unavailable("The database does not answer.", hint="Start it.", retry_after_s=2) from error
 
     def release(self) -> None:
         """Let go; without `acquire` this does nothing."""

@@ -51,6 +51,7 @@ class ChatCall:
         self._request: ChatRequest | None = None
         self._generation: dict[str, Any] = {}
         self.stream = bool(body.get("stream"))
+        meter.asked_tokens = _asked_tokens(body)
         if _is_upstream(gateway, principal, meter.model):
             _require_list(body, "messages")
         else:
@@ -135,6 +136,7 @@ class CompletionCall:
         self._request: CompletionRequest | None = None
         self._generations: list[dict[str, Any]] = []
         self.stream = bool(body.get("stream"))
+        meter.asked_tokens = _asked_tokens(body)
         if _is_upstream(gateway, principal, meter.model):
             if body.get("prompt") is None:
                 _validated(CompletionRequest, body)
@@ -240,6 +242,12 @@ def _most_telling(failures: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             leaves.append(failure)
     return next((leaf for leaf in leaves if isinstance(leaf, ModelworksError)), leaves[0])
+
+
+def _asked_tokens(body: dict[str, Any]) -> int:
+    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    choices = body.get("n") or 1
+    return limit * choices if isinstance(limit, int) and isinstance(choices, int) else 0
 
 
 async def _relay(body: dict[str, Any], route: Route, response: aiohttp.ClientResponse, meter: Meter, out: EventStream) -> bytes:

@@ -112,6 +112,7 @@ class Meter:
         "_recorder",
         "_started",
         "_written",
+        "asked_tokens",
         "endpoint",
         "model",
         "request_id",
@@ -133,6 +134,8 @@ class Meter:
         self.route: Route | None = None
         self.streamed = False
         self.tallies = [Tally()]
+        #: The most tokens that the caller let the answer have, over all its choices; 0 where it set no limit.
+        self.asked_tokens = 0
 
     def answering(self) -> None:
         """Mark the first output."""
@@ -159,6 +162,8 @@ class Meter:
             for kind in ("prompt", "completion", "cached", "reasoning"):
                 if number := getattr(used, f"{kind}_tokens"):
                     telemetry.TOKENS.labels(self.route.name, kind).inc(number)
+        if aborted:
+            telemetry.ABORTED_TOKENS_SAVED.inc(max(0, self.asked_tokens - used.completion_tokens))
         try:
             await self._recorder.record(self._row(status, error, used, aborted=aborted))
         except ModelworksError as failure:

@@ -181,7 +181,7 @@ def _tasks(found: APIRouter, gateway: GatewayService) -> None:
 def _health(found: APIRouter, gateway: GatewayService) -> None:
     @found.get("/healthz", summary="Whether the process answers", tags=["Health"])
     async def healthz(request: Request) -> Response:
-        return _json({"status": "ok"})
+        return _json({"status": "ok", "version": gateway.version})
 
     @found.get("/readyz", summary="Whether the server can do its work", tags=["Health"])
     async def readyz(request: Request) -> Response:

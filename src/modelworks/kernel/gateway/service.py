@@ -65,6 +65,7 @@ class GatewayService:
         keep_alive_s: silence after which a stream gets a comment.
         problems: what keeps the server from being ready, by part; empty when it is.
         metrics: the page that Prometheus reads.
+        version: of the product, for `/healthz`.
     """
 
     access: Authenticator
@@ -77,6 +78,7 @@ class GatewayService:
     keep_alive_s: float = 15.0
     problems: Callable[[], Mapping[str, str]] = dict
     metrics: Callable[[], bytes] = bytes
+    version: str = ""
 
     async def caller(self, scope: Scope) -> Principal:
         """The principal of a request, who may ask models.

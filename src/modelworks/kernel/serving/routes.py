@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from modelworks.contract.media import File
+from modelworks.kernel.access.routes import PrincipalDependency
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.serving.schemas import Deployment, DeploymentList, DeploymentSpec, StaticFile, StaticFileList
@@ -53,7 +53,7 @@ _STATIC_HEADERS = {
 _LOG_BYTES = 256 << 10
 
 
-def router(service: ServingService, db: Database, blobs: BlobStore, principal: Callable[..., Principal]) -> APIRouter:
+def router(service: ServingService, db: Database, blobs: BlobStore, principal: PrincipalDependency) -> APIRouter:
     """The room's routes.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from sqlalchemy import event, select
+from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
 from modelworks.contract.capability import ImportPath, Task
@@ -55,6 +55,11 @@ class ServingService:
         self._events = events
         self._settings = settings
         catalog.add_guard(self._guard)
+
+    def counts(self, session: Session) -> dict[str, int]:
+        """How many replicas of all projects are in each state: for metrics."""
+        query = select(ReplicaRow.state, func.count()).group_by(ReplicaRow.state)
+        return dict(session.execute(query).tuples().all())
 
     def apply(self, session: Session, project_id: str, spec: DeploymentSpec, dry_run: bool = False) -> Deployment:
         """Store the wish, new or changed; the same wish again only makes a failed deployment be tried at once.

@@ -344,12 +344,13 @@ class BlobStore:
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
 
-    def collect(self, referenced: Callable[[Collection[str]], set[str]], grace_s: float) -> GcReport:
+    def collect(self, referenced: Callable[[Collection[str]], set[str]], grace_s: float, *, dry_run: bool = False) -> GcReport:
         """Delete blobs that nothing references.
 
         Args:
             referenced: given digests, returns those in use.
             grace_s: younger blobs stay, as their reference may be about to be written; storing a blob again renews its age.
+            dry_run: only count what would go.
         """
         deleted = kept = bytes_freed = 0
         blobs = self.list()
@@ -357,11 +358,14 @@ class BlobStore:
             old = [blob for blob in batch if time.time() - blob.modified >= grace_s]
             used = referenced([blob.digest for blob in old]) if old else set()
             for blob in old:
-                if blob.digest not in used and self._place.delete(parse_digest(blob.digest), unless_younger_than_s=grace_s):
+                if blob.digest in used:
+                    continue
+                if dry_run or self._place.delete(parse_digest(blob.digest), unless_younger_than_s=grace_s):
                     deleted += 1
                     bytes_freed += blob.num_bytes
             kept += len(batch)
-        self._place.sweep(grace_s)
+        if not dry_run:
+            self._place.sweep(grace_s)
         return GcReport(deleted=deleted, kept=kept - deleted, bytes_freed=bytes_freed)
 
     def _size(self, hexdigest: str) -> int:

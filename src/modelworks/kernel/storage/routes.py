@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from modelworks.contract.errors import IntegrityFailed, InvalidRequest, Unproces
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.storage.blobs import CHUNK_BYTES, BlobStore, parse_digest
 from modelworks.kernel.storage.links import LinkSigner
-from modelworks.kernel.storage.schemas import BlobInfo, Caller, Link, LinkCreate
+from modelworks.kernel.storage.schemas import BlobInfo, Caller, CollectedGarbage, CollectGarbage, Link, LinkCreate
 
 _PATH = "/api/blobs/{digest}"
 
@@ -28,6 +28,7 @@ def router(
     *,
     clock: Clock,
     max_blob_bytes: int,
+    referenced: Callable[[Collection[str]], set[str]],
     public_url: str | None = None,
 ) -> APIRouter:
     """Routes under `/api/blobs`.
@@ -38,6 +39,7 @@ def router(
     Args:
         principal: the dependency that names the caller (`Caller`), called with the request.
         max_blob_bytes: the largest upload.
+        referenced: given digests, those that some version or run of any project needs.
         public_url: where clients reach the server, for links; by default the address that the request came to.
     """
     routes = APIRouter(tags=["storage"])
@@ -102,6 +104,17 @@ def router(
         headers |= {"content-range": f"bytes {start}-{stop - 1}/{num_bytes}", "content-length": str(stop - start)}
         chunks = blobs.iter(digest, CHUNK_BYTES, start, stop)
         return StreamingResponse(chunks, status_code=206, headers=headers, media_type="application/octet-stream")
+
+    async def administrator(request: Request) -> None:
+        (await caller_of(request)).require("admin")
+
+    @routes.post("/api/blobs/collect", dependencies=[Depends(administrator)])
+    def collect_garbage(body: CollectGarbage) -> CollectedGarbage:
+        """Delete blobs that no version and no run of any project refers to; with `dry_run` only count them."""
+        report = blobs.collect(referenced, body.grace_s, dry_run=body.dry_run)
+        return CollectedGarbage(
+            dry_run=body.dry_run, num_deleted=report.deleted, num_kept=report.kept, bytes_freed=report.bytes_freed
+        )
 
     @routes.post("/api/blobs/{digest}/link", dependencies=[Depends(writer)])
     def link_blob(digest: str, body: LinkCreate, request: Request) -> Link:

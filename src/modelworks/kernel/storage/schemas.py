@@ -38,6 +38,27 @@ class Link(BaseModel):
     expires_at: datetime
 
 
+class CollectGarbage(BaseModel):
+    """What a collection of garbage may take."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dry_run: bool = Field(default=False, description="Only count what would go.")
+    grace_s: float = Field(
+        default=24 * 3600, ge=3600, description="Blobs younger than this stay: what refers to them may be about to be written."
+    )
+
+
+class CollectedGarbage(BaseModel):
+    """What a collection took."""
+
+    object: Literal["blob.collection"] = "blob.collection"
+    dry_run: bool
+    num_deleted: int
+    num_kept: int
+    bytes_freed: int
+
+
 class Caller(Protocol):
     """What this room needs to know of a principal."""
 
