@@ -91,7 +91,7 @@ def ray_cluster() -> Iterator[RayCluster]:
         }
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            node_args = {"num_cpus": 2, "memory": 1024 * _MIB, "object_store_memory": 80 * _MIB, "temp_dir": str(folder)}
+            node_args = {"num_cpus": 2, "memory": 3072 * _MIB, "object_store_memory": 80 * _MIB, "temp_dir": str(folder)}
             made = RayCluster(cluster.address, f"http://127.0.0.1:{port}", folder, cluster, node_args)
             made.restore()
             _wait_until_jobs_are_taken(made.dashboard_url)
@@ -105,6 +105,12 @@ def ray_cluster() -> Iterator[RayCluster]:
                 else:
                     os.environ[name] = value
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def proxy_url() -> str:
+    """Where Serve's proxy is to listen: the first deployment on the cluster decides it."""
+    return f"http://127.0.0.1:{_free_port()}"
 
 
 def _free_port() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,14 +34,6 @@ def settings(tmp_path: Path, toys: None) -> Settings:
     made = Settings(home=tmp_path / "home")
     made.prepare_home()
     return made
-
-
-@pytest.fixture(scope="module")
-def proxy_url() -> str:
-    """Where Serve's proxy is to listen: the first deployment on the cluster decides it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture

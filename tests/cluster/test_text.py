@@ -1,0 +1,53 @@
+"""The first journey on a cluster: a language model is trained, loses its node, goes on, is deployed through Serve and answers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import openai
+import pytest
+from ray.job_submission import JobSubmissionClient
+from tests.cluster.conftest import RayCluster
+from tests.journeys.language_model import submit_training
+from tests.journeys.platform_process import PlatformProcess, wait_until_ready
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+STEPS = 3000
+
+
+def test_a_model_is_trained_and_deployed_on_the_cluster_although_a_node_is_lost(
+    ray_cluster: RayCluster, proxy_url: str, tmp_path: Path
+) -> None:
+    settings = {
+        "executor": "ray",
+        "serving_backend": "ray-serve",
+        "ray_address": ray_cluster.dashboard_url,
+        "ray_serve_url": proxy_url,
+    }
+    with PlatformProcess(tmp_path / "home", **settings) as platform, platform.client() as client:
+        run_id = submit_training(client, "far", tmp_path / "text", steps=STEPS, log_every=50, checkpoint_every=50)["id"]
+        deadline = time.monotonic() + 240
+        while not (run := client.runs.get(run_id))["has_checkpoint"]:
+            assert run["state"] in ("queued", "running"), run
+            assert time.monotonic() < deadline, run
+            time.sleep(0.1)
+        info = JobSubmissionClient(ray_cluster.dashboard_url).get_job_info(f"{run_id}-1")
+        assert info.driver_node_id in ray_cluster.worker_ids
+        ray_cluster.lose(info.driver_node_id)
+        run = client.runs.wait(run_id, poll_s=0.5)
+        assert run["state"] == "succeeded", run
+        assert run["attempt"] == 2
+        ray_cluster.restore()
+        steps = [point["step"] for point in client.runs.metrics(run_id).data if point["name"] == "loss"]
+        assert sorted(steps) == [1, *range(50, STEPS + 1, 50)]
+
+        client.deployments.apply("far", model="far")
+        wait_until_ready(client, "far", timeout_s=240)
+        ask = openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.key, max_retries=0, timeout=120)
+        whole = ask.completions.create(model="far", prompt="The river", temperature=0, max_tokens=12)
+        assert whole.choices[0].text
+        parts = ask.completions.create(model="far", prompt="The river", temperature=0, max_tokens=12, stream=True)
+        assert "".join(part.choices[0].text for part in parts if part.choices) == whole.choices[0].text
+        client.deployments.remove("far")
