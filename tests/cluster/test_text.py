@@ -1,4 +1,4 @@
-"""The first journey on a cluster: a language model is trained, loses its node, goes on, is deployed through Serve and answers."""
+"""The first journey on a cluster: a model is trained, loses its node, goes on, is deployed through Serve and answers."""
 
 from __future__ import annotations
 
