@@ -48,3 +48,9 @@ def test_declarations_bring_no_heavy_library(folder) -> None:
 
 def test_the_check_would_see_a_heavy_library() -> None:
     assert "sqlalchemy" in loaded_by("sqlalchemy")
+
+
+@pytest.mark.parametrize("process", ["modelworks.kernel.jobs.worker", "modelworks.kernel.serving.worker"])
+def test_processes_of_runs_and_replicas_start_without_the_servers_libraries(process: str) -> None:
+    """One is started for every run and every replica: what they do not need, they do not pay for."""
+    assert not loaded_by(process) & {"sqlalchemy", "fastapi", "alembic", "aiohttp", "typer"}
