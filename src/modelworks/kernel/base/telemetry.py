@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -134,6 +134,8 @@ def configure_logging(settings: Settings) -> None:
 
 _tracer: Any = None
 
+Attribute = str | int | float | bool
+
 
 def setup_tracing(settings: Settings) -> Callable[[], None]:
     """Send spans to `settings.otlp_endpoint`; returns a function that sends what waits and ends it.
@@ -169,11 +171,53 @@ def setup_tracing(settings: Settings) -> Callable[[], None]:
     return shut_down
 
 
+def is_tracing() -> bool:
+    """Whether spans go anywhere."""
+    return _tracer is not None
+
+
 @contextmanager
-def span(name: str, **attributes: str | int | float | bool) -> Iterator[None]:
-    """A span around the block, when tracing is set up; an exception marks it as failed and passes."""
+def span(
+    name: str,
+    *,
+    kind: Literal["internal", "server"] = "internal",
+    parent: Mapping[str, str] | None = None,
+    **attributes: Attribute,
+) -> Iterator[None]:
+    """A span around the block, when tracing is set up; an exception marks it as failed and passes.
+
+    Args:
+        parent: headers of a request that may carry a W3C `traceparent`: the caller's trace is continued.
+    """
     if _tracer is None:
         yield
         return
-    with _tracer.start_as_current_span(name, attributes=attributes):
+    from opentelemetry.trace import SpanKind
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    context = None if parent is None else TraceContextTextMapPropagator().extract(dict(parent))
+    kinds = {"internal": SpanKind.INTERNAL, "server": SpanKind.SERVER}
+    with _tracer.start_as_current_span(name, context=context, kind=kinds[kind], attributes=attributes):
         yield
+
+
+def annotate(**attributes: Attribute) -> None:
+    """Say something about the span in progress; dots in names are written as double underscores (`gen_ai__system`)."""
+    if _tracer is None:
+        return
+    from opentelemetry.trace import get_current_span
+
+    current = get_current_span()
+    for name, value in attributes.items():
+        current.set_attribute(name.replace("__", "."), value)
+
+
+def trace_headers() -> dict[str, str]:
+    """The W3C headers that let the next server continue the span in progress; empty without tracing."""
+    if _tracer is None:
+        return {}
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    headers: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(headers)
+    return headers

@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 
 from modelworks.contract.errors import AuthenticationFailed, ModelworksError, TimedOut, UpstreamFailed, from_wire
+from modelworks.kernel.base import telemetry
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.serving import ReplicaPool, Route
 
@@ -52,9 +53,10 @@ async def exchange(
                 if meter is not None:
                     meter.route = route
                 call = prepare(route)
+                headers = {**_JSON, **telemetry.trace_headers(), **route.headers}
                 sent_at = time.monotonic()
                 response = await pool.http.post(
-                    route.base_url + call.path, data=call.body, headers={**_JSON, **route.headers}, allow_redirects=False
+                    route.base_url + call.path, data=call.body, headers=headers, allow_redirects=False
                 )
                 answered = True
                 try:

@@ -162,6 +162,14 @@ class Meter:
             for kind in ("prompt", "completion", "cached", "reasoning"):
                 if number := getattr(used, f"{kind}_tokens"):
                     telemetry.TOKENS.labels(self.route.name, kind).inc(number)
+        if telemetry.is_tracing():
+            # Names of OpenTelemetry's conventions for generative models.
+            telemetry.annotate(
+                gen_ai__request__model=self.model[:256],
+                gen_ai__usage__input_tokens=used.prompt_tokens,
+                gen_ai__usage__output_tokens=used.completion_tokens,
+                modelworks__aborted=aborted,
+            )
         if aborted:
             telemetry.ABORTED_TOKENS_SAVED.inc(max(0, self.asked_tokens - used.completion_tokens))
         try:

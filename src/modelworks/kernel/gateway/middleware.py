@@ -10,6 +10,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelworks.contract.errors import ModelworksError, PayloadTooLarge
+from modelworks.kernel.base import telemetry
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway.errors import bug, error_response
 
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 REQUEST_ID: Final = "modelworks.request_id"
 #: When the request arrived (`time.perf_counter`), in the ASGI scope.
 STARTED: Final = "modelworks.started"
+
+_TRACE_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 
 #: Clients whose base URL lacks `/v1` ask for these.
 _WITHOUT_V1 = ("/chat/completions", "/completions", "/models")
@@ -75,7 +78,10 @@ class Edge:
             await send(message)
 
         try:
-            await self._limited(scope, receive, outgoing)
+            if telemetry.is_tracing():
+                await self._traced(scope, receive, outgoing)
+            else:
+                await self._limited(scope, receive, outgoing)
         except Exception as error:
             if isinstance(error, _TooLarge) or isinstance(error.__cause__, _TooLarge):
                 known: ModelworksError = self._too_large()
@@ -91,6 +97,28 @@ class Edge:
             if self._observe is not None:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 self._observe(scope["method"], route, status, time.perf_counter() - started)
+
+    async def _traced(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same within a span, which continues the caller's trace."""
+        carried = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"] if name in _TRACE_HEADERS
+        }
+        method = scope["method"]
+
+        async def outgoing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                telemetry.annotate(http__response__status_code=message["status"])
+            await send(message)
+
+        with telemetry.span(
+            method, kind="server", parent=carried, **{"http.request.method": method, "url.path": scope["path"]}
+        ):
+            try:
+                await self._limited(scope, receive, outgoing)
+            finally:
+                telemetry.annotate(
+                    http__route=getattr(scope.get("route"), "path", "unmatched"), modelworks__request_id=scope[REQUEST_ID]
+                )
 
     async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._unlimited and scope["path"].startswith(self._unlimited):
