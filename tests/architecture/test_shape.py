@@ -96,6 +96,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "chat_examples.py": "turns made from documents",
         "incremental.py": "text from tokens that never splits a character",
         "packing.py": "documents into blocks of tokens",
+        "datasets/": "formats of training data: read, validate, clean",
         "prompt.py": "messages into tokens through the model's template",
     },
 }

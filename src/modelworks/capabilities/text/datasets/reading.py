@@ -1,0 +1,60 @@
+"""Samples for training: what validation has passed. The first error stops, with its file, line and field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from modelworks.capabilities.text.datasets.forms import read_samples
+from modelworks.capabilities.text.datasets.samples import ChatSample, Fault, PreferenceSample, Sample, kind_of
+from modelworks.contract.errors import InvalidData
+
+S = TypeVar("S", ChatSample, PreferenceSample)
+
+_WANTED = {ChatSample: "conversations", PreferenceSample: "pairs of a chosen and a rejected answer"}
+
+
+def read_chat(folder: Path) -> Iterator[ChatSample]:
+    """The conversations of a data set (a folder, searched in depth, or one file).
+
+    Raises:
+        InvalidData: the first error, a sample that is no conversation, or none at all.
+    """
+    return _only(folder, ChatSample)
+
+
+def read_preferences(folder: Path) -> Iterator[PreferenceSample]:
+    """The preference pairs of a data set (a folder, searched in depth, or one file).
+
+    Raises:
+        InvalidData: the first error, a sample that is no pair, or none at all.
+    """
+    return _only(folder, PreferenceSample)
+
+
+def _only(folder: Path, kind: type[S]) -> Iterator[S]:
+    found = False
+    for item in read_samples(folder):
+        if isinstance(item, Fault):
+            if item.severity == "error":
+                raise InvalidData(
+                    f"{item.place}: {item.message}", hint=f"{item.hint} `modelworks data validate` lists every fault."
+                )
+        elif isinstance(item, kind):
+            found = True
+            yield item
+        else:
+            raise _unwanted(item, kind)
+    if not found:
+        raise InvalidData(
+            f"The data set {folder.name!r} holds no {_WANTED[kind]}.",
+            hint="`modelworks data validate` says what is in it.",
+        )
+
+
+def _unwanted(sample: Sample, kind: type[S]) -> InvalidData:
+    return InvalidData(
+        f"{sample.source}, line {sample.line}: a sample of kind {kind_of(sample)!r} among {_WANTED[kind]}.",
+        hint="Keep samples of different kinds in different data sets.",
+    )
