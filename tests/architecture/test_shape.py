@@ -37,6 +37,9 @@ DRIVERS: dict[str, dict[str, str]] = {
         "licences.py": "which restrictions a family inherits",
         "lineage.py": "edges, graphs and the family tree",
         "finding.py": "what a reference means, lists and searches",
+        "evaluations.py": "what runs measured, and comparisons of it",
+        "comparison.py": "the paired bootstrap",
+        "gate.py": "which version an alias may move to",
     },
     "jobs": {
         "executors/": "local processes and Ray, behind one protocol",

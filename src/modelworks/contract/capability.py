@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel
+
+from modelworks.contract.errors import InvalidData
 
 #: `package.module:attribute`: resolved only in the process that runs it.
 ImportPath = str
@@ -57,8 +59,12 @@ class Task:
     train_params: type[BaseModel] | None = None
     evaluator: ImportPath | None = None
     evaluate_params: type[BaseModel] | None = None
-    #: The evaluator returns exactly these.
+    #: The evaluator returns each of these, whatever the data; the first one is what versions are compared by.
     metrics: tuple[str, ...] = ()
+    #: The evaluator may return these as well, where the data ask for it (exact match needs reference answers).
+    optional_metrics: tuple[str, ...] = ()
+    #: Those of either kind that improve by getting smaller; the others improve by growing.
+    lower_is_better: tuple[str, ...] = ()
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
@@ -76,6 +82,22 @@ class Task:
             raise ValueError(f"task {self.name!r}: a trainer needs train_params")
         if (self.evaluator is None) != (not self.metrics):
             raise ValueError(f"task {self.name!r}: an evaluator and its metrics are declared together")
+        declared = (*self.metrics, *self.optional_metrics)
+        if len(set(declared)) != len(declared):
+            raise ValueError(f"task {self.name!r} declares a metric twice: {declared}")
+        if not set(self.lower_is_better) <= set(declared):
+            raise ValueError(f"task {self.name!r}: lower_is_better names {set(self.lower_is_better) - set(declared)}")
+
+    def check_metrics(self, found: Collection[str]) -> None:
+        """Raise InvalidData (code `metrics_mismatch`) unless an evaluator's metrics are those declared."""
+        if not set(self.metrics) <= set(found) <= {*self.metrics, *self.optional_metrics}:
+            raise InvalidData(
+                f"The evaluator of {self.name!r} returned {', '.join(sorted(found)) or 'nothing'}, "
+                f"but the task declares {', '.join(sorted(self.metrics))}"
+                + (f", and as optional {', '.join(sorted(self.optional_metrics))}." if self.optional_metrics else "."),
+                hint="Make the evaluator return every declared metric, and none beside the optional ones.",
+                code="metrics_mismatch",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -59,7 +59,8 @@ class Trainer(Protocol):
 class Evaluator(Protocol):
     """What `Task.evaluator` names: measures the model of role "model" on the data set of role "test".
 
-    Returns exactly the metrics that the task declares.
+    Returns every metric that the task declares, and of its optional ones those that the data allow. To let versions be
+    compared with an interval, it saves one `SampleResult` per sample (see `contract.evaluation`).
     """
 
     def __call__(self, run: Run, params: Any) -> Mapping[str, float]: ...

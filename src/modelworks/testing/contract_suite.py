@@ -32,6 +32,7 @@ from pydantic import BaseModel, ValidationError
 
 from modelworks.contract import Capability, LocalModel, ServerCommand, Task
 from modelworks.contract.errors import Cancelled
+from modelworks.contract.evaluation import SAMPLES_FILE, SampleResult
 from modelworks.contract.tasks import TASK_MODES
 from modelworks.testing.fake_run import FakeRun, digest_of
 
@@ -211,7 +212,8 @@ class CapabilityContract:
             run = FakeRun(root, models={"model": model}, datasets=case.datasets(root / "data"))
             params = task.evaluate_params.model_validate(dict(case.evaluate_params)) if task.evaluate_params else None
             metrics = _resolve(task.evaluator)(run, params)
-            assert set(metrics) == set(task.metrics), f"{task.name}: declared {task.metrics}, returned {tuple(metrics)}"
+            task.check_metrics(metrics)
+            _check_samples(task, run, metrics)
             assert all(math.isfinite(value) for value in metrics.values()), f"{task.name}: {dict(metrics)}"
             assert {"model", "test"} <= set(run.used), f"{task.name}: must measure role model on role test, used {run.used}"
 
@@ -283,6 +285,20 @@ def _resolve(path: str | None) -> Any:
     assert path is not None
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _check_samples(task: Task, run: FakeRun, metrics: Mapping[str, float]) -> None:
+    """Where an evaluator reports its samples, their weighted means are the metrics that it returned."""
+    for saved in run.saved:
+        if saved.kind != "report" or saved.path.name != SAMPLES_FILE:
+            continue
+        lines = saved.path.read_text(encoding="utf-8").splitlines()
+        samples = [SampleResult.model_validate_json(line) for line in lines]
+        assert len({each.sample for each in samples}) == len(samples), f"{task.name}: two samples have the same name"
+        for name in {name for each in samples for name in each.values}:
+            pairs = [each.values[name] for each in samples if name in each.values]
+            mean = sum(value * weight for value, weight in pairs) / sum(weight for _, weight in pairs)
+            assert metrics[name] == pytest.approx(mean, rel=1e-6, abs=1e-9), f"{task.name}: {name} is not the samples' mean"
 
 
 def _params(task: Task, case: TaskCase) -> BaseModel:

@@ -20,11 +20,16 @@ from modelworks.kernel.catalog.schemas import (
     Artifact,
     ArtifactDetail,
     CapabilityInfo,
+    CompareCreate,
+    Comparison,
     Direction,
+    Evaluation,
     FamilyTree,
     LineageGraph,
     Page,
     Preset,
+    Promotion,
+    PromotionCreate,
     Removal,
     SourceDescribe,
     SourceInfo,
@@ -79,6 +84,8 @@ def router(catalog: CatalogService, db: Database, principal: PrincipalDependency
                 session, caller.project_id, body.ref, body.alias, kind=body.kind, moved_by=caller.key_id
             )
 
+    _add_evaluations(routes, catalog, db, reader, writer)
+
     @routes.get("/lineage/{subject_id}")
     def lineage(
         subject_id: str,
@@ -112,6 +119,40 @@ def router(catalog: CatalogService, db: Database, principal: PrincipalDependency
         return catalog.describe_source(body.source, revision=body.revision, kind=body.kind)
 
     return routes
+
+
+def _add_evaluations(
+    routes: APIRouter, catalog: CatalogService, db: Database, reader: PrincipalDependency, writer: PrincipalDependency
+) -> None:
+    """What was measured, which model is better, and promotions that follow from it."""
+
+    @routes.get("/evaluations")
+    def evaluations(
+        model: str | None = None,
+        data: str | None = None,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        caller: Principal = Depends(reader),
+    ) -> Page[Evaluation]:
+        """What runs measured, newest first; of one model, on one data set."""
+        with db.reading() as session:
+            return catalog.evaluations.list(session, caller.project_id, model=model, data=data, after=after, limit=limit)
+
+    @routes.post("/compare")
+    def compare(body: CompareCreate, caller: Principal = Depends(reader)) -> Comparison:
+        """Whether one model is better than another on a data set, by the samples that both answered."""
+        with db.reading() as session:
+            return catalog.evaluations.compare(
+                session, caller.project_id, body.baseline, body.candidate, body.data, body.metric
+            )
+
+    @routes.post("/promote")
+    def promote(body: PromotionCreate, dry_run: bool = False, caller: Principal = Depends(writer)) -> Promotion:
+        """Move an alias to a version that is proven better; `dry_run` only says what the gate says."""
+        if dry_run:
+            with db.reading() as session:
+                return catalog.gate.judge(session, caller.project_id, body)
+        return catalog.gate.promote(caller.project_id, body, moved_by=caller.key_id)
 
 
 def _add_artifacts(
@@ -190,6 +231,8 @@ def _task(task: Task) -> TaskInfo:
         mode=task.mode,
         engines=[*(["predictor"] if task.predictor else []), *task.predictors, *task.servers],
         metrics=[*task.metrics],
+        optional_metrics=[*task.optional_metrics],
+        lower_is_better=[*task.lower_is_better],
         trainable=task.trainer is not None,
         evaluable=task.evaluator is not None,
         input=task.input.model_json_schema(),

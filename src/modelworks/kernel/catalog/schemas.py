@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -148,6 +149,120 @@ class AliasMove(BaseModel):
     to_version_id: str | None
     moved_at: datetime
     moved_by: str | None = None
+    #: Why it was moved against the quality gate; None for every other move.
+    reason: str | None = None
+
+
+class Evaluation(BaseModel):
+    """What a run measured: one model version on one data-set version, both by the digest of their content."""
+
+    id: str
+    object: Literal["evaluation"] = "evaluation"
+    run_id: str
+    capability: str | None
+    task: str
+    version_id: str
+    model_digest: str
+    dataset_version_id: str
+    dataset_digest: str
+    params: dict[str, Any]
+    metrics: dict[str, float]
+    #: The blob with one line per sample; None where the evaluator saved none.
+    report_digest: str | None
+    created_at: datetime
+
+
+class CompareCreate(BaseModel):
+    """Asks whether `candidate` is better than `baseline` on a data set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    baseline: str
+    candidate: str
+    data: str
+    #: Which metric decides; the task's first one when not given.
+    metric: str | None = None
+
+
+Verdict = Literal["better", "worse", "undecided"]
+
+
+class MetricComparison(BaseModel):
+    """One metric of two models on the same samples."""
+
+    metric: str
+    lower_is_better: bool
+    num_samples: int
+    baseline: float
+    candidate: float
+    #: candidate - baseline, and the interval that holds it with 95 % confidence.
+    difference: float
+    low: float
+    high: float
+    verdict: Verdict
+
+    @property
+    def relative_loss(self) -> float:
+        """By which part of the baseline the candidate is worse; negative where it is better."""
+        worse_by = self.difference if self.lower_is_better else -self.difference
+        if worse_by == 0:
+            return 0.0
+        return worse_by / abs(self.baseline) if self.baseline else math.copysign(math.inf, worse_by)
+
+
+class Comparison(BaseModel):
+    """Two models on one data set: the deciding metric first."""
+
+    object: Literal["comparison"] = "comparison"
+    baseline: str
+    candidate: str
+    data: str
+    baseline_evaluation: str
+    candidate_evaluation: str
+    metric: str
+    verdict: Verdict
+    rows: list[MetricComparison]
+
+
+class PromotionCreate(BaseModel):
+    """Asks that an alias be moved to a version, if it is good enough."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ref: str
+    alias: str
+    #: The held-out data set on which it must be better.
+    test: str
+    #: The data set on which it must not be worse by more than `max_regression`, a part of the baseline's value.
+    general: str | None = None
+    max_regression: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
+    metric: str | None = None
+    #: Move it although the gate refuses; needs a reason, which is kept with the move.
+    force: bool = False
+    reason: str | None = Field(default=None, max_length=2000)
+
+
+class GateCheck(BaseModel):
+    """One question of the gate and its answer; `comparison` is None where an evaluation is missing."""
+
+    role: Literal["test", "general"]
+    passed: bool
+    sentence: str
+    comparison: Comparison | None = None
+
+
+class Promotion(BaseModel):
+    """What the gate says, and whether the alias was moved."""
+
+    object: Literal["promotion"] = "promotion"
+    alias: str
+    candidate: str
+    #: What it had to beat: the version that the alias means, else the candidate's parent; None where there is neither.
+    baseline: str | None
+    passed: bool
+    forced: bool = False
+    moved: bool = False
+    checks: list[GateCheck]
 
 
 class Removal(BaseModel):
@@ -302,6 +417,8 @@ class TaskInfo(BaseModel):
     mode: str
     engines: list[str]
     metrics: list[str]
+    optional_metrics: list[str] = Field(default_factory=list)
+    lower_is_better: list[str] = Field(default_factory=list)
     trainable: bool
     evaluable: bool
     input: dict[str, Any]

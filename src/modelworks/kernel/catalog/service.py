@@ -20,6 +20,8 @@ from modelworks.kernel.base.ids import Prefix, new_id
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import finding, lineage, manifest, references
 from modelworks.kernel.catalog.checkpoint import BlobFile, Limits, check_contents, check_folder
+from modelworks.kernel.catalog.evaluations import Evaluations
+from modelworks.kernel.catalog.gate import QualityGate
 from modelworks.kernel.catalog.schemas import (
     AliasMove,
     Artifact,
@@ -55,6 +57,10 @@ class CatalogService:
         self._events = events
         self._settings = settings
         self._guards: builtins.list[Guard] = []
+        #: What runs measured, and comparisons of it.
+        self.evaluations = Evaluations(self, blobs, clock)
+        #: Promotions that must be earned.
+        self.gate = QualityGate(self, db)
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
@@ -255,16 +261,27 @@ class CatalogService:
     # -- aliases ---------------------------------------------------------------------------------------------------------
 
     def set_alias(
-        self, session: Session, project_id: str, ref: str, alias: str, *, kind: str = "model", moved_by: str | None = None
+        self,
+        session: Session,
+        project_id: str,
+        ref: str,
+        alias: str,
+        *,
+        kind: str = "model",
+        moved_by: str | None = None,
+        reason: str | None = None,
     ) -> Version:
         """Let `alias` of the reference's name point to the version that the reference means.
+
+        Args:
+            reason: why it is moved against the quality gate; kept with the move.
 
         Raises:
             InvalidRequest: the alias is reserved or malformed. NotFound: no such version.
         """
         references.check_alias(alias)
         row = finding.row_of(session, project_id, ref, kind)
-        self._move(session, row.artifact_id, project_id, alias, row.id, moved_by)
+        self._move(session, row.artifact_id, project_id, alias, row.id, moved_by, reason)
         return finding.versions_of(session, [row])[0]
 
     def remove_alias(
@@ -320,6 +337,7 @@ class CatalogService:
                 to_version_id=move.to_version_id,
                 moved_at=move.moved_at,
                 moved_by=move.moved_by,
+                reason=move.reason,
             )
             for move in moves
         ]
@@ -502,7 +520,14 @@ class CatalogService:
         return sorted(f"{node.name}@v{node.number} was made from it" for node in found if node.state == "ready")
 
     def _move(
-        self, session: Session, artifact_id: str, project_id: str, alias: str, to_id: str | None, moved_by: str | None
+        self,
+        session: Session,
+        artifact_id: str,
+        project_id: str,
+        alias: str,
+        to_id: str | None,
+        moved_by: str | None,
+        reason: str | None = None,
     ) -> None:
         artifact = session.get_one(ArtifactRow, artifact_id, with_for_update=True)
         row = session.get(AliasRow, (artifact_id, alias))
@@ -526,6 +551,7 @@ class CatalogService:
                 to_version_id=to_id,
                 moved_by=moved_by,
                 moved_at=now,
+                reason=reason,
             )
         )
         session.flush()

@@ -92,6 +92,8 @@ class AliasMoveRow(Base):
     to_version_id: Mapped[str | None] = mapped_column(String(40))
     moved_by: Mapped[str | None] = mapped_column(String(40))
     moved_at: Mapped[datetime]
+    # Why it was moved against the quality gate; NULL for every other move.
+    reason: Mapped[str | None] = mapped_column(Text)
 
 
 class LineageEdgeRow(Base):
@@ -110,4 +112,29 @@ class LineageEdgeRow(Base):
     object_id: Mapped[str] = mapped_column(String(64))
     # Empty rather than NULL: NULLs are distinct from each other in a unique constraint.
     role: Mapped[str] = mapped_column(String(64), default="")
+    created_at: Mapped[datetime]
+
+
+class EvaluationRow(Base):
+    """What a run measured, with the exact content of model and data; it stays true when names and versions go."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = (
+        UniqueConstraint("run_id"),
+        Index("ix_evaluations_project_id_model_digest", "project_id", "model_digest", "dataset_digest"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    run_id: Mapped[str] = mapped_column(String(40))
+    capability: Mapped[str | None] = mapped_column(String(128))
+    task: Mapped[str] = mapped_column(String(128))
+    version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"))
+    model_digest: Mapped[str] = mapped_column(String(80))
+    dataset_version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"))
+    dataset_digest: Mapped[str] = mapped_column(String(80))
+    params: Mapped[dict[str, Any]]
+    metrics: Mapped[dict[str, Any]]
+    # The blob with one line per sample; NULL where the evaluator saved none.
+    report_digest: Mapped[str | None] = mapped_column(String(80))
     created_at: Mapped[datetime]

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, load_only
 
 from modelworks.contract.capability import Resources
 from modelworks.contract.errors import AuthenticationFailed, Conflict, ModelworksError, NotFound
+from modelworks.contract.evaluation import SAMPLES_FILE
 from modelworks.contract.media import File
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
@@ -313,8 +314,7 @@ class Attempts:
             with session.begin_nested():
                 outputs = [self._register(session, row, saved) for saved in row.saves]
                 if row.verb == "evaluate" and result is not None and "model" in row.inputs:
-                    version_id = row.inputs["model"]["version_id"]
-                    self._catalog.add_metrics(session, row.project_id, version_id, result["metrics"])
+                    self._measured(session, row, result["metrics"])
         except ModelworksError as error:
             self._end(session, row, "failed", error.to_wire())
             return
@@ -322,6 +322,25 @@ class Attempts:
         row.result = result
         row.checkpoint = None
         self._end(session, row, "succeeded", None)
+
+    def _measured(self, session: Session, row: RunRow, metrics: dict[str, float]) -> None:
+        version_id = row.inputs["model"]["version_id"]
+        self._catalog.add_metrics(session, row.project_id, version_id, metrics)
+        if "test" not in row.inputs:
+            return
+        reports = [file for saved in row.saves if saved["kind"] == "report" for file in saved["files"]]
+        self._catalog.evaluations.record(
+            session,
+            row.project_id,
+            run_id=row.id,
+            capability=row.capability,
+            task=row.task or "",
+            version_id=version_id,
+            dataset_version_id=row.inputs["test"]["version_id"],
+            params=row.params,
+            metrics=metrics,
+            report_digest=next((file["digest"] for file in reports if file["path"] == SAMPLES_FILE), None),
+        )
 
     def _register(self, session: Session, row: RunRow, saved: dict[str, Any]) -> dict[str, Any]:
         metadata = dict(saved["metadata"])
@@ -336,7 +355,8 @@ class Attempts:
             metadata=metadata,
             created_by_run=row.id,
             verified=bool(saved.get("verified")),
-            parents=[given["version_id"] for given in used.values() if given["kind"] == "model"],
+            # A report speaks of a model; it is none of its children, and does not keep it from being removed.
+            parents=[given["version_id"] for given in used.values() if given["kind"] == "model" and saved["kind"] != "report"],
             inputs=[(given["version_id"], role) for role, given in used.items()],
             **known,
         )

@@ -1,0 +1,253 @@
+"""What runs measured: kept with the digests of model and data, and compared sample by sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from modelworks.contract.errors import InvalidData, InvalidRequest, NotFound
+from modelworks.contract.evaluation import SAMPLES_FILE, SampleResult
+from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.ids import new_id
+from modelworks.kernel.catalog import discovery
+from modelworks.kernel.catalog.comparison import MIN_SAMPLES, Pair, compare
+from modelworks.kernel.catalog.schemas import Comparison, Evaluation, MetricComparison, Page, Version
+from modelworks.kernel.catalog.store import EvaluationRow
+from modelworks.kernel.storage import BlobStore
+
+if TYPE_CHECKING:
+    from modelworks.kernel.catalog.service import CatalogService
+
+#: A report is read into memory.
+_MAX_REPORT_BYTES = 256 << 20
+
+
+class Evaluations:
+    """Records and compares evaluations on behalf of the catalog."""
+
+    def __init__(self, catalog: CatalogService, blobs: BlobStore, clock: Clock) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+        self._clock = clock
+
+    def record(
+        self,
+        session: Session,
+        project_id: str,
+        *,
+        run_id: str,
+        capability: str | None,
+        task: str,
+        version_id: str,
+        dataset_version_id: str,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        report_digest: str | None,
+    ) -> Evaluation:
+        """Keep what a run measured; the same run again changes nothing.
+
+        Raises:
+            NotFound: a version is not there.
+        """
+        known = session.scalar(select(EvaluationRow).where(EvaluationRow.run_id == run_id))
+        if known is not None:
+            return _shown(known)
+        row = EvaluationRow(
+            id=new_id("eval"),
+            project_id=project_id,
+            run_id=run_id,
+            capability=capability,
+            task=task,
+            version_id=version_id,
+            model_digest=self._catalog.get_version(session, project_id, version_id).digest,
+            dataset_version_id=dataset_version_id,
+            dataset_digest=self._catalog.get_version(session, project_id, dataset_version_id).digest,
+            params=dict(params),
+            metrics=dict(metrics),
+            report_digest=report_digest,
+            created_at=self._clock.now(),
+        )
+        session.add(row)
+        session.flush()
+        return _shown(row)
+
+    def list(
+        self,
+        session: Session,
+        project_id: str,
+        *,
+        model: str | None = None,
+        data: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page[Evaluation]:
+        """Evaluations, newest first, of a model's or a data set's content where given.
+
+        Raises:
+            NotFound: no such model or data set. InvalidRequest: a malformed reference.
+        """
+        query = select(EvaluationRow).where(EvaluationRow.project_id == project_id)
+        if model is not None:
+            query = query.where(EvaluationRow.model_digest == self._catalog.resolve(session, project_id, model).digest)
+        if data is not None:
+            digest = self._catalog.resolve(session, project_id, data, "dataset").digest
+            query = query.where(EvaluationRow.dataset_digest == digest)
+        if after is not None:
+            query = query.where(EvaluationRow.id < after)
+        rows = [*session.scalars(query.order_by(EvaluationRow.id.desc()).limit(limit + 1))]
+        data_ = [_shown(row) for row in rows[:limit]]
+        return Page[Evaluation](
+            data=data_,
+            has_more=len(rows) > limit,
+            first_id=data_[0].id if data_ else None,
+            last_id=data_[-1].id if data_ else None,
+        )
+
+    def compare(
+        self, session: Session, project_id: str, baseline: str, candidate: str, data: str, metric: str | None = None
+    ) -> Comparison:
+        """Compare two models by their newest evaluations on the same data with the same parameters.
+
+        Raises:
+            NotFound: a reference names nothing, or an evaluation is missing (`evaluation_missing`; with how to make it).
+            InvalidRequest: the metric is not among those measured per sample (`unknown_metric`).
+            InvalidData: a report cannot be used (`report_unusable`), or has too few samples (`too_few_samples`).
+        """
+        first = self._catalog.resolve(session, project_id, baseline)
+        second = self._catalog.resolve(session, project_id, candidate)
+        return self.compare_versions(
+            session, project_id, first, second, self._catalog.resolve(session, project_id, data, "dataset"), metric
+        )
+
+    def compare_versions(
+        self,
+        session: Session,
+        project_id: str,
+        baseline: Version,
+        candidate: Version,
+        data: Version,
+        metric: str | None = None,
+    ) -> Comparison:
+        """`compare` for versions that are resolved already."""
+        first, second = self._pair(session, project_id, baseline, candidate, data)
+        _, task = discovery.find_task(first.capability, first.task)
+        ours, theirs = self._samples(first, baseline, data), self._samples(second, candidate, data)
+        if ours.keys() != theirs.keys():
+            raise InvalidData(
+                f"The evaluations {first.id} and {second.id} did not measure the same samples of {data.ref}.",
+                hint="Evaluate both again with this version of the capability.",
+                code="report_unusable",
+            )
+        measured = [
+            name
+            for name in (*task.metrics, *task.optional_metrics)
+            if any(name in each.values for each in ours.values()) and any(name in each.values for each in theirs.values())
+        ]
+        chosen = metric or next(iter(measured), None)
+        if chosen is None or chosen not in measured:
+            raise InvalidRequest(
+                f"The metric {chosen!r} was not measured per sample on {data.ref}.",
+                hint=f"Choose one of: {', '.join(measured) or 'none'}.",
+                param="metric",
+                code="unknown_metric",
+            )
+        rows = [
+            _row(name, ours, theirs, lower_is_better=name in task.lower_is_better)
+            for name in sorted(measured, key=lambda name: name != chosen)
+        ]
+        return Comparison(
+            baseline=baseline.ref,
+            candidate=candidate.ref,
+            data=data.ref,
+            baseline_evaluation=first.id,
+            candidate_evaluation=second.id,
+            metric=chosen,
+            verdict=rows[0].verdict,
+            rows=rows,
+        )
+
+    def _pair(
+        self, session: Session, project_id: str, baseline: Version, candidate: Version, data: Version
+    ) -> tuple[EvaluationRow, EvaluationRow]:
+        def of(version: Version) -> Sequence[EvaluationRow]:
+            query = select(EvaluationRow).where(
+                EvaluationRow.project_id == project_id,
+                EvaluationRow.model_digest == version.digest,
+                EvaluationRow.dataset_digest == data.digest,
+                EvaluationRow.report_digest.is_not(None),
+            )
+            return session.scalars(query.order_by(EvaluationRow.id.desc()).limit(100)).all()
+
+        ours, theirs = of(baseline), of(candidate)
+        for mine in ours:
+            for other in theirs:
+                if _way(mine) == _way(other):
+                    return mine, other
+        if ours and theirs:
+            raise NotFound(
+                f"{baseline.ref} and {candidate.ref} were measured on {data.ref} with different parameters.",
+                hint="Evaluate both with the same ones: " + _commands([baseline, candidate], data),
+                code="evaluation_missing",
+            )
+        lacking = [version for version, found in ((baseline, ours), (candidate, theirs)) if not found]
+        raise NotFound(
+            f"{' and '.join(version.ref for version in lacking)} {'was' if len(lacking) == 1 else 'were'} not measured, "
+            f"sample by sample, on {data.ref}.",
+            hint="Run: " + _commands(lacking, data),
+            code="evaluation_missing",
+        )
+
+    def _samples(self, row: EvaluationRow, model: Version, data: Version) -> dict[str, SampleResult]:
+        try:
+            text = self._blobs.read(row.report_digest or "", _MAX_REPORT_BYTES).decode("utf-8")
+            samples = [SampleResult.model_validate_json(line) for line in text.splitlines() if line.strip()]
+        except (NotFound, UnicodeDecodeError, ValidationError) as error:
+            raise InvalidData(
+                f"The report {SAMPLES_FILE} of the evaluation {row.id} cannot be read.",
+                hint="Evaluate again: " + _commands([model], data),
+                code="report_unusable",
+            ) from error
+        return {each.sample: each for each in samples}
+
+
+def _way(row: EvaluationRow) -> str:
+    """How it was measured; two evaluations that differ in this cannot be compared."""
+    return json.dumps([row.capability, row.task, row.params], sort_keys=True)
+
+
+def _row(
+    name: str, ours: Mapping[str, SampleResult], theirs: Mapping[str, SampleResult], *, lower_is_better: bool
+) -> MetricComparison:
+    both = [key for key, each in ours.items() if name in each.values and name in theirs[key].values]
+    pairs = [Pair(ours[key].values[name], theirs[key].values[name]) for key in sorted(both)]
+    if len(pairs) < MIN_SAMPLES or any(pair.baseline[1] <= 0 or pair.candidate[1] <= 0 for pair in pairs):
+        raise InvalidData(
+            f"The metric {name!r} was measured on {len(pairs)} samples, at least {MIN_SAMPLES} with a weight are needed.",
+            hint="Use a test set with more samples.",
+            code="too_few_samples",
+        )
+    found = compare(pairs)
+    return MetricComparison(
+        metric=name,
+        lower_is_better=lower_is_better,
+        num_samples=len(pairs),
+        baseline=found.baseline,
+        candidate=found.candidate,
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        verdict=found.verdict(lower_is_better=lower_is_better),
+    )
+
+
+def _commands(models: Sequence[Version], data: Version) -> str:
+    return "; ".join(f"modelworks evaluate {model.task or 'TASK'} {model.ref} --data {data.ref} -f" for model in models) + "."
+
+
+def _shown(row: EvaluationRow) -> Evaluation:
+    return Evaluation.model_validate({name: getattr(row, name) for name in Evaluation.model_fields if name != "object"})
