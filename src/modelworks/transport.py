@@ -19,6 +19,7 @@ import httpx
 
 from modelworks import __version__
 from modelworks.contract.errors import (
+    AuthenticationFailed,
     IntegrityFailed,
     InvalidRequest,
     ModelworksError,
@@ -37,6 +38,10 @@ _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 _LONGEST_WAIT_S = 30.0
 _CHUNK_BYTES = 1 << 20
+_NO_KEY = (
+    "Set MODELWORKS_API_KEY. On the server's own machine the first key is found by itself where MODELWORKS_HOME is the "
+    "server's home folder and MODELWORKS_URL a loopback address."
+)
 _NOT_OURS = "Check that MODELWORKS_URL points to a Modelworks server."
 
 
@@ -75,6 +80,21 @@ def default_api_key(url: str) -> str | None:
         return (home_folder() / "admin.key").read_text(encoding="utf-8").strip() or None
     except OSError:
         return None
+
+
+def usable_key(key: str | None) -> str | None:
+    """The key without white space around it.
+
+    Raises:
+        AuthenticationFailed: it holds characters that no header can carry; the key itself is not repeated.
+    """
+    key = key.strip() if key else None
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise AuthenticationFailed(
+            "The API key holds spaces, line ends or characters beyond ASCII, which no key has.",
+            hint="Copy the key again, whole and alone, into MODELWORKS_API_KEY or --api-key.",
+        )
+    return key
 
 
 def error_from(status: int, body: bytes, headers: Mapping[str, str]) -> ModelworksError:
@@ -146,7 +166,7 @@ class Transport:
                 f"{url!r} is not the address of a server.", hint="Give it as http://host:port, for example in MODELWORKS_URL."
             )
         self.base_url = url
-        self.api_key = api_key if api_key is not None else default_api_key(url)
+        self.api_key = usable_key(api_key if api_key is not None else default_api_key(url))
         self.max_retries = max_retries
         headers = {"User-Agent": f"modelworks/{__version__}", "Accept": "application/json"}
         if self.api_key:
@@ -226,6 +246,8 @@ class Transport:
                         refusal = error_from(answer.status_code, await answer.aread(), answer.headers)
                 finally:
                     await answer.aclose()
+                if answer.status_code == 401 and not self.api_key:
+                    refusal.hint = _NO_KEY
                 told_not_to = answer.headers.get("x-should-retry") == "false"
                 if last or not repeatable or told_not_to or answer.status_code not in _RETRIED:
                     raise refusal

@@ -263,3 +263,36 @@ def test_the_reference_page_is_current() -> None:
     assert page_text == generator["render"]()
     for verb in (*VERBS, "data add", "keys create"):
         assert f"`modelworks {verb}`" in page_text
+
+
+def test_an_argument_that_is_not_utf8_is_named_and_never_sent(cli: Cli, server: FakeServer) -> None:
+    done = cli("chat", "my-lm", "caf\udce9 au lait")
+    assert done.code == 2
+    assert done.err == (
+        "error: Argument 3 ('caf'…) is not UTF-8: byte 0xe9 stands after it.\n"
+        "hint: Set the terminal to UTF-8, or give the text as a UTF-8 file.\n"
+    )
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("key", ["mw-你好", "mw-one mw-two", "mw-one\nmw-two"])
+def test_a_key_that_no_header_can_carry_is_told_without_repeating_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("MODELWORKS_API_KEY", key)
+    done = cli("ls")
+    assert done.code == 4
+    assert "which no key has" in done.err
+    assert "MODELWORKS_API_KEY" in done.err
+    assert key not in done.err
+    assert "mw-" not in done.err
+
+
+def test_who_has_no_key_is_told_how_to_give_one(cli: Cli, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODELWORKS_API_KEY")
+    server.on("GET", "/api/models", refusal(401, "invalid_api_key", "No API key was given.", "Send a header."))
+    done = cli("ls")
+    assert done.code == 4
+    assert "MODELWORKS_API_KEY" in done.err
+    assert "MODELWORKS_HOME" in done.err
+    assert "Send a header" not in done.err

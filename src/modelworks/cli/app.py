@@ -33,7 +33,7 @@ from modelworks.cli import (
 )
 from modelworks.cli import key as keys
 from modelworks.cli.messages import tr
-from modelworks.contract.errors import ModelworksError
+from modelworks.contract.errors import InvalidRequest, ModelworksError
 
 app = typer.Typer(
     name="modelworks",
@@ -78,6 +78,7 @@ def execute(arguments: list[str]) -> int:
     """Run the command line once; prints `error: …` and `hint: …` (or a JSON object with `-o json`) on stderr."""
     as_json = wants_json(arguments)
     try:
+        check_utf8(arguments)
         code = app(arguments, standalone_mode=False, prog_name="modelworks")
         sys.stdout.flush()
         return code if isinstance(code, int) else OK
@@ -107,6 +108,24 @@ def execute(arguments: list[str]) -> int:
             as_json=as_json,
         )
         return FAILURE
+
+
+def check_utf8(arguments: list[str]) -> None:
+    """Refuse arguments that cannot be sent: Python carries bytes that are not UTF-8 along as lone surrogates.
+
+    Raises:
+        InvalidRequest: the message names the argument and its first wrong byte.
+    """
+    for number, argument in enumerate(arguments, start=1):
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                f"Argument {number} ({argument[: error.start][-40:]!r}…) is not UTF-8: "
+                f"byte {ord(argument[error.start]) - 0xDC00:#04x} stands after it.",
+                hint="Set the terminal to UTF-8, or give the text as a UTF-8 file.",
+                code="usage",
+            ) from error
 
 
 def is_usage_error(error: Exception) -> bool:
