@@ -55,6 +55,14 @@ def test_lines_carry_the_request(settings: Settings, capsys: pytest.CaptureFixtu
     assert (theirs["event"], theirs["request_id"], theirs["level"]) == ("from a library", "req_1", "warning")
 
 
+def test_a_library_s_coloured_copy_of_its_message_is_left_out(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    configured(settings, log_format="json")
+    logging.getLogger("uvicorn.error").info("started", extra={"color_message": "\x1b[36mstarted\x1b[0m", "pid": 7})
+    (line,) = lines(capsys)
+    assert (line["event"], line["pid"]) == ("started", 7)
+    assert "color_message" not in line
+
+
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_secrets_are_never_logged(settings: Settings, capsys: pytest.CaptureFixture[str], log_format: str) -> None:
     configured(settings, log_format=log_format)

@@ -80,6 +80,12 @@ def _redact(_logger: Any, _method: str, event: structlog.typing.EventDict) -> st
     return {**redacted({key: item for key, item in event.items() if key not in kept}), **kept}
 
 
+def _without_colours(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    # uvicorn sends every message a second time, with escape sequences in it.
+    event.pop("color_message", None)
+    return event
+
+
 def configure_logging(settings: Settings) -> None:
     """Send our log and that of the libraries to stderr, as JSON lines or for people; bound context (`request_id`) goes along.
 
@@ -93,6 +99,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.stdlib.ExtraAdder(),
+        _without_colours,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         # Tracebacks become text here so that they are searched for secrets too.
