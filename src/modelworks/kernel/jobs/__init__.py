@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelworks.kernel.jobs.executors import Executor, Launch, Status
     from modelworks.kernel.jobs.executors.local import LocalExecutor
+    from modelworks.kernel.jobs.executors.ray import RayExecutor
     from modelworks.kernel.jobs.schemas import JobSpec, MetricPoint, ResourcesOverride, RunEvent, RunRecord
     from modelworks.kernel.jobs.service import JobsService
     from modelworks.kernel.jobs.supervisor import Supervisor
@@ -19,6 +20,7 @@ __all__ = [
     "Launch",
     "LocalExecutor",
     "MetricPoint",
+    "RayExecutor",
     "ResourcesOverride",
     "RunEvent",
     "RunRecord",
@@ -32,6 +34,7 @@ _MODULES = {
     "JobsService": "service",
     "Launch": "executors",
     "LocalExecutor": "executors.local",
+    "RayExecutor": "executors.ray",
     "Status": "executors",
     "Supervisor": "supervisor",
 }

@@ -24,6 +24,8 @@ _ENTRYPOINT = 'exec "${MODELWORKS_PYTHON:-$MODELWORKS_SERVER_PYTHON}" -P -m mode
 #: How long a cluster that does not answer is left alone.
 _AWAY_S = 5.0
 _MAX_DETAIL_CHARS = 500
+#: Refusals of a cluster that is coming up or has just lost nodes: it will take the job later, so the run is not to blame.
+_NOT_YET = ("No available agent", "status code 502", "status code 503", "status code 504")
 
 
 class RayExecutor:
@@ -138,16 +140,21 @@ class RayExecutor:
                 self._client = _connect(self._address)
             return question(self._client)
         except OSError as error:
-            # Every question would wait for its time limit; a pause keeps the other runs' affairs going.
-            self._away_until = time.monotonic() + _AWAY_S
             self._client = None
-            self._away_reason = _first_line(error)
-            raise self._away() from error
+            raise self._away_for(error) from error
         except RuntimeError as error:
             # The client reports every refusal as a RuntimeError with the HTTP status in its text.
             if missing and ("404" in str(error) or "does not exist" in str(error)):
                 return missing["missing"]
+            if any(sign in str(error) for sign in _NOT_YET):
+                raise self._away_for(error) from error
             raise Unavailable(f"The Ray cluster at {self._address} refused: {_first_line(error)}.") from error
+
+    def _away_for(self, error: Exception) -> Unavailable:
+        # Every question would wait for its time limit; a pause keeps the other runs' affairs going.
+        self._away_until = time.monotonic() + _AWAY_S
+        self._away_reason = _first_line(error)
+        return self._away()
 
     def _away(self) -> Unavailable:
         return Unavailable(
