@@ -205,7 +205,8 @@ def _write_weights(writer: Any, model_dir: Path, shape: Shape, dtype: GgufType) 
     missing = ({"token_embd.weight", "output_norm.weight"} | layers) - seen
     if missing:
         raise InvalidData(
-            f"{model_dir.name}: the checkpoint lacks {len(missing)} weights, {sorted(missing)[0]} among them.",
+            f"The checkpoint lacks {len(missing)} weights of the {shape.num_layers} layers that its config.json names, "
+            f"{sorted(missing)[0]} (as GGUF calls it) among them.",
             hint="Fetch the checkpoint again; a shard of it may be missing.",
         )
 

@@ -20,25 +20,30 @@ _BITS = {
 _FETCH_AGAIN = "Fetch the checkpoint again."
 
 
-def check_checkpoint(folder: Path) -> dict[str, Any]:
+def check_checkpoint(folder: Path, name: str | None = None) -> dict[str, Any]:
     """Check a Hugging Face folder and return its parsed `config.json`.
+
+    Args:
+        folder: only read.
+        name: what messages call the model; by default the folder's name.
 
     Raises:
         UnsafeArtifact: its weights are pickles. Pickles beside safetensors are never opened, and so are let be.
         UnsupportedArchitecture: `config.json` names no architecture.
         InvalidData: a file is missing, truncated or contradicts itself.
     """
+    name = name or folder.name
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLE_SUFFIXES)
         if pickles:
             raise UnsafeArtifact(
-                f"The model {folder.name!r} has its weights in {pickles[0]}, a pickle, which can run code when it is read.",
+                f"The model {name!r} has its weights in {pickles[0]}, a pickle, which can run code when it is read.",
                 hint="Convert it to safetensors with transformers' save_pretrained, where you trust it, and register that.",
             )
-        raise InvalidData(f"The model {folder.name!r} has no weights: no .safetensors file is there.", hint=_FETCH_AGAIN)
-    config = _read_config(folder)
-    _check_index(folder)
+        raise InvalidData(f"The model {name!r} has no weights: no .safetensors file is there.", hint=_FETCH_AGAIN)
+    config = _read_config(folder, name)
+    _check_index(folder, name)
     for file in weights:
         check_safetensors(file)
     return config
@@ -90,29 +95,29 @@ def _span(file: Path, name: str, entry: dict[str, Any]) -> tuple[int, int, str]:
     return start, stop, name
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
-        raise InvalidData(f"The model {folder.name!r} has no config.json.", hint="Save it with transformers' save_pretrained.")
+        raise InvalidData(f"The model {name!r} has no config.json.", hint="Save it with transformers' save_pretrained.")
     try:
         config = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise InvalidData(f"config.json of model {folder.name!r} cannot be read: {error}.", hint=_FETCH_AGAIN) from None
+        raise InvalidData(f"config.json of model {name!r} cannot be read: {error}.", hint=_FETCH_AGAIN) from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UnsupportedArchitecture(
-            f"config.json of model {folder.name!r} names no model_type.", hint="Only Hugging Face checkpoints can be served."
+            f"config.json of model {name!r} names no model_type.", hint="Only Hugging Face checkpoints can be served."
         )
     return config
 
 
-def _check_index(folder: Path) -> None:
+def _check_index(folder: Path, name: str) -> None:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return
     try:
         shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError):
-        raise InvalidData(f"{index.name} of model {folder.name!r} is damaged.", hint=_FETCH_AGAIN) from None
+        raise InvalidData(f"{index.name} of model {name!r} is damaged.", hint=_FETCH_AGAIN) from None
     missing = sorted(shard for shard in shards if not (folder / str(shard)).is_file())
     if missing:
-        raise InvalidData(f"The model {folder.name!r} lacks {missing[0]}, which its index names.", hint=_FETCH_AGAIN)
+        raise InvalidData(f"The model {name!r} lacks {missing[0]}, which its index names.", hint=_FETCH_AGAIN)

@@ -40,6 +40,7 @@ class Checkpoint:
     """A checkpoint that passed `check_checkpoint`."""
 
     folder: Path
+    ref: str
     digest: str
     config: dict[str, Any]
     num_parameters: int
@@ -49,7 +50,7 @@ class Checkpoint:
     @classmethod
     def of(cls, model: LocalModel) -> Checkpoint:
         """Check a model's folder; raises what `check_checkpoint` raises."""
-        config = check_checkpoint(model.path)
+        config = check_checkpoint(model.path, model.ref)
         nested = config.get("text_config")
         text = nested if isinstance(nested, dict) else config
         context = text.get("max_position_embeddings") or text.get("n_positions") or text.get("seq_length")
@@ -59,7 +60,7 @@ class Checkpoint:
                 f"config.json of {model.ref!r} ({config['model_type']!r}) names no context length or vocabulary size.",
                 hint="Only decoders with max_position_embeddings and vocab_size can be served.",
             )
-        return cls(model.path, model.digest, config, _count(model.path), context, vocab_size)
+        return cls(model.path, model.ref, model.digest, config, _count(model.path), context, vocab_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     full = options.precision == "f32" or (options.precision == "auto" and small)
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
-    model = load_model(checkpoint.folder, torch.float32 if full else torch.bfloat16)
+    model = load_model(checkpoint.folder, torch.float32 if full else torch.bfloat16, checkpoint.ref)
     engine = LogitsEngine("transformers", TransformersDecoder(model), options.max_batch)
     return Opened(engine, min(checkpoint.context_length, options.context_length or checkpoint.context_length))
 
@@ -162,7 +163,7 @@ def open_any(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     try:
         return open_openvino(checkpoint, options)
     except (UnsupportedArchitecture, MissingExtra) as refused:
-        _log.warning("engine openvino does not serve %s: %s; using transformers", checkpoint.folder.name, refused.message)
+        _log.warning("engine openvino does not serve %s: %s; using transformers", checkpoint.ref, refused.message)
         openvino_said = refused.message
     try:
         return open_transformers(checkpoint, options)
@@ -176,7 +177,7 @@ def open_any(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
 
 def _compare(checkpoint: Checkpoint, probe: list[int], got: np.ndarray[Any, Any], precision: str) -> None:
     """Refuse an engine whose logits (vocabulary) after `probe` are not those of the checkpoint."""
-    decoder = TransformersDecoder(load_model(checkpoint.folder, torch.float32))
+    decoder = TransformersDecoder(load_model(checkpoint.folder, torch.float32, checkpoint.ref))
     expected = decoder.read(decoder.new_state(), probe, 0)
     difference = float(np.abs(got - expected).max())
     # Logits of a sharper model differ by more for the same relative error.

@@ -13,20 +13,34 @@ from transformers.utils import logging as transformers_logging
 
 from modelworks.contract.errors import InvalidData, UnsupportedArchitecture
 
+#: Endings of the class names under which transformers saves models that predict the next token.
+_CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "ForConditionalGeneration")
 
-def load_model(folder: Path, dtype: torch.dtype) -> Any:
+
+def load_model(folder: Path, dtype: torch.dtype, name: str | None = None) -> Any:
     """Load a checkpoint for reading, from safetensors and without running code that comes with it.
 
+    Args:
+        folder: a Hugging Face folder.
+        dtype: of the weights in memory.
+        name: what messages call the model; by default the folder's name.
+
     Raises:
-        UnsupportedArchitecture: transformers does not know the architecture, or only by code in the folder.
+        UnsupportedArchitecture: transformers does not know the architecture, or only by code in the folder; or the
+            checkpoint was made for something else than predicting the next token.
         InvalidData: the weights do not fit the configuration.
     """
+    name = name or folder.name
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
-        raise UnsupportedArchitecture(f"transformers cannot read the configuration of {folder.name!r}: {error}") from error
+        raise UnsupportedArchitecture(
+            f"transformers cannot read the configuration of {name!r}: {_first_sentence(error)}",
+            hint="Check config.json; an architecture that is newer than the installed transformers needs a newer one.",
+        ) from error
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UnsupportedArchitecture(f"Architecture {config.model_type!r} is no causal language model in transformers.")
+    _check_purpose(config, name)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -36,16 +50,50 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            # Looked at below: transformers' own refusal names no weight.
+            ignore_mismatched_sizes=True,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise InvalidData(f"The weights of {folder.name!r} cannot be loaded: {error}") from error
+        raise InvalidData(f"The weights of {name!r} cannot be loaded: {_first_sentence(error)}") from error
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        weight, found, wanted = mismatched[0]
+        raise InvalidData(
+            f"The weights of {name!r} do not fit its config.json: {len(mismatched)} have another shape, "
+            f"{weight} among them: {_shape(found)} where the configuration asks for {_shape(wanted)}.",
+            hint="Fetch config.json and the weights again, from the same revision.",
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise InvalidData(
-            f"The checkpoint {folder.name!r} lacks {len(missing)} weights, {missing[0]} among them.",
+            f"The checkpoint {name!r} lacks {len(missing)} weights, {missing[0]} among them.",
             hint="Fetch the checkpoint again; a shard of it may be missing.",
         )
     return model.eval()
+
+
+def _check_purpose(config: Any, name: str) -> None:
+    """Refuse what transformers would load as a causal model although it was trained as something else, such as BERT."""
+    named = [str(each) for each in getattr(config, "architectures", None) or ()]
+    loaded_as = AutoModelForCausalLM._model_mapping[type(config)].__name__
+    # A bare backbone has no head and is refused for the weights that it lacks.
+    if not named or any(each == loaded_as or each.endswith(("Model", *_CAUSAL)) for each in named):
+        return
+    raise UnsupportedArchitecture(
+        f"{name!r} was saved as {', '.join(named)}, which does not predict the next token: it cannot generate text.",
+        hint="Choose a model for text generation (…ForCausalLM).",
+    )
+
+
+def _shape(size: Any) -> str:
+    return " × ".join(str(int(each)) for each in size)
+
+
+def _first_sentence(error: Exception) -> str:
+    """What went wrong, without the library's advice to install this or that."""
+    text = " ".join(str(error).split())
+    head, stop, _ = text.partition(". ")
+    return head + stop.strip() if stop else text
 
 
 # Progress bars of loading belong on a terminal, not in the log of a replica.
