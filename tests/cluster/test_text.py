@@ -7,7 +7,6 @@ from pathlib import Path
 
 import openai
 import pytest
-from ray.job_submission import JobSubmissionClient
 from tests.cluster.conftest import RayCluster
 from tests.journeys.language_model import submit_training
 from tests.journeys.platform_process import PlatformProcess, wait_until_ready
@@ -33,6 +32,8 @@ def test_a_model_is_trained_and_deployed_on_the_cluster_although_a_node_is_lost(
             assert run["state"] in ("queued", "running"), run
             assert time.monotonic() < deadline, run
             time.sleep(0.1)
+        from ray.job_submission import JobSubmissionClient
+
         info = JobSubmissionClient(ray_cluster.dashboard_url).get_job_info(f"{run_id}-1")
         assert info.driver_node_id in ray_cluster.worker_ids
         ray_cluster.lose(info.driver_node_id)
