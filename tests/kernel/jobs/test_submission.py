@@ -48,6 +48,16 @@ def test_what_is_not_there_is_named(rooms: Rooms, wish: dict[str, Any], code: st
     assert refused.value.error_code == code
 
 
+def test_what_is_known_is_listed_for_the_kind_that_the_role_takes(rooms: Rooms) -> None:
+    rooms.finish(rooms.submit(params={"steps": 1}, output_name="some-model").id)
+    rooms.dataset("some-data")
+    for role, known, other in (("train", "some-data", "some-model"), ("base", "some-model", "some-data")):
+        with pytest.raises(NotFound) as refused:
+            rooms.submit(inputs={role: "nothing"})
+        assert known in (refused.value.hint or "")
+        assert other not in (refused.value.hint or "")
+
+
 def test_a_dry_run_checks_everything_and_leaves_nothing(rooms: Rooms) -> None:
     with rooms.db.transaction() as session:
         spec = JobSpec(verb="train", task="toy-count", output_name="x", params={"steps": 2})

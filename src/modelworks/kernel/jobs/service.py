@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -303,21 +302,22 @@ class JobsService:
                     param=f"inputs.{role}",
                 )
             kinds, ref = [cast(InputKind, prefix)], rest
-        for kind in kinds[:-1]:
-            with contextlib.suppress(NotFound):
+        hints: list[str | None] = []
+        for kind in kinds:
+            try:
                 version = self._catalog.resolve(session, project_id, ref, kind)
+            except NotFound as error:
+                hints.append(error.hint)
+            else:
                 return RunInput(kind=cast(InputKind, version.kind), ref=ref, version_id=version.id)
-        try:
-            version = self._catalog.resolve(session, project_id, ref, kinds[-1])
-        except NotFound as error:
-            noun = " or ".join("data set" if kind == "dataset" else kind for kind in kinds)
-            raise NotFound(
-                f"The input {role!r} names {ref!r}, but there is no such {noun}.",
-                hint=error.hint,
-                param=f"inputs.{role}",
-                code="input_not_found",
-            ) from error
-        return RunInput(kind=cast(InputKind, version.kind), ref=ref, version_id=version.id)
+        noun = " or ".join("data set" if kind == "dataset" else kind for kind in kinds)
+        raise NotFound(
+            f"The input {role!r} names {ref!r}, but there is no such {noun}.",
+            # What is known of the kind that the role usually takes.
+            hint=hints[0],
+            param=f"inputs.{role}",
+            code="input_not_found",
+        )
 
 
 def _find(spec: JobSpec) -> tuple[Capability, Task]:
