@@ -92,6 +92,8 @@ async def test_invalid_input_names_the_field(toys: None) -> None:
         assert status == 400
         assert body["error"]["class"] == "InvalidRequest"
         assert body["error"]["param"] == "text"
+        assert body["error"]["message"] == "text: Input should be a valid string."
+        assert "/v1/tasks/" in body["error"]["hint"]
         async with client.post("/invoke", data=b"{broken") as response:
             assert response.status == 400
             assert (await response.json())["error"]["code"] == "invalid_json"

@@ -189,8 +189,14 @@ class Replica:
             if first["type"] == "json_invalid":
                 raise InvalidRequest(f"The request is not valid JSON: {first['msg']}.", code="invalid_json") from None
             param = ".".join(str(part) for part in first["loc"]) or None
-            where = f"{param}: " if param else ""
-            raise InvalidRequest(f"{where}{first['msg']}", param=param, code="invalid_value") from None
+            where = f"{param}: " if param else "The input: "
+            fault = first["msg"].removeprefix("Value error, ").rstrip(".")
+            raise InvalidRequest(
+                f"{where}{fault}.",
+                hint=f"GET /v1/tasks/{self._task.name}/schema shows what the task takes.",
+                param=param,
+                code="invalid_value",
+            ) from None
 
     def _encode(self, output: Any) -> bytes:
         if not isinstance(output, self._task.output):
