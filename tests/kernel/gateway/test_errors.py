@@ -51,6 +51,29 @@ async def test_an_unknown_route(stage: Stage, path: str) -> None:
     assert headers["x-request-id"].startswith("req_")
 
 
+async def test_an_unknown_route_points_to_a_list_that_exists(stage: Stage) -> None:
+    _, body, _ = await stage.post("/v1/nothing", {})
+    assert "/openapi.json" in body["error"]["hint"]
+    async with stage.http.get(stage.url + "/openapi.json") as response:
+        assert "/v1/chat/completions" in (await response.json())["paths"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/models", "/v1/nothing"])
+async def test_head_answers_as_get_does_without_a_body(stage: Stage, path: str) -> None:
+    headers = {"Authorization": f"Bearer {stage.key}"}
+    async with stage.http.get(stage.url + path, headers=headers) as got:
+        body = await got.read()
+    async with stage.http.head(stage.url + path, headers=headers) as response:
+        assert response.status == got.status
+        assert await response.read() == b""
+        assert response.headers["content-type"] == got.headers["content-type"]
+        if path == "/healthz":
+            assert response.headers["content-length"] == str(len(body))
+    # The connection is left in order for the next request.
+    async with stage.http.get(stage.url + "/healthz") as again:
+        assert again.status == 200
+
+
 async def test_a_wrong_method(stage: Stage) -> None:
     async with stage.http.get(stage.url + "/v1/chat/completions") as response:
         assert response.status == 405

@@ -182,7 +182,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND and error.detail == HTTPStatus.NOT_FOUND.phrase:
         known = NotFound(
             f"There is no route {request.method} {path}.",
-            hint="OpenAI's routes are under /v1, the platform's own under /api; see /docs.",
+            hint="OpenAI's routes are under /v1, the platform's own under /api; /openapi.json lists all.",
             code="unknown_route",
         )
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
