@@ -101,6 +101,8 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "packing.py": "documents into blocks of tokens",
         "datasets/": "formats of training data: read, validate, clean",
         "prompt.py": "messages into tokens through the model's template",
+        "prompt_format.py": "template, tokenizer and stop ids as one object with one digest",
+        "training/": "the loop that every method shares, and what each puts into it",
     },
 }
 

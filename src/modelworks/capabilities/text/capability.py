@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelworks.capabilities.text.schemas import EvaluateParams, PretrainParams, ServeOptions
+from modelworks.capabilities.text.schemas import EvaluateParams, ServeOptions, TrainParams
 from modelworks.contract import Capability, Resources, Task
 from modelworks.contract.generation import GenerationChunk, GenerationInput
 
@@ -26,8 +26,8 @@ capability = Capability(
             },
             servers={"vllm": f"{_PACKAGE}.engines.vllm:command"},
             options=ServeOptions,
-            trainer=f"{_PACKAGE}.train:pretrain",
-            train_params=PretrainParams,
+            trainer=f"{_PACKAGE}.train:train",
+            train_params=TrainParams,
             evaluator=f"{_PACKAGE}.evaluate:evaluate",
             evaluate_params=EvaluateParams,
             metrics=("loss", "perplexity", "bits_per_byte"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from modelworks.contract.errors import InvalidData
 _FORMAT = 1
 _MODEL = "model.safetensors"
 _OPTIMISER = "optimiser.safetensors"
+_BEST = "best.safetensors"
 _STATE = "state.json"
 
 
@@ -28,14 +30,31 @@ class Position:
     tokens_seen: int
     first_loss: float
     last_loss: float
+    #: The lowest validation loss so far and the measurements since, where training may stop early.
+    best_loss: float | None = None
+    waited: int = 0
 
 
-def store(folder: Path, model: Any, optimiser: torch.optim.Optimizer, tokenizer: PreTrainedTokenizerFast, at: Position) -> None:
-    """Write a checkpoint into `folder`, replacing what is there."""
+def store(
+    folder: Path,
+    model: Any,
+    optimiser: torch.optim.Optimizer,
+    tokenizer: PreTrainedTokenizerFast,
+    at: Position,
+    best: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a checkpoint into `folder`, replacing what is there: of the model, only what is being trained.
+
+    Args:
+        best: the weights of the best measurement, where training may stop early.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    save_file({name: parameter.detach() for name, parameter in model.named_parameters()}, folder / _MODEL)
+    trained = _trained(model)
+    names = {id(parameter): name for name, parameter in trained.items()}
+    save_file({name: parameter.detach().contiguous() for name, parameter in trained.items()}, folder / _MODEL)
+    if best:
+        save_file(dict(best), folder / _BEST)
     state = {
         f"{names[id(parameter)]}:{key}": value.detach().contiguous()
         for parameter, values in optimiser.state.items()
@@ -51,6 +70,8 @@ def store(folder: Path, model: Any, optimiser: torch.optim.Optimizer, tokenizer:
                 "tokens_seen": at.tokens_seen,
                 "first_loss": at.first_loss,
                 "last_loss": at.last_loss,
+                "best_loss": at.best_loss,
+                "waited": at.waited,
             }
         ),
         "utf-8",
@@ -72,7 +93,7 @@ def restore(folder: Path, model: Any, optimiser: torch.optim.Optimizer) -> Posit
     if state.get("format") != _FORMAT:
         raise InvalidData(f"The checkpoint has format {state.get('format')}, not {_FORMAT}.", hint="Start a new run.")
     weights = load_file(folder / _MODEL)
-    parameters = dict(model.named_parameters())
+    parameters = _trained(model)
     if {name: value.shape for name, value in weights.items()} != {name: value.shape for name, value in parameters.items()}:
         raise InvalidData("The checkpoint belongs to a model of another shape.", hint="Start a new run.")
     with torch.no_grad():
@@ -89,4 +110,15 @@ def restore(folder: Path, model: Any, optimiser: torch.optim.Optimizer) -> Posit
         tokens_seen=int(state["tokens_seen"]),
         first_loss=float(state["first_loss"]),
         last_loss=float(state["last_loss"]),
+        best_loss=state.get("best_loss"),
+        waited=int(state.get("waited", 0)),
     )
+
+
+def restore_best(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of the best measurement; none where training does not stop early, or nothing was measured yet."""
+    return load_file(folder / _BEST) if (folder / _BEST).is_file() else {}
+
+
+def _trained(model: Any) -> dict[str, torch.nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +17,19 @@ from modelworks.contract.generation import GenerationInput, Message
 
 #: Stands for the n-th special token that a message's text mentions, while the template is rendered.
 _MENTION = re.compile("\ue000(\\d+)\ue001")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A template's text, in which special tokens that messages mention are marked, and the way from it to ids."""
+
+    text: str
+    mentioned: tuple[str, ...]
+    encode: Callable[[str, Sequence[str]], list[int]]
+
+    def ids(self, start: int = 0) -> list[int]:
+        """Token ids of the text from that character on."""
+        return self.encode(self.text[start:], self.mentioned)
 
 
 class PromptEncoder:
@@ -66,7 +81,22 @@ class PromptEncoder:
         return plain
 
     def _chat_ids(self, request: GenerationInput) -> list[int]:
-        messages = request.messages or []
+        return self.render(request.messages or [], request.tools, **request.template_args).ids()
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] | None = None,
+        *,
+        answered: bool = False,
+        **template_args: Any,
+    ) -> Rendered:
+        """What the chat template makes of messages: the text that an answer follows, or (`answered`) that ends with one.
+
+        Raises:
+            InvalidRequest: there are no messages, or no template, or it refuses the messages.
+            UnsupportedParameter: tools for a template that has no place for them.
+        """
         if not messages:
             raise InvalidRequest("The chat has no messages.", hint="Give at least one message.", param="messages")
         template = self._tokenizer.chat_template
@@ -76,7 +106,7 @@ class PromptEncoder:
                 hint="Use /v1/completions, or deploy a model that was trained with a template.",
                 param="messages",
             )
-        if request.tools and "tools" not in str(template):
+        if tools and "tools" not in str(template):
             raise UnsupportedParameter(
                 "This model's chat template has no place for tools.",
                 hint="Leave tools out, or deploy a model that was trained with them.",
@@ -88,10 +118,13 @@ class PromptEncoder:
             turn["content"] = self._hide_special(str(turn["content"]), mentioned)
         try:
             text = self._tokenizer.apply_chat_template(
-                turns, tools=request.tools, tokenize=False, add_generation_prompt=True, **request.template_args
+                turns, tools=tools or None, tokenize=False, add_generation_prompt=not answered, **template_args
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise InvalidRequest(f"The chat template refuses these messages: {error}.", param="messages") from error
+        return Rendered(str(text), tuple(mentioned), self._ids)
+
+    def _ids(self, text: str, mentioned: Sequence[str]) -> list[int]:
         ids: list[int] = []
         # Every second piece is the number of a mention.
         for place, piece in enumerate(_MENTION.split(text) if mentioned else [text]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,6 +13,11 @@ from modelworks.contract.run import Level
 Preset = Literal["tiny", "small", "custom"]
 Precision = Literal["auto", "f32", "bf16", "int8"]
 CachePrecision = Literal["auto", "f32", "bf16", "u8"]
+#: What test data hold: running text, conversations, or multiple choice.
+TestForm = Literal["text", "chat", "choice"]
+
+#: The key in a version's metadata, and with .json the file in a model's folder, that say what format it was trained with.
+PROMPT_FORMAT = "prompt_format"
 
 #: What a preset means, field by field; a field that is given keeps its value.
 PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
@@ -57,6 +62,7 @@ class PretrainParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    method: Literal["pretrain"] = Field("pretrain", description="Next-token prediction over plain text.")
     preset: Preset = Field("tiny", description="A size that is known to work; its values can be overridden one by one.")
     vocab_size: int = Field(2048, ge=320, le=262_144, description="Size of the vocabulary of a newly trained tokenizer.")
     hidden_size: int = Field(128, ge=16, le=16_384, description="Width of the residual stream.")
@@ -89,7 +95,9 @@ class PretrainParams(BaseModel):
         "You are a helpful assistant.", max_length=8192, description="System message of the chat turns seen in training."
     )
     name: str | None = Field(None, max_length=128, description="A name for the model's card.")
-    level: Level = Field("L0", description="Level recorded with the model.")
+    level: Level | None = Field(
+        None, description="Level recorded with the model; L1 where a base model is continued, else L0, when not given."
+    )
     num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; all cores when not given.")
 
     @model_validator(mode="before")
@@ -124,10 +132,119 @@ class PretrainParams(BaseModel):
         return self.steps if self.tokens is None else max(1, round(self.tokens / self.tokens_per_step))
 
 
-class EvaluateParams(BaseModel):
-    """How held-out text is measured."""
+class TuningParams(BaseModel):
+    """What every kind of training from conversations has in common; the base model decides the shape."""
 
     model_config = ConfigDict(extra="forbid")
+
+    epochs: float = Field(3.0, gt=0, le=10_000, description="Passes over the data set; ignored when steps is given.")
+    steps: int | None = Field(None, ge=1, le=100_000_000, description="Optimiser steps, instead of a number of epochs.")
+    batch_size: int = Field(4, ge=1, le=65_536, description="Rows that are computed at a time.")
+    accumulation: int = Field(1, ge=1, le=65_536, description="Batches whose gradients are added up before each step.")
+    max_length: int | None = Field(
+        None, ge=8, description="Longest row in tokens; longer samples are left out and counted. The model's context if None."
+    )
+    learning_rate: float = Field(1e-5, gt=0, le=1, description="Highest learning rate, reached after the warm-up.")
+    min_learning_rate_ratio: float = Field(0.1, ge=0, le=1, description="Where the cosine ends, as a part of learning_rate.")
+    warmup_steps: int = Field(10, ge=0, description="Steps over which the rate rises; at most a tenth of all steps is used.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Decay of matrices; vectors are not decayed.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients longer than this are scaled down to it.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations twice instead of keeping them: less memory, about a third more time."
+    )
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+    validate_every: int = Field(50, ge=1, description="Steps between measurements on held-out samples.")
+    log_every: int = Field(5, ge=1, description="Steps between points of the loss curve.")
+    validation_fraction: float = Field(
+        0.05,
+        ge=0,
+        le=0.5,
+        description="Part of the samples that is held out where no data set validation is given; 0 for none.",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Stop after that many measurements without a lower validation loss, and keep the best weights.",
+    )
+    name: str | None = Field(None, max_length=128, description="A name for the model's card.")
+    level: Level = Field("L2", description="Level recorded with the model.")
+    num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; all cores when not given.")
+
+
+class AdapterParams(BaseModel):
+    """The shape of a low-rank adapter (Hu et al. 2021)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rank: int = Field(16, ge=1, le=1024, description="Inner width of the adapter's two matrices.")
+    alpha: int = Field(32, ge=1, description="The adapter counts alpha / rank times, with rslora alpha / sqrt(rank) times.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Part of the adapter's inputs that is left out at random in training.")
+    targets: list[str] | None = Field(
+        None, min_length=1, description="Names of the linear layers that get one (q_proj, v_proj); all but the head if None."
+    )
+    rslora: bool = Field(False, description="Scale by the root of the rank (Kalajdzievski 2023), which large ranks need.")
+    dora: bool = Field(False, description="Learn direction and length of each column apart (Liu et al. 2024); slower.")
+
+
+class SupervisedParams(TuningParams):
+    """All weights of a base model learn the answers in conversations."""
+
+    method: Literal["supervised"] = Field("supervised", description="Learn answers in conversations, with all weights.")
+    packing: bool = Field(
+        True, description="Put several samples into one row, invisible to each other; off: one padded row per sample."
+    )
+
+
+class LoraParams(TuningParams, AdapterParams):
+    """A low-rank adapter learns the answers in conversations; the base model's weights stay as they are."""
+
+    method: Literal["lora"] = Field("lora", description="Learn answers in conversations, with a low-rank adapter.")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="Highest learning rate, reached after the warm-up.")
+    packing: bool = Field(
+        True, description="Put several samples into one row, invisible to each other; off: one padded row per sample."
+    )
+
+
+class PreferenceParams(TuningParams):
+    """Direct preference optimisation (Rafailov et al. 2023): answers chosen over others become likelier than those."""
+
+    method: Literal["preference"] = Field("preference", description="Learn which of two answers is the better one (DPO).")
+    learning_rate: float = Field(5e-6, gt=0, le=1, description="Highest learning rate, reached after the warm-up.")
+    epochs: float = Field(1.0, gt=0, le=10_000, description="Passes over the data set; ignored when steps is given.")
+    beta: float = Field(0.1, gt=0, le=10, description="How strongly the model is held to the base model.")
+    adapter: AdapterParams | None = Field(None, description="Train a low-rank adapter instead of all weights.")
+
+
+def _method(value: Any) -> str:
+    """The method that raw or validated parameters name; pre-training where they name none."""
+    method = value.get("method", "pretrain") if isinstance(value, dict) else getattr(value, "method", "pretrain")
+    return str(method)
+
+
+class TrainParams(
+    RootModel[
+        Annotated[
+            Annotated[PretrainParams, Tag("pretrain")]
+            | Annotated[SupervisedParams, Tag("supervised")]
+            | Annotated[LoraParams, Tag("lora")]
+            | Annotated[PreferenceParams, Tag("preference")],
+            Discriminator(
+                _method,
+                custom_error_type="unknown_method",
+                custom_error_message="method must be pretrain, supervised, lora or preference",
+            ),
+        ]
+    ]
+):
+    """Parameters of a training run: `method` says of which kind, and pre-training is what happens without it."""
+
+
+class EvaluateParams(BaseModel):
+    """How held-out data are measured."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    form: Literal["auto"] | TestForm = Field("auto", description="What the data hold; auto: seen from the first record.")
 
     window: int | None = Field(None, ge=2, description="Tokens seen at once; the model's context length when not given.")
     stride: int | None = Field(

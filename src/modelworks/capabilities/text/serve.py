@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -19,9 +19,8 @@ from modelworks.capabilities.text.engines.opening import (
     open_transformers,
 )
 from modelworks.capabilities.text.incremental import StopFilter, Vocabulary, text_builder
-from modelworks.capabilities.text.prompt import PromptEncoder
+from modelworks.capabilities.text.prompt_format import served_format
 from modelworks.capabilities.text.schemas import ServeOptions
-from modelworks.capabilities.text.tokenizer import load_tokenizer
 from modelworks.contract import LocalModel
 from modelworks.contract.errors import ContextLengthExceeded, InvalidRequest, ModelworksError, UnsupportedParameter
 from modelworks.contract.generation import GenerationChunk, GenerationInput, GenerationUsage, TokenLogprob
@@ -46,6 +45,7 @@ class Generator:
         InvalidData: a file is missing or damaged.
         UnsupportedArchitecture: no engine serves it.
         InvalidRequest: an option does not fit the model.
+        IntegrityFailed: its template, tokenizer or end ids are not those it was trained with.
     """
 
     _open: Callable[[Checkpoint, ServeOptions], Opened] = staticmethod(open_any)
@@ -55,12 +55,12 @@ class Generator:
             raise InvalidRequest("Text generation needs a model.", hint="Name one in the deployment.")
         chosen = options if isinstance(options, ServeOptions) else ServeOptions()
         checkpoint = Checkpoint.of(model)
-        tokenizer = load_tokenizer(model.path)
-        self._vocabulary = Vocabulary(tokenizer)
-        self._encoder = PromptEncoder(tokenizer, checkpoint.vocab_size)
+        prompt_format = served_format(model)
+        self._vocabulary = Vocabulary(prompt_format.tokenizer)
+        self._encoder = prompt_format.encoder
         self._vocab_size = checkpoint.vocab_size
         self._defaults = generation_defaults(model.path)
-        self._stop_ids = _stop_ids(self._defaults, checkpoint.config, tokenizer)
+        self._stop_ids = frozenset(prompt_format.stop_ids)
         opened = type(self)._open(checkpoint, chosen)
         self._engine = opened.engine
         #: Prompt and answer together, in tokens.
@@ -246,12 +246,3 @@ def _into(
             loop.call_soon_threadsafe(queue.put_nowait, (index, step))
 
     return emit
-
-
-def _stop_ids(defaults: dict[str, Any], config: dict[str, Any], tokenizer: Any) -> frozenset[int]:
-    """Ids that end an answer: the generation settings' if they name any, else the configuration's, and the tokenizer's own."""
-    named = defaults.get("eos_token_id", config.get("eos_token_id"))
-    ids = {int(token) for token in (named if isinstance(named, list) else [named]) if token is not None}
-    if tokenizer.eos_token_id is not None:
-        ids.add(int(tokenizer.eos_token_id))
-    return frozenset(ids)

@@ -1,14 +1,12 @@
-"""Pre-train a decoder of the Qwen3 shape from plain text, or continue from a base model.
+"""Train by any method; and the first of them: pre-train a decoder of the Qwen3 shape from plain text, or continue from a base.
 
-Method: next-token prediction over packed documents; AdamW (Loshchilov & Hutter 2019) with a linear warm-up and a cosine to a
-tenth; gradients clipped by their norm; all in f32, which is the faster choice on CPUs.
+Method of pre-training: next-token prediction over packed documents, in the loop that all methods share.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,20 +20,20 @@ from modelworks.capabilities.text.data import Document, read_documents, split
 from modelworks.capabilities.text.engines.integrity import check_checkpoint
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.packing import Blocks, write_tokens
-from modelworks.capabilities.text.schemas import PretrainParams
+from modelworks.capabilities.text.prompt_format import PromptFormat
+from modelworks.capabilities.text.schemas import PROMPT_FORMAT, PretrainParams, TrainParams
 from modelworks.capabilities.text.tokenizer import (
     END_OF_TEXT,
     TURN_END,
     load_tokenizer,
-    template_digest,
     train_tokenizer,
 )
-from modelworks.contract.errors import Cancelled, InvalidRequest
+from modelworks.capabilities.text.training.loop import Batch, Schedule, TrainingLoop
+from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.run import Run
 
 #: A tokenizer learns nothing more from text beyond this many characters.
 _TOKENIZER_SAMPLE_CHARS = 20_000_000
-_ADAM_BETAS = (0.9, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,18 @@ class _Vocabulary:
     end_id: int
     #: Every id that ends an answer.
     stop_ids: list[int]
+
+
+def train(run: Run, params: TrainParams) -> None:
+    """Train by the method that the parameters name; see there for inputs and errors."""
+    chosen = params.root
+    if isinstance(chosen, PretrainParams):
+        pretrain(run, chosen)
+        return
+    # Adapters bring a library of their own, which pre-training does without.
+    from modelworks.capabilities.text.training.tuning import tune
+
+    tune(run, chosen)
 
 
 def pretrain(run: Run, params: PretrainParams) -> None:
@@ -73,11 +83,23 @@ def pretrain(run: Run, params: PretrainParams) -> None:
         for part, documents in (("training", training), ("validation", validation))
     }
     run.raise_if_cancelled()
-    training_loop = _Training(run, params, model, vocabulary.tokenizer, blocks["training"], blocks["validation"])
-    done = training_loop.finish()
-    validation_loss = training_loop.validation_loss()
-    run.log(done.step, validation_loss=validation_loss)
-    _save(run, params, model, vocabulary, done, validation_loss, licence=data.licence)
+    schedule = Schedule(
+        num_steps=params.num_steps,
+        learning_rate=params.learning_rate,
+        min_learning_rate_ratio=params.min_learning_rate_ratio,
+        warmup_steps=params.warmup_steps,
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        checkpoint_every=params.checkpoint_every,
+        validate_every=params.validate_every,
+        log_every=params.log_every,
+    )
+    source = _Text(params, blocks["training"], blocks["validation"])
+    loop = TrainingLoop(run, schedule, model, vocabulary.tokenizer, source, _next_token)
+    done = loop.finish()
+    metrics = loop.validation_metrics()
+    run.log(done.step, **metrics)
+    _save(run, params, model, vocabulary, done, metrics["validation_loss"], licence=data.licence)
 
 
 def _vocabulary(run: Run, params: PretrainParams, training: Sequence[Document]) -> _Vocabulary:
@@ -153,130 +175,33 @@ def _blocks(
     return Blocks(path, num_tokens, block_length, params.batch_size, run.seed)
 
 
-class _Training:
-    """The loop: one instance per attempt."""
+class _Text:
+    """Blocks of text as a source of the loop."""
 
-    def __init__(
-        self,
-        run: Run,
-        params: PretrainParams,
-        model: Any,
-        tokenizer: PreTrainedTokenizerFast,
-        training: Blocks,
-        validation: Blocks,
-    ) -> None:
-        self._run = run
+    def __init__(self, params: PretrainParams, training: Blocks, validation: Blocks) -> None:
         self._params = params
-        self._model = model
-        self._tokenizer = tokenizer
         self._training = training
         self._validation = validation
-        matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-        vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-        self._optimiser = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=params.learning_rate,
-            betas=_ADAM_BETAS,
-            fused=True,
-        )
-        self._at = Position(step=0, tokens_seen=0, first_loss=math.nan, last_loss=math.nan)
-        if run.resume_from is not None:
-            self._at = checkpoints.restore(run.resume_from, model, self._optimiser)
-        self._stored_step = self._at.step
 
-    def finish(self) -> Position:
-        """Train to the last step and say where that is."""
-        params, total = self._params, self._params.num_steps
-        self._model.train()
-        started, tokens_before = time.monotonic(), self._at.tokens_seen
-        self._run.progress(self._at.step, total, "steps")
-        while self._at.step < total:
-            self._stop_if_asked()
-            learning_rate = self._learning_rate(self._at.step)
-            loss = self._step(learning_rate)
-            step = self._at.step
-            if step == 1 or step % params.log_every == 0 or step == total:
-                elapsed = max(time.monotonic() - started, 1e-9)
-                rate = (self._at.tokens_seen - tokens_before) / elapsed
-                started, tokens_before = time.monotonic(), self._at.tokens_seen
-                self._run.log(step, loss=loss, lr=learning_rate, tokens_per_s=rate)
-                self._run.progress(step, total, "steps")
-            if step < total and step % params.validate_every == 0:
-                self._run.log(step, validation_loss=self.validation_loss())
-            if step < total and step % params.checkpoint_every == 0:
-                self._store()
-        return self._at
+    def step(self, number: int) -> Sequence[Batch]:
+        return (_batch(*self._training.batch(number)),)
 
-    def validation_loss(self) -> float:
-        """Mean loss per token over the first blocks of held-out text, in nats; the same blocks every time."""
+    def validation(self) -> Iterable[Batch]:
+        """The first blocks of held-out text."""
         tokens_per_batch = self._params.batch_size * self._validation.block_length
         wanted = min(self._validation.num_tokens, self._params.max_validation_tokens)
-        total = 0.0
-        batches = max(1, wanted // tokens_per_batch)
-        self._model.eval()
-        with torch.inference_mode():
-            for step in range(batches):
-                inputs, targets = self._validation.batch(step)
-                total += float(self._loss(inputs, targets))
-        self._model.train()
-        return total / batches
+        return (_batch(*self._validation.batch(step)) for step in range(max(1, wanted // tokens_per_batch)))
 
-    def _step(self, learning_rate: float) -> float:
-        inputs, targets = self._training.batch(self._at.step)
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate
-        loss = self._loss(inputs, targets)
-        value = float(loss.detach())
-        self._check_finite("loss", value)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._params.max_grad_norm)
-        # Seen before the weights are touched, so that no checkpoint ever holds them.
-        self._check_finite("gradient", float(norm))
-        self._optimiser.step()
-        self._optimiser.zero_grad(set_to_none=True)
-        self._at = Position(
-            step=self._at.step + 1,
-            tokens_seen=self._at.tokens_seen + targets.numel(),
-            first_loss=self._at.first_loss if self._at.step else value,
-            last_loss=value,
-        )
-        return value
 
-    def _check_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise InvalidRequest(
-                f"Training diverged: the {what} is {value} at step {self._at.step + 1}.",
-                hint=f"Lower learning_rate (it is {self._params.learning_rate:g}) or raise warmup_steps.",
-                code="training_diverged",
-            )
+def _batch(inputs_bt: torch.Tensor, targets_bt: torch.Tensor) -> Batch:
+    return Batch({"inputs": inputs_bt, "targets": targets_bt}, weight=targets_bt.numel(), num_tokens=targets_bt.numel())
 
-    def _loss(self, inputs_bt: torch.Tensor, targets_bt: torch.Tensor) -> torch.Tensor:
-        logits_btv = self._model(input_ids=inputs_bt, use_cache=False).logits
-        return functional.cross_entropy(logits_btv.flatten(0, 1), targets_bt.flatten())
 
-    def _learning_rate(self, step: int) -> float:
-        """The rate of the step that follows `step` finished ones."""
-        params = self._params
-        if step < params.warmup_steps:
-            return params.learning_rate * (step + 1) / params.warmup_steps
-        progress = (step - params.warmup_steps) / max(1, params.num_steps - params.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        lowest = params.min_learning_rate_ratio
-        return params.learning_rate * (lowest + (1 - lowest) * cosine)
-
-    def _stop_if_asked(self) -> None:
-        try:
-            self._run.raise_if_cancelled()
-        except Cancelled:
-            if self._at.step > self._stored_step:
-                self._store()
-            raise
-
-    def _store(self) -> None:
-        folder = self._run.workdir / "checkpoint"
-        checkpoints.store(folder, self._model, self._optimiser, self._tokenizer, self._at)
-        self._run.checkpoint(folder)
-        self._stored_step = self._at.step
+def _next_token(model: Any, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float]]:
+    """Summed cross-entropy of every next token, in nats."""
+    logits_btv = model(input_ids=batch.tensors["inputs"], use_cache=False).logits
+    loss = functional.cross_entropy(logits_btv.flatten(0, 1), batch.tensors["targets"].flatten(), reduction="sum")
+    return loss, {}
 
 
 def _save(
@@ -293,13 +218,16 @@ def _save(
     model.generation_config = _generation_config(vocabulary)
     model.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
+    prompt_format = PromptFormat.of(folder)
+    prompt_format.write_record(folder)
     base_licence = run.model("base").licence if run.has_input("base") else None
     run.save(
         folder,
         kind="model",
         metadata={
             "task": "text-generation",
-            "level": params.level,
+            "level": params.level or ("L1" if run.has_input("base") else "L0"),
+            "method": params.method,
             "name": params.name,
             "licence": base_licence or licence,
             "metrics": {
@@ -312,7 +240,8 @@ def _save(
             "context_length": int(model.config.max_position_embeddings),
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "vocab_size": len(vocabulary.tokenizer),
-            "template_digest": template_digest(vocabulary.tokenizer),
+            "template_digest": prompt_format.template,
+            PROMPT_FORMAT: prompt_format.record(),
         },
     )
 

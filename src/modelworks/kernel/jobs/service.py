@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -353,20 +353,24 @@ def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:
             )
         return {}
     # A task's input says itself what it ignores; a mistyped parameter of a training would be paid for with hours.
-    unknown = [] if spec.verb == "batch" else sorted(set(spec.params) - _field_names(kind))
+    # Alternatives (a root model) know their own fields, and must forbid others themselves.
+    alternatives = issubclass(kind, RootModel)
+    unknown = [] if spec.verb == "batch" or alternatives else sorted(set(spec.params) - _field_names(kind))
     if unknown and kind.model_config.get("extra") != "allow":
-        raise InvalidRequest(
-            f"There is no parameter {unknown[0]!r}.",
-            hint=f"Known parameters: {', '.join(sorted(kind.model_fields)) or 'none'}.",
-            param=f"params.{unknown[0]}",
-            code="unknown_parameter",
-        )
+        raise _unknown_parameter(unknown[0], f"Known parameters: {', '.join(sorted(kind.model_fields)) or 'none'}.")
     try:
         return kind.model_validate(spec.params).model_dump(mode="json", by_alias=True)
     except ValidationError as error:
+        found = error.errors()
+        # Alternatives put the name of the chosen one before the field.
+        places = [[str(part) for part in fault["loc"][1 if alternatives else 0 :]] for fault in found]
+        if alternatives and found[0]["type"] == "extra_forbidden":
+            chosen = f" of {found[0]['loc'][0]!r}" if len(found[0]["loc"]) > 1 else ""
+            hint = f"The task's schema lists the parameters{chosen}."
+            raise _unknown_parameter(".".join(places[0]), hint) from error
         faults = [
-            ".".join(["params", *(str(part) for part in fault["loc"])]) + f": {fault['msg']}"
-            for fault in error.errors()[:_MAX_FAULTS_SHOWN]
+            ".".join(["params", *place]) + f": {fault['msg']}"
+            for place, fault in zip(places[:_MAX_FAULTS_SHOWN], found, strict=False)
         ]
         raise InvalidRequest(
             f"The parameters are not valid: {'; '.join(faults)}.",
@@ -374,6 +378,10 @@ def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:
             param=faults[0].partition(":")[0],
             code="invalid_parameters",
         ) from error
+
+
+def _unknown_parameter(name: str, hint: str) -> InvalidRequest:
+    return InvalidRequest(f"There is no parameter {name!r}.", hint=hint, param=f"params.{name}", code="unknown_parameter")
 
 
 def _field_names(kind: type[BaseModel]) -> set[str]:

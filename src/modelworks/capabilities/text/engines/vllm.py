@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from modelworks.capabilities.text.schemas import ServeOptions
+from modelworks.capabilities.text.schemas import PROMPT_FORMAT, ServeOptions
 from modelworks.contract import LocalModel, ServerCommand
 from modelworks.contract.errors import InvalidRequest, MissingExtra, UnsupportedParameter
 
@@ -29,9 +29,15 @@ def command(model: LocalModel | None, options: BaseModel | None) -> ServerComman
         MissingExtra: no vLLM is named or found.
         UnsupportedParameter: int8, for which vLLM wants a checkpoint that was quantised beforehand.
         InvalidRequest: no model was given.
+        IntegrityFailed: its template, tokenizer or end ids are not those it was trained with.
     """
     if model is None:
         raise InvalidRequest("vLLM needs a model to serve.", hint="Name one in the deployment.")
+    if PROMPT_FORMAT in model.metadata or (model.path / f"{PROMPT_FORMAT}.json").is_file():
+        # Heavy, and not needed for a model that has nothing to differ from.
+        from modelworks.capabilities.text.prompt_format import served_format
+
+        served_format(model)
     chosen = options if isinstance(options, ServeOptions) else ServeOptions()
     if chosen.precision not in _DTYPES:
         raise UnsupportedParameter(

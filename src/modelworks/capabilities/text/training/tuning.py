@@ -1,0 +1,255 @@
+"""Tune a base model on conversations or preferences: all of its weights, or a low-rank adapter.
+
+What is trained is the very row of ids that is served (`rows`), and what is saved is loaded again and compared with the graph
+that was trained, before anything is handed over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import GenerationConfig
+
+from modelworks.capabilities.text.checkpoint import Position
+from modelworks.capabilities.text.datasets import ChatSample, PreferenceSample, read_chat, read_preferences
+from modelworks.capabilities.text.datasets.samples import digest_of
+from modelworks.capabilities.text.engines.opening import Checkpoint
+from modelworks.capabilities.text.engines.transformers_model import load_model
+from modelworks.capabilities.text.prompt_format import PromptFormat, served_format
+from modelworks.capabilities.text.schemas import PROMPT_FORMAT, AdapterParams, LoraParams, PreferenceParams, SupervisedParams
+from modelworks.capabilities.text.training import adapter as adapters
+from modelworks.capabilities.text.training.batches import RowSource, answers, check_packing
+from modelworks.capabilities.text.training.loop import Objective, Schedule, Source, TrainingLoop
+from modelworks.capabilities.text.training.preference import Pair, PairSource, Preference, pair_of, with_references
+from modelworks.capabilities.text.training.rows import Row, conversation_rows, within
+from modelworks.contract.errors import IntegrityFailed, InvalidRequest
+from modelworks.contract.run import LocalModel, Run
+
+Params = SupervisedParams | LoraParams | PreferenceParams
+_S = TypeVar("_S", ChatSample, PreferenceSample)
+
+#: Largest difference of a logit between the trained graph and the saved weights, relative to the logits' spread: rounding of
+#: a merge in f32 stays two orders below it.
+_SAVED_TOLERANCE = 1e-3
+_PROBE_ROWS, _PROBE_TOKENS = 4, 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """What is trained on, and what is found out about it on the way."""
+
+    source: RowSource | PairSource
+    objective: Objective
+    #: Rows on whose logits the saved model must agree with the trained one.
+    probe: list[Row]
+    num_samples: int
+    num_too_long: int
+
+
+def tune(run: Run, params: Params) -> None:
+    """Train and save with `run.save`: a Hugging Face folder, and for an adapter `adapter/` inside it, as peft reads it.
+
+    Inputs: model "base"; data set "train" of conversations, or of preferences for the method `preference`; optionally data set
+    "validation", else a part of "train" is held out.
+
+    Raises:
+        InvalidRequest: there is no base model, it has no usable chat template, or the loss stopped being a number.
+        InvalidData: the data set holds no sample that can be learnt from; the message names file and line.
+        IntegrityFailed: the base model is not spoken to as it was trained, or the saved weights compute something else than
+            those that were trained.
+        Cancelled: the user stopped the run; a checkpoint was stored first.
+    """
+    if not run.has_input("base"):
+        raise InvalidRequest(
+            f"The method {params.method!r} needs a base model.", hint="Give one under the role base.", param="inputs.base"
+        )
+    if params.num_threads is not None:
+        torch.set_num_threads(params.num_threads)
+    base = run.model("base")
+    checkpoint = Checkpoint.of(base)
+    prompt_format = served_format(base).for_training()
+    model = load_model(base.path, torch.float32)
+    length = min(params.max_length or checkpoint.context_length, checkpoint.context_length)
+    material = _material(run, params, prompt_format, model, length)
+    run.raise_if_cancelled()
+    if params.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    shape = params if isinstance(params, LoraParams) else params.adapter if isinstance(params, PreferenceParams) else None
+    torch.manual_seed(run.seed)
+    if shape is not None:
+        model = adapters.attach(model, shape)
+    num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    schedule = _schedule(params, material.source.steps_per_epoch)
+    source: Source = material.source
+    loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, material.objective)
+    done = loop.finish()
+    metrics = loop.validation_metrics()
+    if metrics:
+        run.log(done.step, **metrics)
+    counts = {
+        "tokens_seen": float(done.tokens_seen),
+        "num_samples": float(material.num_samples),
+        "num_too_long": float(material.num_too_long),
+        "num_trained_parameters": float(num_trained),
+    }
+    metrics |= {"loss": done.last_loss, "first_loss": done.first_loss} | counts
+    _save(run, params, base, model, shape, prompt_format, material.probe, done, metrics)
+
+
+def _material(run: Run, params: Params, prompt_format: PromptFormat, model: Any, length: int) -> _Material:
+    run.progress(0, 1, "steps")
+    if isinstance(params, PreferenceParams):
+        training, validation = _samples(run, params, read_preferences)
+        pairs, too_long = _pairs(prompt_format, training, length)
+        held_out = _pairs(prompt_format, validation, length)[0] if validation else []
+        source = PairSource(
+            with_references(model, pairs),
+            with_references(model, held_out),
+            batch_size=params.batch_size,
+            accumulation=params.accumulation,
+            seed=run.seed,
+        )
+        probe = [pair.chosen for pair in pairs[:_PROBE_ROWS]]
+        return _Material(source, Preference(params.beta), probe, len(pairs), too_long)
+    chats, held_out_chats = _samples(run, params, read_chat)
+    rows, too_long = within(_rows(prompt_format, chats), length)
+    held_out_rows = within(_rows(prompt_format, held_out_chats), length)[0] if held_out_chats else []
+    if params.packing:
+        check_packing(model, rows)
+    row_source = RowSource(
+        rows,
+        held_out_rows,
+        batch_size=params.batch_size,
+        accumulation=params.accumulation,
+        length=length,
+        packing=params.packing,
+        seed=run.seed,
+    )
+    return _Material(row_source, answers, rows[:_PROBE_ROWS], len(rows), too_long)
+
+
+def _samples(run: Run, params: Params, read: Any) -> tuple[list[Any], list[Any]]:
+    """Training and validation samples."""
+    training = list(read(run.dataset("train").path))
+    if run.has_input("validation"):
+        return training, list(read(run.dataset("validation").path))
+    return split_samples(training, params.validation_fraction)
+
+
+def split_samples(samples: Sequence[_S], fraction: float) -> tuple[list[_S], list[_S]]:
+    """Split by what a sample says: copies of one never land on both sides, whatever their order in the files.
+
+    Returns:
+        (training, validation). At least one sample is held out where `fraction` is above 0 and there are two different ones.
+    """
+    digests = sorted({digest_of(sample) for sample in samples})
+    num_held_out = min(max(1, round(fraction * len(digests))), len(digests) - 1) if fraction > 0 else 0
+    held_out = set(digests[:num_held_out])
+    return (
+        [sample for sample in samples if digest_of(sample) not in held_out],
+        [sample for sample in samples if digest_of(sample) in held_out],
+    )
+
+
+def _rows(prompt_format: PromptFormat, samples: Iterable[ChatSample]) -> Iterator[tuple[str, Row]]:
+    for sample in samples:
+        place = f"{sample.source}, line {sample.line}"
+        for row in conversation_rows(prompt_format, sample.messages, sample.tools, sample.weights, place):
+            yield place, row
+
+
+def _pairs(prompt_format: PromptFormat, samples: Iterable[PreferenceSample], length: int) -> tuple[list[Pair], int]:
+    found = [(f"{sample.source}, line {sample.line}", pair_of(prompt_format, sample)) for sample in samples]
+    longer = {place: max(pair.chosen, pair.rejected, key=lambda row: len(row.ids)) for place, pair in found}
+    _, num_too_long = within(iter(longer.items()), length)
+    return [pair for place, pair in found if len(longer[place].ids) <= length], num_too_long
+
+
+def _schedule(params: Params, steps_per_epoch: int) -> Schedule:
+    num_steps = params.steps or max(1, math.ceil(params.epochs * steps_per_epoch))
+    return Schedule(
+        num_steps=num_steps,
+        learning_rate=params.learning_rate,
+        min_learning_rate_ratio=params.min_learning_rate_ratio,
+        warmup_steps=min(params.warmup_steps, num_steps // 10),
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        checkpoint_every=params.checkpoint_every,
+        validate_every=params.validate_every,
+        log_every=params.log_every,
+        patience=params.patience,
+    )
+
+
+def _save(
+    run: Run,
+    params: Params,
+    base: LocalModel,
+    model: Any,
+    shape: AdapterParams | None,
+    prompt_format: PromptFormat,
+    probe: Sequence[Row],
+    done: Position,
+    metrics: dict[str, float],
+) -> None:
+    folder = run.workdir / "model"
+    expected = probe_logits(model, probe)
+    if shape is not None:
+        adapters.write(model, folder / adapters.FOLDER, base.ref)
+        prompt_format.write_record(folder / adapters.FOLDER)
+        model = adapters.merge(model)
+    # The format brings the base model's own; some of those in circulation are refused by the library that would write them.
+    model.generation_config = GenerationConfig()
+    model.save_pretrained(folder)
+    context_length = int(model.config.get_text_config().max_position_embeddings)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    prompt_format.write(base.path, folder)
+    del model
+    check_saved(folder, probe, expected)
+    metadata: dict[str, Any] = {
+        "task": "text-generation",
+        "level": params.level,
+        "name": params.name,
+        "licence": base.licence or run.dataset("train").licence,
+        "metrics": metrics,
+        "method": params.method,
+        "steps": done.step,
+        "context_length": context_length,
+        "num_parameters": num_parameters,
+        "template_digest": prompt_format.template,
+        PROMPT_FORMAT: prompt_format.record(),
+    }
+    if shape is not None:
+        metadata["adapter"] = {"folder": adapters.FOLDER, "base": base.ref, "base_digest": base.digest, "rank": shape.rank}
+    run.save(folder, kind="model", metadata=metadata)
+
+
+def probe_logits(model: Any, probe: Sequence[Row]) -> list[torch.Tensor]:
+    """Logits (positions, vocabulary) for the beginning of each row."""
+    model.eval()
+    with torch.no_grad():
+        return [model(input_ids=torch.tensor([row.ids[:_PROBE_TOKENS]]), use_cache=False).logits[0].float() for row in probe]
+
+
+def check_saved(folder: Path, probe: Sequence[Row], expected: Sequence[torch.Tensor]) -> None:
+    """Load what was saved, as an engine will, and compare its logits with those of the graph that was trained.
+
+    Raises:
+        IntegrityFailed: they differ by more than rounding explains.
+    """
+    found = probe_logits(load_model(folder, torch.float32), probe)
+    for ours, theirs in zip(found, expected, strict=True):
+        difference = float((ours - theirs).abs().max())
+        allowed = _SAVED_TOLERANCE * max(1.0, float(theirs.std()))
+        if not difference <= allowed:
+            raise IntegrityFailed(
+                f"The saved weights compute other logits than those that were trained: they differ by {difference:.3g}, "
+                f"where {allowed:.3g} is allowed.",
+                hint="Train again; where it repeats, the merge of this adapter is at fault: train all weights instead.",
+                code="trained_weights_differ",
+            )
