@@ -28,7 +28,8 @@ from modelworks.contract.errors import (
     TimedOut,
     Unavailable,
 )
-from modelworks.transport import Loop, Page, Record, Transport, chunks_of, digest_of, files_of, given, segment
+from modelworks.evaluations import AsyncEvaluations
+from modelworks.transport import AsyncGroup, Loop, Page, Record, Transport, chunks_of, digest_of, files_of, given, segment
 
 __all__ = ["FINISHED", "AsyncModelworks", "Modelworks", "Page", "Record"]
 
@@ -38,13 +39,6 @@ P = ParamSpec("P")
 
 #: States in which a run will not change any more by itself.
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
-
-
-class AsyncGroup:
-    """Base of the groups of methods."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
 
 
 class AsyncBlobs(AsyncGroup):
@@ -419,6 +413,7 @@ class AsyncModelworks:
         self.datasets = AsyncArtifacts(self.transport, "/api/datasets", "dataset")
         self.lineage = AsyncLineage(self.transport)
         self.runs = AsyncRuns(self.transport)
+        self.evaluations = AsyncEvaluations(self.transport)
         self.deployments = AsyncDeployments(self.transport)
         self.keys = AsyncKeys(self.transport)
         self.usage = AsyncUsage(self.transport)
@@ -501,6 +496,17 @@ class Runs(_Shell[AsyncRuns]):
     wait = _waits(AsyncRuns.wait)
 
 
+class Evaluations(_Shell[AsyncEvaluations]):
+    """`AsyncEvaluations`, waiting."""
+
+    list = _waits(AsyncEvaluations.list)
+    ensure = _waits(AsyncEvaluations.ensure)
+    compare = _waits(AsyncEvaluations.compare)
+    promote = _waits(AsyncEvaluations.promote)
+    roll_back = _waits(AsyncEvaluations.roll_back)
+    moves = _waits(AsyncEvaluations.moves)
+
+
 class Deployments(_Shell[AsyncDeployments]):
     """`AsyncDeployments`, waiting."""
 
@@ -561,6 +567,7 @@ class Modelworks:
         self.datasets = Artifacts(core.datasets, loop)
         self.lineage = Lineage(core.lineage, loop)
         self.runs = Runs(core.runs, loop)
+        self.evaluations = Evaluations(core.evaluations, loop)
         self.deployments = Deployments(core.deployments, loop)
         self.keys = Keys(core.keys, loop)
         self.usage = Usage(core.usage, loop)

@@ -369,6 +369,13 @@ def digest_of(source: Path | bytes | BinaryIO) -> tuple[str, int]:
     return f"sha256:{hasher.hexdigest()}", num_bytes
 
 
+class AsyncGroup:
+    """Base of the client's groups of methods."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+
 class Loop:
     """A private event loop in a thread of its own, on which the sync shell runs the async core."""
 

@@ -93,6 +93,7 @@ CAPABILITY_MUST = {"__init__.py", "capability.py", "schemas.py", "presets.toml",
 SPECIALITIES: dict[str, dict[str, str]] = {
     "text": {
         "engines/": "one file per engine that a deployment may name",
+        "evaluation/": "what is measured on each kind of test data",
         "tokenizer.py": "byte-level BPE, trained from text",
         "gguf_export.py": "a checkpoint as the file that the embedded engine opens",
         "checkpoint.py": "checks before a checkpoint is opened",

@@ -27,6 +27,7 @@ from modelworks.cli import (
     garbage,
     model,
     output,
+    promotion,
     run,
     server,
     usage,
@@ -70,7 +71,7 @@ def root(
     connection.target.api_key = api_key
 
 
-for _module in (server, doctor, model, data, run, deployment, chat, keys, usage, garbage):
+for _module in (server, doctor, model, data, run, promotion, deployment, chat, keys, usage, garbage):
     _module.add_to(app)
 
 

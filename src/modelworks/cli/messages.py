@@ -46,6 +46,8 @@ CHINESE = {
     ),
     "{path} would be uploaded as a data set first.": "会先将 {path} 上传为数据集。",
     "The run was asked to stop.": "已请求停止该运行。",
+    "{alias} means {version} now.": "{alias} 现在指向 {version}。",
+    "{alias} means {version} already.": "{alias} 已经指向 {version}。",
     "Waiting for {name} to load …": "正在等待 {name} 加载……",
     "{name} is ready.": "{name} 已就绪。",
     "{name} stopped answering; running requests are finished first.": "{name} 已停止服务；进行中的请求会先完成。",

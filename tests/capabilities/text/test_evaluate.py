@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from modelworks.capabilities.text.engines.transformers_model import load_model
-from modelworks.capabilities.text.evaluate import _windows, evaluate
+from modelworks.capabilities.text.evaluate import evaluate
+from modelworks.capabilities.text.evaluation.likelihood import windows
 from modelworks.capabilities.text.schemas import EvaluateParams
 from modelworks.capabilities.text.tokenizer import encode_plain, load_tokenizer
 from modelworks.contract import LocalModel
@@ -23,7 +24,7 @@ from modelworks.testing.tiny_data import sentences
 def test_windows_count_every_target_once_with_enough_context(length: int, window: int, stride: int) -> None:
     stride = min(stride, window)
     counted: list[int] = []
-    for part in _windows(range(length), window, stride):
+    for part in windows(range(length), window, stride):
         assert len(part.ids) <= window + 1
         counted += part.ids[part.first_counted :]
         first = part.ids[part.first_counted]

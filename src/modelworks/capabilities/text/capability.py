@@ -31,6 +31,8 @@ capability = Capability(
             evaluator=f"{_PACKAGE}.evaluate:evaluate",
             evaluate_params=EvaluateParams,
             metrics=("loss", "perplexity", "bits_per_byte"),
+            optional_metrics=("exact_match", "chrf", "rouge_l", "json_valid", "accuracy"),
+            lower_is_better=("loss", "perplexity", "bits_per_byte"),
             resources=Resources(cpu=1.0, memory_bytes=2 << 30),
         ),
     ),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
 
 from modelworks.contract.run import Level
 
@@ -251,7 +251,11 @@ class EvaluateParams(BaseModel):
         None, ge=1, description="New tokens per window, the rest being context; half a window when not given."
     )
     batch_size: int = Field(4, ge=1, le=1024, description="Windows measured at a time.")
-    max_documents: int | None = Field(None, ge=1, description="Measure only that many documents.")
+    max_documents: int | None = Field(None, ge=1, description="Measure only that many documents, conversations or questions.")
+    max_answers: int = Field(
+        50, ge=0, description="Conversations whose last answer the model writes itself, to be compared with the given one."
+    )
+    max_answer_tokens: int = Field(128, ge=1, le=1_000_000, description="Longest answer that it writes.")
     num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; all cores when not given.")
 
     @model_validator(mode="after")

@@ -1,0 +1,70 @@
+"""The samples of an evaluation: kept one by one, saved as a report, summed up as metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from modelworks.contract.errors import InvalidData
+from modelworks.contract.evaluation import SAMPLES_FILE, SampleResult
+from modelworks.contract.run import Run
+
+
+class SampleReport:
+    """Collects what each sample contributes."""
+
+    def __init__(self) -> None:
+        self._samples: list[SampleResult] = []
+
+    def add(
+        self,
+        sample: str,
+        *,
+        nats: float,
+        num_tokens: int,
+        num_bytes: int,
+        scores: Mapping[str, float] | None = None,
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note one sample; one without a predicted token is left out.
+
+        Args:
+            nats: summed negative log-likelihood of its `num_tokens` tokens, which stand for `num_bytes` bytes of text.
+            scores: further metrics with weight 1.
+        """
+        if num_tokens == 0:
+            return
+        num_bytes = max(1, num_bytes)
+        values = {
+            "loss": (nats / num_tokens, float(num_tokens)),
+            "bits_per_byte": (nats / math.log(2) / num_bytes, float(num_bytes)),
+        }
+        values |= {name: (float(value), 1.0) for name, value in (scores or {}).items()}
+        self._samples.append(SampleResult(sample=sample, values=values, detail=dict(detail or {})))
+
+    def metrics(self) -> dict[str, float]:
+        """Each metric over all samples, and the perplexity.
+
+        Raises:
+            InvalidData: no sample has a token that can be predicted.
+        """
+        sums: dict[str, list[float]] = {}
+        for sample in self._samples:
+            for name, (value, weight) in sample.values.items():
+                total = sums.setdefault(name, [0.0, 0.0])
+                total[0] += value * weight
+                total[1] += weight
+        if not sums:
+            raise InvalidData("The data set has no token that can be predicted.", hint="Give it longer samples.")
+        found = {name: total / weight for name, (total, weight) in sums.items()}
+        # Beyond this the exponential is no finite number, and says nothing more anyway.
+        return {**found, "perplexity": math.exp(min(found["loss"], 700.0))}
+
+    def save(self, run: Run) -> None:
+        """Save the samples, so that this model can be compared with others on the same data."""
+        file = run.workdir / SAMPLES_FILE
+        with file.open("w", encoding="utf-8") as lines:
+            for sample in self._samples:
+                lines.write(sample.model_dump_json() + "\n")
+        run.save(file, kind="report")

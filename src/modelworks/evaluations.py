@@ -1,0 +1,119 @@
+"""The client's methods for evaluations, comparisons and promotions; `client.evaluations` is a group of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from modelworks.contract.errors import Conflict
+from modelworks.transport import AsyncGroup, Page, Record, given, segment
+
+_POLL_S = 1.0
+
+
+class AsyncEvaluations(AsyncGroup):
+    """What runs measured, which model is better, and which one an alias means."""
+
+    async def list(
+        self, *, model: str | None = None, data: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page:
+        """Newest first; of one model, on one data set."""
+        return await self._transport.page("/api/evaluations", model=model, data=data, after=after, limit=limit)
+
+    async def compare(self, baseline: str, candidate: str, data: str, *, metric: str | None = None) -> Record:
+        """Whether `candidate` is better than `baseline`, with a 95 % interval per metric.
+
+        Raises:
+            NotFound: an evaluation is missing (`evaluation_missing`).
+        """
+        body = given(baseline=baseline, candidate=candidate, data=data, metric=metric)
+        return dict(await self._transport.json("POST", "/api/compare", json=body, retry=True))
+
+    async def promote(
+        self,
+        ref: str,
+        alias: str,
+        *,
+        test: str,
+        general: str | None = None,
+        max_regression: float | None = None,
+        metric: str | None = None,
+        force: bool = False,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> Record:
+        """Let the alias mean this version if it is proven better; with `dry_run` only say what the gate says.
+
+        Raises:
+            Conflict: the gate refuses (`gate_refused`). NotFound: an evaluation is missing (`evaluation_missing`).
+        """
+        body = {"ref": ref, "alias": alias, "test": test, "force": force}
+        body |= given(general=general, max_regression=max_regression, metric=metric, reason=reason)
+        params = {"dry_run": "true"} if dry_run else {}
+        return dict(await self._transport.json("POST", "/api/promote", json=body, params=params))
+
+    async def roll_back(self, ref: str, alias: str, *, kind: str = "model") -> Record:
+        """Undo the alias's last move; answers with the version that it means now."""
+        body = {"ref": ref, "alias": alias, "kind": kind}
+        return dict(await self._transport.json("POST", "/api/aliases/rollback", json=body))
+
+    async def moves(self, ref: str, alias: str | None = None, *, kind: str = "model") -> Page:
+        """Who moved the aliases of a name from where to where and, where it was forced, why; newest first."""
+        return await self._transport.page("/api/aliases", ref=ref, alias=alias, kind=kind)
+
+    async def ensure(
+        self,
+        models: Sequence[str],
+        data: Sequence[str],
+        *,
+        capability: str,
+        task: str,
+        params: Mapping[str, Any] | None = None,
+        on_run: Callable[[Record], None] | None = None,
+    ) -> Sequence[Record]:
+        """Evaluate each model on each data set with these parameters, unless that was done; waits for the runs.
+
+        Args:
+            on_run: hears of each run as it is queued.
+
+        Raises:
+            Conflict: a run failed or was cancelled (`evaluation_failed`).
+        """
+        runs: list[Record] = []
+        for model in models:
+            for dataset in data:
+                body = {
+                    "verb": "evaluate",
+                    "capability": capability,
+                    "task": task,
+                    "inputs": {"model": model, "test": dataset},
+                    "params": dict(params or {}),
+                }
+                # What the parameters mean, with every default: that is what evaluations are compared by.
+                plan = await self._transport.json("POST", "/api/runs", json=body, params={"dry_run": "true"})
+                known = await self.list(model=model, data=dataset)
+                if any(each["report_digest"] and _same(each["params"], plan["params"]) for each in known.data):
+                    continue
+                runs.append(await self._transport.json("POST", "/api/runs", json=body))
+                if on_run is not None:
+                    on_run(runs[-1])
+        return [await self._finished(run) for run in runs]
+
+    async def _finished(self, run: Record) -> Record:
+        while run["state"] in ("queued", "running", "paused", "validating_files"):
+            await asyncio.sleep(_POLL_S)
+            run = await self._transport.json("GET", f"/api/runs/{segment(run['id'])}")
+        if run["state"] != "succeeded":
+            reason = (run.get("error") or {}).get("message", run["state"])
+            raise Conflict(
+                f"The evaluation {run['id']} did not succeed: {reason}",
+                hint=f"See: modelworks logs {run['id']}",
+                code="evaluation_failed",
+            )
+        return dict(run)
+
+
+def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
