@@ -18,6 +18,7 @@ from modelworks.capabilities.text import checkpoint as checkpoints
 from modelworks.capabilities.text.checkpoint import Position
 from modelworks.capabilities.text.data import Document, read_documents, split
 from modelworks.capabilities.text.engines.integrity import check_checkpoint
+from modelworks.capabilities.text.engines.probe import METADATA_KEY, Probe
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.packing import Blocks, write_tokens
 from modelworks.capabilities.text.prompt_format import PromptFormat
@@ -99,7 +100,9 @@ def pretrain(run: Run, params: PretrainParams) -> None:
     done = loop.finish()
     metrics = loop.validation_metrics()
     run.log(done.step, **metrics)
-    _save(run, params, model, vocabulary, done, metrics["validation_loss"], licence=data.licence)
+    model.eval()
+    probe = Probe.taken(model, blocks["validation"].batch(0)[0][0].tolist())
+    _save(run, params, model, vocabulary, done, metrics["validation_loss"], probe, licence=data.licence)
 
 
 def _vocabulary(run: Run, params: PretrainParams, training: Sequence[Document]) -> _Vocabulary:
@@ -211,10 +214,10 @@ def _save(
     vocabulary: _Vocabulary,
     done: Position,
     validation_loss: float,
+    probe: Probe,
     licence: str | None,
 ) -> None:
     folder = run.workdir / "model"
-    model.eval()
     model.generation_config = _generation_config(vocabulary)
     model.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
@@ -242,6 +245,7 @@ def _save(
             "vocab_size": len(vocabulary.tokenizer),
             "template_digest": prompt_format.template,
             PROMPT_FORMAT: prompt_format.record(),
+            METADATA_KEY: probe.record(),
         },
     )
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from modelworks.capabilities.text.engines.base import TokenEngine
 from modelworks.capabilities.text.engines.integrity import check_checkpoint
 from modelworks.capabilities.text.engines.logits import LogitsEngine
+from modelworks.capabilities.text.engines.probe import Probe
 from modelworks.capabilities.text.engines.transformers_model import TransformersDecoder, load_model
 from modelworks.capabilities.text.schemas import ServeOptions
 from modelworks.contract import LocalModel
@@ -46,6 +47,8 @@ class Checkpoint:
     num_parameters: int
     context_length: int
     vocab_size: int
+    #: What the trained graph answered, where the model was trained here.
+    probe: Probe | None = None
 
     @classmethod
     def of(cls, model: LocalModel) -> Checkpoint:
@@ -60,7 +63,8 @@ class Checkpoint:
                 f"config.json of {model.ref!r} ({config['model_type']!r}) names no context length or vocabulary size.",
                 hint="Only decoders with max_position_embeddings and vocab_size can be served.",
             )
-        return cls(model.path, model.ref, model.digest, config, _count(model.path), context, vocab_size)
+        probe = Probe.of(model.metadata)
+        return cls(model.path, model.ref, model.digest, config, _count(model.path), context, vocab_size, probe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
         MissingExtra: the library is not installed.
         InvalidRequest: the cache cannot hold one context.
         UnsupportedParameter: a cache precision that does not go with the precision.
+        IntegrityFailed: the weights are not those that were trained.
     """
     try:
         from modelworks.capabilities.text.engines.openvino_engine import BLOCK_TOKENS, GraphDecoder, OpenVINOEngine
@@ -116,6 +121,9 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
         probe = _probe_ids(checkpoint.vocab_size)
         got = decoder.read(decoder.new_state(), probe, 0)
         _compare(checkpoint, probe, got, precision)
+        if checkpoint.probe is not None:
+            answered = decoder.read(decoder.new_state(), list(checkpoint.probe.ids), 0)
+            checkpoint.probe.check(answered, _PROBE_TOLERANCE[precision], checkpoint.ref)
         del decoder
     engine = OpenVINOEngine(
         folder,
@@ -134,6 +142,7 @@ def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     Raises:
         UnsupportedArchitecture: transformers does not know it.
         UnsupportedParameter: int8, or a cache precision.
+        IntegrityFailed: the weights are not those that were trained.
     """
     if options.precision == "int8":
         raise UnsupportedParameter(
@@ -150,7 +159,11 @@ def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     model = load_model(checkpoint.folder, torch.float32 if full else torch.bfloat16, checkpoint.ref)
-    engine = LogitsEngine("transformers", TransformersDecoder(model), options.max_batch)
+    decoder = TransformersDecoder(model)
+    if checkpoint.probe is not None:
+        answered = decoder.read(decoder.new_state(), list(checkpoint.probe.ids), 0)
+        checkpoint.probe.check(answered, _PROBE_TOLERANCE["f32" if full else "bf16"], checkpoint.ref)
+    engine = LogitsEngine("transformers", decoder, options.max_batch)
     return Opened(engine, min(checkpoint.context_length, options.context_length or checkpoint.context_length))
 
 

@@ -19,6 +19,7 @@ from modelworks.capabilities.text.checkpoint import Position
 from modelworks.capabilities.text.datasets import ChatSample, PreferenceSample, read_chat, read_preferences
 from modelworks.capabilities.text.datasets.samples import digest_of
 from modelworks.capabilities.text.engines.opening import Checkpoint
+from modelworks.capabilities.text.engines.probe import METADATA_KEY, Probe
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.prompt_format import PromptFormat, served_format
 from modelworks.capabilities.text.schemas import PROMPT_FORMAT, AdapterParams, LoraParams, PreferenceParams, SupervisedParams
@@ -199,6 +200,7 @@ def _save(
 ) -> None:
     folder = run.workdir / "model"
     expected = probe_logits(model, probe)
+    taken = Probe.taken(model, probe[0].ids)
     if shape is not None:
         adapters.write(model, folder / adapters.FOLDER, base.ref)
         prompt_format.write_record(folder / adapters.FOLDER)
@@ -223,6 +225,7 @@ def _save(
         "num_parameters": num_parameters,
         "template_digest": prompt_format.template,
         PROMPT_FORMAT: prompt_format.record(),
+        METADATA_KEY: taken.record(),
     }
     if shape is not None:
         metadata["adapter"] = {"folder": adapters.FOLDER, "base": base.ref, "base_digest": base.digest, "rank": shape.rank}

@@ -1,0 +1,77 @@
+"""What the trained graph answered to one row of ids, kept with the model, so that an engine can be held to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modelworks.contract.errors import IntegrityFailed
+
+#: The key in a version's metadata.
+METADATA_KEY = "probe"
+_MAX_IDS, _NUM_TOP, _NUM_SPREAD = 32, 16, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ids, and some of the logits that follow them: the highest, and others from all over the vocabulary."""
+
+    ids: tuple[int, ...]
+    logits: Mapping[int, float]
+    #: Standard deviation of all logits.
+    spread: float
+
+    @classmethod
+    def taken(cls, model: Any, ids: Sequence[int]) -> Probe:
+        """Ask a model; only the beginning of `ids` is used."""
+        read = tuple(ids[:_MAX_IDS])
+        with torch.no_grad():
+            logits_v = model(input_ids=torch.tensor([read]), use_cache=False).logits[0, -1].float()
+        size = logits_v.numel()
+        highest = logits_v.topk(min(_NUM_TOP, size)).indices.tolist()
+        others = range(0, size, max(1, size // _NUM_SPREAD))
+        kept = {int(token): float(logits_v[token]) for token in sorted({*highest, *others})}
+        return cls(read, kept, float(logits_v.std()))
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Probe | None:
+        """The probe in a version's metadata, None for a model that was not trained here."""
+        record = metadata.get(METADATA_KEY)
+        if not isinstance(record, dict):
+            return None
+        logits = {int(token): float(value) for token, value in record["logits"].items()}
+        return cls(tuple(int(token) for token in record["ids"]), logits, float(record["spread"]))
+
+    def record(self) -> dict[str, Any]:
+        """As JSON, for a version's metadata."""
+        logits = {str(token): value for token, value in self.logits.items()}
+        return {"ids": list(self.ids), "logits": logits, "spread": self.spread}
+
+    def check(self, got: npt.NDArray[np.float32], tolerance: float, name: str) -> None:
+        """Compare the logits (vocabulary) of an engine after `ids`.
+
+        Args:
+            tolerance: the largest accepted difference, for logits whose spread is 1 or less.
+
+        Raises:
+            IntegrityFailed: they are not those of the trained graph.
+        """
+        difference = max(
+            (abs(float(got[token]) - value) if token < got.size else math.inf for token, value in self.logits.items()),
+            default=0.0,
+        )
+        # Logits of a sharper model differ by more for the same relative error.
+        allowed = tolerance * max(1.0, self.spread)
+        if not difference <= allowed:
+            raise IntegrityFailed(
+                f"The model {name!r} would not answer as it was trained: its logits differ by {difference:.3g} from those of "
+                f"the trained graph, where {allowed:.3g} is allowed.",
+                hint="Restore the weights that were trained, or deploy with a higher precision.",
+                code="trained_weights_differ",
+            )
