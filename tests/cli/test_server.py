@@ -118,6 +118,36 @@ def test_a_wrong_setting_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
         assert "MODELWORKS_PORT" in done.err
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("MODELWORKS_DATABASE_URL", "mysql://host/x", "MODELWORKS_DATABASE_URL"),
+        ("MODELWORKS_CORS_ORIGINS", "https://a.example", "cors_origins"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_or_read_is_named(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, named: str
+) -> None:
+    monkeypatch.delenv("MODELWORKS_URL")
+    monkeypatch.delenv("MODELWORKS_API_KEY")
+    monkeypatch.setenv(variable, value)
+    for verb in ("serve", "doctor"):
+        done = cli(verb)
+        assert done.code == 1
+        assert named in done.err
+        assert "unexpected failure" not in done.err
+        assert "Value error" not in done.err
+
+
+def test_a_file_of_settings_that_is_no_toml_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MODELWORKS_HOME", str(tmp_path))
+    (tmp_path / "modelworks.toml").write_text("port = [")
+    done = cli("serve")
+    assert done.code == 1
+    assert str(tmp_path / "modelworks.toml") in done.err
+    assert "unexpected failure" not in done.err
+
+
 @pytest.fixture
 def machine(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A private home, and a port that nobody uses."""

@@ -55,9 +55,9 @@ def doctor(output: Output = Format.table) -> None:
     rows: list[dict[str, Any]] = []
     findings = [Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}, modelworks {__version__}")]
     try:
-        from modelworks.kernel.base.settings import Settings, describe
+        from modelworks.kernel.base.settings import describe
 
-        settings = settings_from({}, Settings)
+        settings = settings_from({})
         rows = describe(settings)
     except ModuleNotFoundError as error:
         absent = missing_server(error)

@@ -23,9 +23,7 @@ def serve(
     if home is not None:
         os.environ["MODELWORKS_HOME"] = str(home.expanduser().absolute())
     try:
-        from modelworks.kernel.base.settings import Settings
-
-        settings = settings_from({"host": host, "port": port}, Settings)
+        settings = settings_from({"host": host, "port": port})
         from modelworks.server import serve as start
     except ModuleNotFoundError as error:
         raise missing_server(error) from error
@@ -44,21 +42,25 @@ def missing_server(error: ModuleNotFoundError) -> ModelworksError:
     return MissingExtra.of(library, "server")
 
 
-def settings_from(given: dict[str, Any], settings: Any) -> Any:
+def settings_from(given: dict[str, Any]) -> Any:
     """The settings with the given ones on top.
 
     Raises:
-        InvalidRequest: one of them is wrong, wherever it comes from; the message names it.
+        InvalidRequest: one of them is wrong, wherever it comes from, or the file cannot be read; the message names it.
     """
     from pydantic import ValidationError
 
+    from modelworks.kernel.base.settings import load_settings
+
     try:
-        return settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
+        return load_settings(**{name: value for name, value in given.items() if value is not None})
+    except InvalidRequest as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        first = error.__cause__.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "settings"
         raise InvalidRequest(
-            f"The setting {name!r} is wrong: {first['msg']}.",
+            f"The setting {name!r} is wrong: {first['msg'].removeprefix('Value error, ')}.",
             hint=f"Change the option, the variable MODELWORKS_{name.upper()} or modelworks.toml in the home folder.",
             param=name,
         ) from error

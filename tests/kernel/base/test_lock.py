@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from modelworks.contract.errors import Conflict
+from modelworks.contract.errors import Conflict, Unavailable
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.lock import ServerLock
 from modelworks.kernel.base.settings import Settings
@@ -152,3 +152,19 @@ def _end_lock_connection(database: Database) -> None:
                 return
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_database_that_is_not_there_is_told_with_its_address_and_without_its_password(settings: Settings) -> None:
+    db = Database("postgresql+psycopg://somebody:hidden-word@127.0.0.1:1/modelworks")
+    lock = ServerLock(settings, db)
+    with pytest.raises(Unavailable) as refused:
+        lock.acquire()
+    assert refused.value.error_code == "database_unreachable"
+    assert "somebody:***@127.0.0.1:1/modelworks" in refused.value.message
+    assert "hidden-word" not in refused.value.message
+    assert "MODELWORKS_DATABASE_URL" in (refused.value.hint or "")
+    db.dispose()
+    # The home folder is free again.
+    other = ServerLock(settings, Database(f"sqlite:///{settings.home / 'x.db'}"))
+    other.acquire()
+    other.release()

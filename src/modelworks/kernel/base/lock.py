@@ -43,12 +43,21 @@ class ServerLock:
 
         Raises:
             Conflict: another server holds it; the message names its process and host. Code `server_running`.
+            Unavailable: no database answers at the URL. Code `database_unreachable`.
         """
         try:
             for path in self._paths:
                 self._lock_file(path)
             if not self._db.is_sqlite:
                 self._lock_postgres()
+        except DBAPIError as error:
+            self.release()
+            reason = " ".join(str(error.orig).split()).rstrip(".?")
+            raise Unavailable(
+                f"The database at {self._db.engine.url.render_as_string(hide_password=True)} cannot be used: {reason}.",
+                hint="Start it, or correct MODELWORKS_DATABASE_URL: address, name of the database, user and password.",
+                code="database_unreachable",
+            ) from error
         except BaseException:
             self.release()
             raise

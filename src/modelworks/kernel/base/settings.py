@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -95,11 +95,12 @@ class Settings(BaseSettings):
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
 
-    @model_validator(mode="after")
-    def _known_database(self) -> Settings:
-        if self.database_url is not None and not self.database_url.startswith(("sqlite", "postgresql")):
-            raise ValueError("database_url must be an SQLite or a PostgreSQL URL")
-        return self
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("sqlite", "postgresql")):
+            raise ValueError("it must be an SQLite or a PostgreSQL URL, such as postgresql+psycopg://user:password@host/name")
+        return url
 
     @property
     def effective_database_url(self) -> str:
