@@ -78,7 +78,7 @@ def test_changed_weights_are_not_served(copy: LocalModel, engine: type[Transform
     weights[name] = weights[name] + 0.05 * torch.ones_like(weights[name])
     save_file(weights, file, {"format": "pt"})
     # A digest of its own, so that no engine finds the unspoilt one converted.
-    with pytest.raises(IntegrityFailed, match="differ by .* from those of the trained graph") as caught:
+    with pytest.raises(IntegrityFailed, match=r"differ by .* from those of the trained graph") as caught:
         engine(copy.model_copy(update={"digest": local(copy.path).digest}), ServeOptions(num_threads=1))
     assert caught.value.error_code == "trained_weights_differ"
 

@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from modelworks.capabilities.text.schemas import PRESETS, EvaluateParams, PretrainParams, ServeOptions
+from modelworks.capabilities.text.schemas import (
+    PRESETS,
+    AdapterParams,
+    EvaluateParams,
+    LoraParams,
+    PreferenceParams,
+    PretrainParams,
+    ServeOptions,
+    SupervisedParams,
+    TrainParams,
+)
 
 
 def test_a_preset_fills_in_what_is_not_given() -> None:
@@ -50,6 +60,20 @@ def test_wrong_options_are_refused() -> None:
 
 
 def test_every_parameter_is_explained() -> None:
-    for schema in (PretrainParams, ServeOptions, EvaluateParams):
+    training = (PretrainParams, SupervisedParams, LoraParams, PreferenceParams, AdapterParams)
+    for schema in (*training, ServeOptions, EvaluateParams):
         for name, field in schema.model_fields.items():
             assert field.description, f"{schema.__name__}.{name}"
+
+
+def test_the_method_decides_which_parameters_there_are() -> None:
+    assert isinstance(TrainParams.model_validate({"preset": "small"}).root, PretrainParams)
+    for kind in (SupervisedParams, LoraParams, PreferenceParams, PretrainParams):
+        params = kind()
+        assert type(TrainParams.model_validate(params.model_dump(mode="json")).root) is kind
+        assert TrainParams(params).model_dump() == params.model_dump()
+    for wrong in ({"method": "supervised", "rank": 4}, {"method": "lora", "level": "L9"}, {"method": "magic"}, {"beta": 1}):
+        with pytest.raises(ValidationError):
+            TrainParams.model_validate(wrong)
+    names = {next(iter(each.values())).rpartition("/")[2] for each in TrainParams.model_json_schema()["oneOf"]}
+    assert names == {"PretrainParams", "SupervisedParams", "LoraParams", "PreferenceParams"}

@@ -1,6 +1,9 @@
 """Supervised training, adapters and preferences: what they change, what they leave, what they save."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,26 @@ from modelworks.capabilities.text.training import tuning
 from modelworks.contract import LocalModel
 from modelworks.contract.errors import Cancelled, IntegrityFailed, InvalidData, InvalidRequest
 from modelworks.testing.fake_run import FakeRun, digest_of
+
+#: Trains until the seventh step is logged, and is gone.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from modelworks.capabilities.text.schemas import PreferenceParams, TrainParams
+from modelworks.capabilities.text.train import train
+from modelworks.contract import LocalModel
+from modelworks.testing.fake_run import FakeRun
+
+class Run(FakeRun):
+    def log(self, step, **metrics):
+        super().log(step, **metrics)
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+root, model, data, params = sys.argv[1:]
+given = {"models": {"base": LocalModel.model_validate_json(model)}, "datasets": {"train": Path(data)}}
+train(Run(Path(root), **given, seed=5), TrainParams(PreferenceParams.model_validate_json(params)))
+"""
 
 
 def losses(run: FakeRun) -> list[float]:
@@ -135,6 +158,39 @@ def test_a_resumed_run_gives_the_same_bytes(
     assert again.logs[0].step == 18
     assert digest_of(again.saved[0].path) == digest_of(undisturbed.saved[0].path)
     assert again.saved[0].metadata == undisturbed.saved[0].metadata
+
+
+def test_a_killed_run_goes_on_in_the_middle_of_a_pass(tmp_path: Path, model: LocalModel, preferences: Path) -> None:
+    """Dropout draws from the generator whose state the checkpoint holds; five pairs make three steps a pass."""
+    params = PreferenceParams(
+        **QUICK,
+        steps=8,
+        batch_size=2,
+        learning_rate=1e-2,
+        checkpoint_every=5,
+        adapter=AdapterParams(rank=4, dropout=0.1),
+    )
+    undisturbed = tuned(FakeRun(tmp_path / "a", models={"base": model}, datasets={"train": preferences}, seed=5), params)
+    killed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLED,
+            str(tmp_path / "b"),
+            model.model_dump_json(),
+            str(preferences),
+            params.model_dump_json(),
+        ],
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    checkpoint = tmp_path / "b" / "attempt-1" / "checkpoints" / "1"
+    assert json.loads((checkpoint / "state.json").read_text())["step"] == 5
+    assert not (tmp_path / "b" / "attempt-1" / "saved").exists()
+    given = {"models": {"base": model}, "datasets": {"train": preferences}}
+    resumed = tuned(FakeRun(tmp_path / "b", **given, seed=5, resume_from=checkpoint), params)  # type: ignore[arg-type]
+    assert resumed.logs[0].step == 6
+    assert digest_of(resumed.saved[0].path) == digest_of(undisturbed.saved[0].path)
 
 
 def test_training_stops_where_the_validation_loss_stays_and_keeps_the_best(
