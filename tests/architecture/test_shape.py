@@ -49,6 +49,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "folder.py": "the layout of an attempt's folder",
         "shipping.py": "the journal over HTTP from another machine",
         "slots.py": "which runs fit together",
+        "curation.py": "data sets through the functions of their task",
         "attempts.py": "how a run moves from attempt to attempt",
     },
     "serving": {

@@ -1,16 +1,39 @@
-"""`data add | ls | show | rm`: data sets."""
+"""`data add | ls | show | rm | validate | clean`: data sets."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelworks.cli.connection import collect, connect
+from modelworks.cli.connection import collect, connect, pairs_of
 from modelworks.cli.messages import tr
 from modelworks.cli.model import VERSION_COLUMNS, Limit, Reference, print_detail, remove
-from modelworks.cli.output import Column, DryRun, Format, Output, Yes, age_of, bytes_of, note, show_list, show_one, size_text
+from modelworks.cli.output import (
+    Column,
+    DryRun,
+    Format,
+    Output,
+    Yes,
+    age_of,
+    bytes_of,
+    note,
+    plain,
+    print_json,
+    show_list,
+    show_one,
+    size_text,
+    table,
+)
+from modelworks.contract import ENTRY_POINT_GROUP
+from modelworks.contract.capability import Capability, ImportPath, Task
+from modelworks.contract.errors import InvalidRequest, ModelworksError, from_wire
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from modelworks.client import Modelworks
 
 COLUMNS: list[Column] = [
     ("NAME", "name"),
@@ -20,6 +43,30 @@ COLUMNS: list[Column] = [
     ("LICENCE", "latest.licence"),
     ("AGE", age_of("latest.created_at")),
 ]
+FAULT_COLUMNS: list[Column] = [
+    ("FILE", "file"),
+    ("LINE", "line"),
+    ("FIELD", "field"),
+    ("SEVERITY", "severity"),
+    ("FAULT", "message"),
+    ("WHAT TO DO", "hint"),
+]
+REMOVED_COLUMNS: list[Column] = [
+    ("FILE", "file"),
+    ("LINE", "line"),
+    ("REASON", "reason"),
+    ("LIKE", "like"),
+    ("DETAIL", "detail"),
+    ("TEXT", lambda record: record["excerpt"][:60]),
+]
+
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="For which task; needed only where several tasks have data of their own.")
+]
+DataParams = Annotated[
+    list[str] | None, typer.Option("-p", "--param", help="key=value, as epochs=3 or similarity=0.9; repeatable.")
+]
+Source = Annotated[str, typer.Argument(help="A folder or file of this machine, or the reference of a data set.")]
 
 
 def add(
@@ -83,9 +130,210 @@ def rm(
         remove(client.datasets, ref, force=force, dry_run=dry_run, yes=yes, output=output)
 
 
+def validate(
+    source: Source,
+    task: TaskName = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Count tokens as this model does: a reference, for a folder a folder.")
+    ] = None,
+    param: DataParams = None,
+    output: Output = Format.table,
+) -> None:
+    """Report every fault of a data set, and what training on it would cost. Exits with 1 where there are errors.
+
+    A folder is checked on this machine and nothing is sent; a reference is checked by a run on the server.
+    """
+    params = pairs_of(param or [], "-p")
+    if _is_local(source):
+        found = _local_task(task, "validator")
+        model_dir = None if model is None else Path(model).expanduser()
+        if model_dir is not None and not model_dir.is_dir():
+            raise InvalidRequest(f"There is no folder {model!r}.", hint="For a local folder, name the folder of a model.")
+        report = _resolve(found.validator)(
+            Path(source).expanduser(), _checked(found.validate_params, params), model=model_dir
+        ).model_dump(mode="json")
+    else:
+        inputs = {"data": source} if model is None else {"data": source, "model": model}
+        with connect() as client:
+            report = _run_of(client, "validate", task, inputs, params, None)["result"]
+    if output is Format.json:
+        print_json(report)
+    elif output is Format.name:
+        typer.echo("\n".join(f"{fault['file']}:{fault['line'] or 0}" for fault in report["faults"]))
+    else:
+        _print_report(report)
+    if report["num_errors"]:
+        raise typer.Exit(1)
+
+
+def clean(
+    source: Source,
+    name: Annotated[str | None, typer.Option("--name", help="What to call the cleaned data set.")] = None,
+    test: Annotated[
+        str | None, typer.Option("--test", help="Test data that must not be given away: as for the source.")
+    ] = None,
+    task: TaskName = None,
+    param: DataParams = None,
+    dry_run: DryRun = False,
+    output: Output = Format.table,
+) -> None:
+    """Take unusable samples, copies, near copies and test data out of a data set, as a new one.
+
+    A folder is uploaded as a data set first. With --dry-run it stays here, and what would go is shown with the reason.
+    """
+    params = pairs_of(param or [], "-p")
+    if name is None and not dry_run:
+        raise InvalidRequest("The cleaned data set needs a name.", hint="Give --name, or --dry-run to see what would go.")
+    if dry_run and _is_local(source) and (test is None or _is_local(test)):
+        found = _local_task(task, "cleaner")
+        test_dir = None if test is None else Path(test).expanduser()
+        cleaned = _resolve(found.cleaner)(Path(source).expanduser(), _checked(found.clean_params, params), test=test_dir)
+        report, outputs = cleaned.model_dump(mode="json"), []
+    else:
+        with connect() as client:
+            inputs = {"data": _on_server(client, source)}
+            if test is not None:
+                inputs["test"] = _on_server(client, test)
+            run = _run_of(client, "clean", task, inputs, params, None if dry_run else name)
+            report, outputs = run["result"], [f"{made['name']}@v{made['number']}" for made in run.get("outputs") or []]
+    if output is Format.json:
+        print_json({**report, "outputs": outputs})
+    elif output is Format.name:
+        typer.echo("\n".join(outputs))
+    else:
+        _print_cleaning(report, outputs)
+
+
+def _is_local(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or Path(source).exists()
+
+
+def _on_server(client: Modelworks, source: str) -> str:
+    """A reference as it is; a path of this machine is uploaded and becomes a reference."""
+    if not _is_local(source):
+        return source
+    path = Path(source).expanduser()
+    return str(client.datasets.add(dataset_name(path, None), path, on_file=told)["id"])
+
+
+def _local_task(name: str | None, able: str) -> Task:
+    """The task of an installed capability that has such a function: that of the name, or the only one."""
+    from importlib.metadata import entry_points
+
+    choices: list[Task] = []
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            capability = point.load()
+        except Exception as error:  # another's package: the rest goes on working
+            note(tr("The capability {name} cannot be loaded: {reason}.", name=point.name, reason=plain(str(error))))
+            continue
+        if isinstance(capability, Capability):
+            choices += [task for task in capability.tasks if getattr(task, able) is not None]
+    found = [task for task in choices if name in (None, task.name)]
+    if len(found) == 1:
+        return found[0]
+    raise _undecided(name, [task.name for task in choices])
+
+
+def _undecided(name: str | None, choices: list[str]) -> InvalidRequest:
+    problem = "Several tasks have data of their own." if name is None and choices else f"No task {name or ''!r} offers this."
+    known = ", ".join(sorted(choices)) or "nothing that is installed"
+    return InvalidRequest(problem, hint=f"Choose with --task one of: {known}.", param="task")
+
+
+def _resolve(path: ImportPath | None) -> Any:
+    from importlib import import_module
+
+    module, _, attribute = (path or "").partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _checked(kind: type[BaseModel] | None, params: dict[str, Any]) -> BaseModel | None:
+    from pydantic import ValidationError
+
+    if kind is None:
+        return None
+    try:
+        return kind.model_validate(params)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(sorted(kind.model_fields))
+        raise InvalidRequest(f"The parameter {place!r}: {first['msg']}.", hint=f"Known parameters: {known}.") from None
+
+
+def _run_of(
+    client: Modelworks, verb: str, task: str | None, inputs: dict[str, str], params: dict[str, Any], name: str | None
+) -> dict[str, Any]:
+    """The finished run; raises the error with which it failed."""
+    able = "validates_data" if verb == "validate" else "cleans_data"
+    choices = [
+        (capability["name"], each["name"])
+        for capability in client.server.capabilities()
+        for each in capability["tasks"]
+        if each.get(able) and task in (None, each["name"])
+    ]
+    if len(choices) != 1:
+        raise _undecided(task, [each for _, each in choices])
+    capability, chosen = choices[0]
+    run = client.runs.submit(verb=verb, capability=capability, task=chosen, inputs=inputs, params=params, name=name)
+    note(tr("Run {run} is queued. Follow it with: modelworks jobs {run} -f", run=run["id"]))
+    done = client.runs.wait(run["id"])
+    if done["state"] != "succeeded":
+        raise _failure(done)
+    return dict(done)
+
+
+def _failure(run: dict[str, Any]) -> ModelworksError:
+    if run.get("error"):
+        return from_wire(run["error"])
+    return InvalidRequest(f"The run {run['id']} is {run['state']}.", hint="`modelworks resume` lets it go on.")
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    if report["faults"]:
+        show_list(report["faults"], FAULT_COLUMNS, Format.table, name="file")
+        typer.echo("")
+    size = report["size"]
+    about = "about " if size["is_estimate"] else ""
+    samples = ", ".join(f"{count:,} {plain(kind)}" for kind, count in report["samples"].items()) or "0"
+    unlisted = report["num_errors"] + report["num_warnings"] - len(report["faults"])
+    rows = [
+        ("Read", f"{report['num_files']:,} files, {size_text(report['num_bytes'])}"),
+        ("Samples", samples),
+        ("Faults", f"{report['num_errors']:,} errors, {report['num_warnings']:,} warnings"),
+        ("By kind", ", ".join(f"{code} {count:,}" for code, count in report["faults_by_code"].items()) or "none"),
+        ("Not listed", f"{unlisted:,}") if unlisted > 0 else None,
+        ("Size", f"{about}{size['total']:,} {plain(size['unit'])}, of which {size['learnt']:,} are learnt"),
+        ("Per sample", f"{size['shortest']:,} to {size['longest']:,}, median {size['median']:,}, 95 % below {size['p95']:,}"),
+        ("Cost", f"{about}{report['cost']:,} {plain(size['unit'])} in {report['epochs']:,} epochs"),
+    ]
+    for line in table([row for row in rows if row is not None]):
+        typer.echo(line)
+    for each in report["notes"]:
+        note(plain(each))
+
+
+def _print_cleaning(report: dict[str, Any], outputs: list[str]) -> None:
+    if report["preview"]:
+        show_list(report["preview"], REMOVED_COLUMNS, Format.table, name="file")
+        typer.echo("")
+    rows = [
+        ("Read", f"{report['num_read']:,}"),
+        ("Kept", ", ".join(f"{count:,} {plain(part)}" for part, count in report["kept"].items()) or "0"),
+        ("Removed", ", ".join(f"{count:,} {plain(reason)}" for reason, count in report["removed"].items()) or "0"),
+    ]
+    if outputs:
+        rows.append(("Result", ", ".join(outputs)))
+    for line in table(rows):
+        typer.echo(line)
+    for each in report["notes"]:
+        note(plain(each))
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    group = typer.Typer(help="Data sets: add, ls, show, rm.", no_args_is_help=True, rich_markup_mode=None)
-    for verb in (add, ls, show, rm):
+    group = typer.Typer(help="Data sets: add, ls, show, rm, validate, clean.", no_args_is_help=True, rich_markup_mode=None)
+    for verb in (add, ls, show, rm, validate, clean):
         group.command()(verb)
     app.add_typer(group, name="data")

@@ -55,6 +55,7 @@ CHINESE = {
     "Talking to {model}. /exit leaves, /clear forgets, Ctrl-C stops an answer.": (
         "正在与 {model} 对话。/exit 退出，/clear 清空历史，Ctrl-C 停止当前回答。"
     ),
+    "The capability {name} cannot be loaded: {reason}.": "无法加载能力 {name}：{reason}。",
     "The conversation is forgotten.": "对话历史已清空。",
     "[stopped]": "［已停止］",
     "[the answer reached its length limit]": "［回答达到长度上限］",

@@ -55,6 +55,12 @@ class Task:
     servers: Mapping[str, ImportPath] = field(default_factory=dict)
     #: Options of a deployment (context length, precision …), validated before anything starts.
     options: type[BaseModel] | None = None
+    #: A `contract.data.DataValidator`: says what is wrong with a data set before anything is spent. Light.
+    validator: ImportPath | None = None
+    validate_params: type[BaseModel] | None = None
+    #: A `contract.data.DataCleaner`: takes copies and leaked test data out of a data set. Light.
+    cleaner: ImportPath | None = None
+    clean_params: type[BaseModel] | None = None
     trainer: ImportPath | None = None
     train_params: type[BaseModel] | None = None
     evaluator: ImportPath | None = None
@@ -70,7 +76,8 @@ class Task:
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
             raise ValueError(f"task name {self.name!r} must be lower-case words joined by hyphens")
-        paths = [self.predictor, self.trainer, self.evaluator, *self.predictors.values(), *self.servers.values()]
+        functions = (self.predictor, self.trainer, self.evaluator, self.validator, self.cleaner)
+        paths = [*functions, *self.predictors.values(), *self.servers.values()]
         for path in paths:
             if path is not None and not _IMPORT_PATH.match(path):
                 raise ValueError(f"{path!r} is not an import path of the form package.module:attribute")

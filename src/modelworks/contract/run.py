@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 #: L0: a base model · L1: an industry model made from an L0 · L2: a scenario model, tuned for one task.
 Level = Literal["L0", "L1", "L2"]
 
-#: What a run may do. `batch` and mode `job` call the task's predictor; `pull` and `ingest` belong to the kernel.
-Verb = Literal["pull", "ingest", "label", "train", "evaluate", "batch"]
+#: What a run may do. `batch` and mode `job` call the task's predictor; `pull` and `ingest` belong to the kernel; `validate` and
+#: `clean` look at a data set, and `clean` makes a new one.
+Verb = Literal["pull", "ingest", "label", "validate", "clean", "train", "evaluate", "batch"]
 
 
 class LocalModel(BaseModel):

@@ -145,7 +145,8 @@ class CapabilityContract:
 
     def test_code_named_by_import_path_exists(self) -> None:
         for task in self.capability.tasks:
-            for path in (task.predictor, task.trainer, task.evaluator, *task.predictors.values(), *task.servers.values()):
+            functions = (task.predictor, task.trainer, task.evaluator, task.validator, task.cleaner)
+            for path in (*functions, *task.predictors.values(), *task.servers.values()):
                 if path is not None:
                     assert callable(_resolve(path)), f"{path} is not callable"
 

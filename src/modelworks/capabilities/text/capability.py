@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelworks.capabilities.text.datasets.params import CleanParams, ValidateParams
 from modelworks.capabilities.text.schemas import EvaluateParams, ServeOptions, TrainParams
 from modelworks.contract import Capability, Resources, Task
 from modelworks.contract.generation import GenerationChunk, GenerationInput
@@ -26,6 +27,10 @@ capability = Capability(
             },
             servers={"vllm": f"{_PACKAGE}.engines.vllm:command"},
             options=ServeOptions,
+            validator=f"{_PACKAGE}.datasets.validation:validate",
+            validate_params=ValidateParams,
+            cleaner=f"{_PACKAGE}.datasets.cleaning:clean",
+            clean_params=CleanParams,
             trainer=f"{_PACKAGE}.train:train",
             train_params=TrainParams,
             evaluator=f"{_PACKAGE}.evaluate:evaluate",

@@ -234,6 +234,8 @@ def _task(task: Task) -> TaskInfo:
         optional_metrics=[*task.optional_metrics],
         lower_is_better=[*task.lower_is_better],
         trainable=task.trainer is not None,
+        validates_data=task.validator is not None,
+        cleans_data=task.cleaner is not None,
         evaluable=task.evaluator is not None,
         input=task.input.model_json_schema(),
         output=task.output.model_json_schema(),

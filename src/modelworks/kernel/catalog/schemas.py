@@ -420,6 +420,9 @@ class TaskInfo(BaseModel):
     optional_metrics: list[str] = Field(default_factory=list)
     lower_is_better: list[str] = Field(default_factory=list)
     trainable: bool
+    #: Whether runs of the verbs validate and clean are offered for its data sets.
+    validates_data: bool = False
+    cleans_data: bool = False
     evaluable: bool
     input: dict[str, Any]
     output: dict[str, Any]

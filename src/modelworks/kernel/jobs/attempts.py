@@ -345,12 +345,14 @@ class Attempts:
     def _register(self, session: Session, row: RunRow, saved: dict[str, Any]) -> dict[str, Any]:
         metadata = dict(saved["metadata"])
         known = {name: metadata.pop(name) for name in _KNOWN_METADATA if metadata.get(name) is not None}
+        part = metadata.pop("part", None)
         used = {role: given for role, given in row.inputs.items() if self._was_used(session, row, role)}
+        name = row.output_name or f"{row.task or row.verb}/{row.id}"
         version = self._catalog.register(
             session,
             row.project_id,
             kind=saved["kind"],
-            name=row.output_name or f"{row.task or row.verb}/{row.id}",
+            name=name if part is None else f"{name}-{part}",
             files=[File.model_validate(file) for file in saved["files"]],
             metadata=metadata,
             created_by_run=row.id,
@@ -443,6 +445,7 @@ class Attempts:
             task=row.task,
             params=row.params,
             seed=row.seed,
+            dry_run=row.output_name is None,
             inputs={role: self._input(session, row.project_id, given) for role, given in row.inputs.items()},
             checkpoint=None if row.checkpoint is None else [File.model_validate(file) for file in row.checkpoint],
             storage_url=storage_url if "://" in storage_url else str(Path(storage_url).absolute()),

@@ -42,7 +42,8 @@ class JobSpec(BaseModel):
 
     `inputs` names models and data sets by role: `{"base": "name@alias", "train": "dataset:corpus@v2"}`. A plain reference is
     looked up as a model for the roles base, model, teacher and draft, as a data set otherwise, then as the other kind; the
-    prefixes `model:` and `dataset:` say it outright. For the verb batch, `params` is the task's input.
+    prefixes `model:` and `dataset:` say it outright. For the verb batch, `params` is the task's input. The verbs validate and
+    clean read the data set of the role data; clean without `output_name` only says what it would take away.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -154,6 +155,8 @@ class LaunchSpec(BaseModel):
     task: str | None
     params: dict[str, Any]
     seed: int
+    #: The run has no name for a result: it only says what it would make.
+    dry_run: bool = False
     inputs: dict[str, LaunchInput]
     checkpoint: list[File] | None
     storage_url: str

@@ -94,6 +94,10 @@ class JobsService:
                 param="output_name",
             )
         inputs = {role: self._resolve(session, project_id, role, ref) for role, ref in spec.inputs.items()}
+        if spec.verb in ("validate", "clean") and (inputs.get("data") is None or inputs["data"].kind != "dataset"):
+            raise InvalidRequest(
+                f"A run of the verb {spec.verb!r} needs a data set.", hint='Give inputs: {"data": "…"}.', param="inputs.data"
+            )
         now = self._clock.now()
         row = RunRow(
             id=new_id("run"),
@@ -327,6 +331,8 @@ def _find(spec: JobSpec) -> tuple[Capability, Task]:
     offered = {
         "train": task.trainer is not None,
         "evaluate": task.evaluator is not None,
+        "validate": task.validator is not None,
+        "clean": task.cleaner is not None,
         "batch": task.mode == "job",
     }
     if not offered.get(spec.verb, False):
@@ -345,7 +351,13 @@ def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:
     if task is None:
         kind: type[BaseModel] | None = cast(type[BaseModel], resolve_import(_PULL_PARAMS))
     else:
-        kind = {"train": task.train_params, "evaluate": task.evaluate_params, "batch": task.input}[spec.verb]
+        kind = {
+            "train": task.train_params,
+            "evaluate": task.evaluate_params,
+            "validate": task.validate_params,
+            "clean": task.clean_params,
+            "batch": task.input,
+        }[spec.verb]
     if kind is None:
         if spec.params:
             raise InvalidRequest(

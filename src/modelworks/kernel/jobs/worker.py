@@ -30,6 +30,7 @@ from modelworks.contract.media import File
 from modelworks.contract.run import LocalDataset, LocalModel
 from modelworks.kernel.catalog import find_task, materialise, resolve_import
 from modelworks.kernel.catalog.checkpoint import check_folder
+from modelworks.kernel.jobs.curation import clean_data, validate_data
 from modelworks.kernel.jobs.folder import AttemptFolder
 from modelworks.kernel.jobs.journal import JournalEntry, JournalWriter
 from modelworks.kernel.jobs.schemas import LaunchInput, LaunchSpec
@@ -210,7 +211,8 @@ def perform(spec: LaunchSpec, run: JournalRun) -> dict[str, Any] | None:
     if spec.task is None:
         raise InvalidRequest(f"A run of the verb {spec.verb!r} needs a task.", param="task")
     _, task = find_task(spec.capability, spec.task)
-    performer = {"train": _train, "evaluate": _evaluate, "batch": _batch}.get(spec.verb)
+    performers = {"train": _train, "evaluate": _evaluate, "batch": _batch, "validate": _validate, "clean": _clean}
+    performer = performers.get(spec.verb)
     if performer is None:
         raise InvalidRequest(f"The verb {spec.verb!r} cannot be run.", param="verb")
     return performer(task, spec, run)
@@ -238,6 +240,15 @@ def _batch(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
             hint="Make the job return what the task declares as its output.",
             code="output_mismatch",
         ) from error
+
+
+def _validate(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
+    return validate_data(_callable(task.validator), _validated(task.validate_params, spec.params, "params"), run)
+
+
+def _clean(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
+    params = _validated(task.clean_params, spec.params, "params")
+    return clean_data(_callable(task.cleaner), params, run, dry_run=spec.dry_run)
 
 
 def _callable(path: str | None) -> Callable[..., Any]:

@@ -13,6 +13,11 @@ class CountInput(BaseModel):
     text: str = ""
 
 
+class CareParams(BaseModel):
+    epochs: int = Field(1, ge=1)
+    unwanted: str = "bad"
+
+
 class CountOutput(BaseModel):
     total: int
 
@@ -61,6 +66,10 @@ capability = Capability(
             output=CountOutput,
             predictor="toycap.work:count_all",
             mode="job",
+            validator="toycap.care:validate",
+            validate_params=CareParams,
+            cleaner="toycap.care:clean",
+            clean_params=CareParams,
             trainer="toycap.work:train",
             train_params=CountParams,
             evaluator="toycap.work:evaluate",

@@ -1,0 +1,125 @@
+"""data validate, data clean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cli.conftest import Cli
+from tests.cli.fake_server import Answer, FakeServer, page
+
+GOOD = json.dumps({"prompt": "What is 2+2?", "completion": "4"})
+TASK = {"name": "text-generation", "validates_data": True, "cleans_data": True}
+RUN: dict[str, Any] = {"id": "run_1", "verb": "validate", "state": "succeeded", "outputs": []}
+REPORT: dict[str, Any] = {
+    "num_files": 1,
+    "num_bytes": 2048,
+    "samples": {"chat": 7},
+    "num_errors": 1,
+    "num_warnings": 0,
+    "faults_by_code": {"not_json": 1},
+    "faults": [
+        {"file": "a.jsonl", "line": 3, "field": None, "code": "x", "severity": "error", "message": "Bad.", "hint": "Mend."}
+    ],
+    "size": {
+        "unit": "tokens", "total": 70, "learnt": 30, "shortest": 9, "median": 10, "p95": 11, "longest": 12,
+        "is_estimate": False,
+    },
+    "epochs": 2,
+    "cost": 140,
+    "is_complete": True,
+    "notes": ["A note."],
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "talks"
+    made.mkdir()
+    (made / "a.jsonl").write_text(f"{GOOD}\n{GOOD[:-1]}\n{GOOD}\n")
+    return made
+
+
+def test_a_folder_is_checked_here_and_nothing_is_sent(cli: Cli, server: FakeServer, folder: Path) -> None:
+    done = cli("data", "validate", str(folder), "-p", "epochs=3")
+    assert done.code == 1
+    assert "a.jsonl  2     -      error     Not JSON" in done.out
+    assert "1 errors, 1 warnings" in done.out
+    assert "in 3 epochs" in done.out
+    assert "estimated from characters" in done.err
+    assert server.asked == []
+
+
+def test_a_proper_folder_exits_with_0(cli: Cli, folder: Path) -> None:
+    (folder / "a.jsonl").write_text(GOOD)
+    done = cli("data", "validate", str(folder), "-o", "json")
+    assert done.code == 0
+    assert (done.json["samples"], done.json["faults"]) == ({"chat": 1}, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-p", "epochs=0"), "epochs"),
+        (("-p", "epoch=1"), "Known parameters: context_length, epochs"),
+        (("--task", "dreaming"), "Choose with --task one of: text-generation"),
+        (("--model", "base@default"), "name the folder of a model"),
+    ],
+)
+def test_wrong_arguments_are_refused(cli: Cli, folder: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = cli("data", "validate", str(folder), *arguments)
+    assert done.code == 1
+    assert said in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_reference_is_checked_by_a_run(cli: Cli, server: FakeServer) -> None:
+    server.on("GET", "/api/capabilities", lambda _: page([{"name": "text", "tasks": [TASK]}]))
+    server.on("POST", "/api/runs", lambda _: Answer({**RUN, "state": "queued"}, 201))
+    server.on("GET", "/api/runs/run_1", lambda _: {**RUN, "result": REPORT})
+    done = cli("data", "validate", "talks@v2", "--model", "base", "-p", "epochs=2")
+    asked = next(each.json for each in server.asked if each.method == "POST")
+    assert (asked["verb"], asked["task"], asked["inputs"]) == (
+        "validate", "text-generation", {"data": "talks@v2", "model": "base"},
+    )  # fmt: skip
+    assert asked["params"] == {"epochs": 2}
+    assert done.code == 1
+    assert "70 tokens, of which 30 are learnt" in done.out
+    assert "A note." in done.err
+
+
+def test_a_run_that_failed_gives_its_error(cli: Cli, server: FakeServer) -> None:
+    server.on("GET", "/api/capabilities", lambda _: page([{"name": "text", "tasks": [TASK]}]))
+    server.on("POST", "/api/runs", lambda _: Answer({**RUN, "state": "queued"}, 201))
+    error = {"class": "InvalidData", "message": "It is broken.", "hint": "Mend it."}
+    server.on("GET", "/api/runs/run_1", lambda _: {**RUN, "state": "failed", "error": error})
+    done = cli("data", "validate", "talks")
+    assert done.code == 1
+    assert "It is broken." in done.err
+
+
+def test_a_dry_run_of_cleaning_shows_what_would_go(cli: Cli, server: FakeServer, folder: Path) -> None:
+    done = cli("data", "clean", str(folder), "--dry-run")
+    assert done.code == 0
+    assert "duplicate" in done.out
+    assert "a.jsonl:1" in done.out
+    assert "1 train" in done.out
+    assert [path.name for path in folder.iterdir()] == ["a.jsonl"]
+    assert server.asked == []
+
+
+def test_cleaning_needs_a_name_and_runs_on_the_server(cli: Cli, server: FakeServer) -> None:
+    assert "Give --name" in cli("data", "clean", "talks").err
+    assert server.asked == []
+    report = {"num_read": 3, "kept": {"train": 2}, "removed": {"duplicate": 1}, "preview": [], "notes": []}
+    server.on("GET", "/api/capabilities", lambda _: page([{"name": "text", "tasks": [TASK]}]))
+    server.on("POST", "/api/runs", lambda _: Answer({**RUN, "state": "queued"}, 201))
+    made = [{"name": "tidy", "number": 1}]
+    server.on("GET", "/api/runs/run_1", lambda _: {**RUN, "result": report, "outputs": made})
+    done = cli("data", "clean", "talks", "--name", "tidy", "--test", "exam")
+    asked = next(each.json for each in server.asked if each.method == "POST")
+    assert (asked["verb"], asked["inputs"], asked["output_name"]) == ("clean", {"data": "talks", "test": "exam"}, "tidy")
+    assert done.code == 0
+    assert "tidy@v1" in done.out
