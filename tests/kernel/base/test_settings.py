@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from modelworks.contract.errors import InvalidRequest
+from modelworks.contract.errors import InvalidRequest, StorageFull
 from modelworks.kernel.base.settings import Settings, describe, load_settings
 
 
@@ -88,4 +90,21 @@ def test_the_home_folder_is_private(tmp_path: Path) -> None:
     settings.prepare_home()
     settings.prepare_home()
     assert settings.home.stat().st_mode & 0o777 == 0o700
+    assert list(settings.home.iterdir()) == []
+
+
+def test_a_full_disk_is_told_before_anything_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(home=tmp_path / "home")
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if data:  # an empty file still finds its place
+            write(path, b"")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageFull, match=r"home folder .* is full") as caught:
+        settings.prepare_home()
+    assert "Free some space" in (caught.value.hint or "")
     assert list(settings.home.iterdir()) == []

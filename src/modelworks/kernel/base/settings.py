@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tomllib
@@ -17,7 +18,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from modelworks.contract.errors import InvalidRequest
+from modelworks.contract.errors import InvalidRequest, StorageFull
+
+#: Written and removed at every start, to see whether the home folder can be written.
+_PROBE_BYTES = 64 << 10
 
 
 def default_home() -> Path:
@@ -121,13 +125,21 @@ class Settings(BaseSettings):
 
         Raises:
             InvalidRequest: the folder cannot be created or written.
+            StorageFull: its disk is full.
         """
         try:
             self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
             probe = self.home / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
+            try:
+                # An empty file can be made on a full disk too; a database that opens needs about so much.
+                probe.write_bytes(bytes(_PROBE_BYTES))
+            finally:
+                probe.unlink(missing_ok=True)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(
+                    f"The disk that holds the home folder {self.home} is full.", hint="Free some space and try again."
+                ) from error
             raise InvalidRequest(
                 f"The home folder {self.home} cannot be written: {error.strerror}.",
                 hint="Give a writable folder with MODELWORKS_HOME, or change its owner.",
