@@ -152,6 +152,22 @@ async def test_an_end_token_ends_the_answer_and_is_not_part_of_it(generator: Gen
     pytest.fail("forty answers without an end")
 
 
+async def test_a_prompt_that_cannot_fit_is_refused_without_encoding_it(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(_request: object) -> list[int]:
+        raise AssertionError("a prompt of megabytes was encoded")
+
+    monkeypatch.setattr(generator._encoder, "encode", encode)
+    with pytest.raises(ContextLengthExceeded, match="128 tokens, and the prompt has 2000000 characters") as refused:
+        await ask(generator, prompt="word " * 400_000, max_tokens=1)
+    assert refused.value.param == "prompt"
+    message = {"role": "user", "content": "词" * 2_000_000}
+    with pytest.raises(ContextLengthExceeded, match="2000000 characters") as refused:
+        await ask(generator, messages=[message], max_tokens=1)
+    assert refused.value.param == "messages"
+
+
 async def test_an_answer_goes_to_the_end_of_the_context_and_no_further(generator: Generator) -> None:
     ids = [10] * 120
     answer = await ask(generator, prompt_ids=ids, max_tokens=8, temperature=0, **{"logit_bias": {2: -100, 0: -100}})

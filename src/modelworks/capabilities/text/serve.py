@@ -28,6 +28,8 @@ from modelworks.contract.generation import GenerationChunk, GenerationInput, Gen
 _MAX_SEED = 2**63
 #: Prompts longer than this are encoded in a thread, so that other answers go on meanwhile.
 _LONG_PROMPT_CHARS = 20_000
+#: How much shorter a tokenizer's normalisation (composing accents, for example) may make a text before it is cut into tokens.
+_LARGEST_SHRINKAGE = 4
 
 
 class Generator:
@@ -65,6 +67,8 @@ class Generator:
         self._engine = opened.engine
         #: Prompt and answer together, in tokens.
         self.context_length = opened.context_length
+        longest = max(map(len, prompt_format.tokenizer.get_vocab()), default=1)
+        self._most_chars = _LARGEST_SHRINKAGE * longest * self.context_length
 
     @property
     def engine(self) -> str:
@@ -125,6 +129,14 @@ class Generator:
 
     async def _encode(self, request: GenerationInput) -> list[int]:
         size = len(request.prompt or "") + sum(len(message.content or "") for message in request.messages or ())
+        if size > self._most_chars:
+            # Encoding megabytes only to count them would take minutes and gigabytes.
+            raise ContextLengthExceeded(
+                f"This model's context is {self.context_length} tokens, and the prompt has {size} characters, "
+                "which cannot be so few tokens.",
+                hint="Shorten the prompt: at least one token must be left for the answer.",
+                param="prompt" if request.messages is None else "messages",
+            )
         if size <= _LONG_PROMPT_CHARS:
             return self._encoder.encode(request)
         return await asyncio.to_thread(self._encoder.encode, request)
