@@ -31,7 +31,7 @@ from modelworks.kernel.base.lock import ServerLock
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
-from modelworks.kernel.gateway import GatewayService
+from modelworks.kernel.gateway import FileService, FineTuningService, GatewayService, TuningSteps
 from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, Supervisor
 from modelworks.kernel.jobs import routes as jobs_routes
 from modelworks.kernel.serving import ReplicaPool
@@ -68,6 +68,9 @@ class Platform:
     serving: ServingService
     pool: ReplicaPool
     reconciler: Reconciler
+    files: FileService
+    tuning: FineTuningService
+    tuning_steps: TuningSteps
     lock: ServerLock
     closing: ExitStack = field(default_factory=ExitStack)
     _guard: asyncio.Task[None] | None = None
@@ -77,6 +80,7 @@ class Platform:
         await self.pool.start()
         self.supervisor.start()
         self.reconciler.start()
+        self.tuning_steps.start()
         self._guard = asyncio.create_task(self._guard_lock())
 
     async def _guard_lock(self) -> None:
@@ -96,6 +100,7 @@ class Platform:
         """End the replicas of this machine and stop following runs; runs go on and are taken over by the next server."""
         if self._guard is not None:
             self._guard.cancel()
+        await run_in_threadpool(self.tuning_steps.stop)
         await run_in_threadpool(self.reconciler.close)
         await run_in_threadpool(self.supervisor.stop)
         await self.pool.close()
@@ -106,8 +111,8 @@ class Platform:
         self.closing.close()
 
     def referenced(self, digests: Collection[str]) -> set[str]:
-        """Those of the blobs that a version or a run needs: what the garbage collection must leave."""
-        return self.catalog.referenced(digests) | self.jobs.referenced(digests)
+        """Those of the blobs that a version, a run or a file needs: what the garbage collection must leave."""
+        return self.catalog.referenced(digests) | self.jobs.referenced(digests) | self.files.referenced(digests)
 
     def metrics(self) -> bytes:
         """The page that Prometheus reads, with gauges as of now."""
@@ -164,6 +169,8 @@ def create_platform(settings: Settings) -> Platform:
         catalog = CatalogService(db, blobs, clock, events, settings)
         jobs = JobsService(db, catalog, blobs, clock, events, settings)
         serving = ServingService(db, catalog, clock, events, settings)
+        files = FileService(db, catalog, blobs, clock, max_bytes=settings.max_file_bytes)
+        tuning = FineTuningService(db, jobs, catalog, serving, files, clock, project_name=access.project_name)
         pool = ReplicaPool(
             max_queue=settings.max_queue, load_wait_s=settings.load_wait_s, resolver=GuardedResolver(settings.egress_allow)
         )
@@ -182,6 +189,9 @@ def create_platform(settings: Settings) -> Platform:
             serving=serving,
             pool=pool,
             reconciler=Reconciler(db, catalog, clock, events, settings, pool, make_backends(settings)),
+            files=files,
+            tuning=tuning,
+            tuning_steps=TuningSteps(tuning, jobs, catalog, serving, files, clock, events),
             lock=lock,
             closing=opening.pop_all(),
         )
@@ -243,6 +253,8 @@ def create_app(platform: Platform) -> FastAPI:
             version=__version__,
         ),
         max_body_bytes=settings.max_body_bytes,
+        files=platform.files,
+        tuning=platform.tuning,
         cors_origins=settings.cors_origins,
         observe=_observe,
     )

@@ -72,6 +72,14 @@ DRIVERS: dict[str, dict[str, str]] = {
         "sampling.py": "which parameters are honoured, ignored or refused",
         "exchange.py": "one request's way to a replica and back",
         "metering.py": "what a request used",
+        "files.py": "files and uploads that clients keep",
+        "file_routes.py": "/v1/files and /v1/uploads",
+        "multipart.py": "forms, read as they arrive",
+        "training_file.py": "the form of training files",
+        "fine_tuning.py": "fine-tuning jobs as clients ask for them and see them",
+        "tuning_steps.py": "what fine-tuning jobs do by themselves",
+        "tuning_wire.py": "the wire form of fine-tuning jobs",
+        "tuning_routes.py": "/v1/fine_tuning/jobs",
     },
 }
 

@@ -68,6 +68,13 @@ class AccessService:
         """Every project, oldest first."""
         return [Project.model_validate(row) for row in session.scalars(select(ProjectRow).order_by(ProjectRow.id))]
 
+    def project_name(self, session: Session, project_id: str) -> str:
+        """The name of a project; raises NotFound where there is none."""
+        name = session.scalar(select(ProjectRow.name).where(ProjectRow.id == project_id))
+        if name is None:
+            raise NotFound(f"There is no project {project_id!r}.", code="project_not_found")
+        return name
+
     def visible_projects(self, session: Session, principal: Principal) -> list[Project]:
         """Every project for administrators of the platform, the own one for everybody else."""
         projects = self.list_projects(session)

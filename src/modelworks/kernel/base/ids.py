@@ -7,7 +7,27 @@ from typing import Literal
 from ulid import ULID
 
 Prefix = Literal[
-    "run", "mdl", "ds", "art", "dep", "key", "prj", "usr", "req", "eval", "cmpl", "chatcmpl", "evt", "rep", "src", "usg", "call"
+    "run",
+    "mdl",
+    "ds",
+    "art",
+    "dep",
+    "key",
+    "prj",
+    "usr",
+    "req",
+    "eval",
+    "cmpl",
+    "chatcmpl",
+    "evt",
+    "rep",
+    "src",
+    "usg",
+    "call",
+    "file",
+    "upload",
+    "part",
+    "ftjob",
 ]
 
 

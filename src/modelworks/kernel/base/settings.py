@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import errno
 import os
 import re
 import tomllib
@@ -67,6 +68,9 @@ class Settings(BaseSettings):
         default=32 << 20, gt=0, description="Largest JSON request body; uploads of blobs are not counted."
     )
     max_blob_bytes: int = Field(default=1 << 40, gt=0, description="Largest single blob.")
+    max_file_bytes: int = Field(
+        default=8 << 30, gt=0, description="Largest file that clients may store with /v1/files and /v1/uploads."
+    )
     load_wait_s: float = Field(default=600.0, gt=0, description="How long a request waits for a deployment that is loading.")
     max_queue: int = Field(default=256, ge=0, description="Requests that may wait for one deployment; more get 503.")
     keep_alive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a keep-alive comment.")
@@ -125,6 +129,7 @@ class Settings(BaseSettings):
 
         Raises:
             InvalidRequest: the folder cannot be created or written.
+            StorageFull: its disk is full.
             StorageFull: its disk is full.
         """
         try:

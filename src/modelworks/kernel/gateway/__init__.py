@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from modelworks.kernel.gateway import errors
+from modelworks.kernel.gateway import errors, file_routes, tuning_routes
+from modelworks.kernel.gateway.files import FileService
+from modelworks.kernel.gateway.fine_tuning import FineTuningService
 from modelworks.kernel.gateway.middleware import Edge, Observer
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
+from modelworks.kernel.gateway.tuning_steps import TuningSteps
 
-__all__ = ["GatewayService", "Observer", "install", "router"]
+__all__ = ["FileService", "FineTuningService", "GatewayService", "Observer", "TuningSteps", "install", "router"]
 
 #: Uploads have a limit of their own.
-UNLIMITED = ("/api/blobs",)
+UNLIMITED = ("/api/blobs", *file_routes.FORM_PATHS)
 
 
 def install(
@@ -23,6 +26,8 @@ def install(
     gateway: GatewayService,
     *,
     max_body_bytes: int,
+    files: FileService | None = None,
+    tuning: FineTuningService | None = None,
     cors_origins: Sequence[str] = (),
     observe: Observer | None = None,
 ) -> None:
@@ -32,11 +37,17 @@ def install(
         app: the application.
         gateway: the rooms.
         max_body_bytes: see `Edge`.
+        files: for `/v1/files` and `/v1/uploads`; without it there are none.
+        tuning: for `/v1/fine_tuning`; without it there is none.
         cors_origins: origins of web pages that may call the API from a browser; `*` for all, none by default.
         observe: see `Observer`.
     """
     errors.install(app)
     app.include_router(router(gateway))
+    if files is not None:
+        app.include_router(file_routes.router(gateway, files))
+    if tuning is not None:
+        app.include_router(tuning_routes.router(gateway, tuning))
     app.add_middleware(Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, observe=observe)
     if cors_origins:
         # Outside of `Edge`, so that the answer to a bug carries the headers without which a browser hides it.

@@ -26,6 +26,9 @@ _TRACE_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 #: Clients whose base URL lacks `/v1` ask for these.
 _WITHOUT_V1 = ("/chat/completions", "/completions", "/models")
 
+#: Path prefixes of routes that answer HEAD themselves.
+_OWN_HEAD = ("/api/blobs",)
+
 #: Called after each request with method, route template, status and seconds.
 Observer = Callable[[str, str, int, float], None]
 
@@ -57,7 +60,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         method = scope["method"]
-        if method == "HEAD" and not scope["path"].startswith(self._unlimited):
+        if method == "HEAD" and not scope["path"].startswith(_OWN_HEAD):
             # A copy: the server looks at its own to leave the body out. Blobs have a HEAD of their own.
             scope = {**scope, "method": "GET"}
         started = time.perf_counter()

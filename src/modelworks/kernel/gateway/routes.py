@@ -30,11 +30,13 @@ class PlainRoute(APIRoute):
         return handler
 
 
-def _described(schema: dict[str, Any]) -> dict[str, Any]:
+def described(schema: dict[str, Any]) -> dict[str, Any]:
+    """A JSON body of that schema, for OpenAPI."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def _in_path(name: str) -> dict[str, Any]:
+def in_path(name: str) -> dict[str, Any]:
+    """A text in the path, for OpenAPI."""
     return {"parameters": [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}]}
 
 
@@ -78,7 +80,7 @@ def _language(found: APIRouter, gateway: GatewayService) -> None:
         summary="Answer a chat",
         tags=["OpenAI"],
         responses=_EVENTS,
-        openapi_extra=_described(inline_schema(ChatRequest)),
+        openapi_extra=described(inline_schema(ChatRequest)),
     )
     async def create_chat_completion(request: Request) -> Response:
         return await answer(request, ChatCall)
@@ -88,7 +90,7 @@ def _language(found: APIRouter, gateway: GatewayService) -> None:
         summary="Continue a text",
         tags=["OpenAI"],
         responses=_EVENTS,
-        openapi_extra=_described(inline_schema(CompletionRequest)),
+        openapi_extra=described(inline_schema(CompletionRequest)),
     )
     async def create_completion(request: Request) -> Response:
         return await answer(request, CompletionCall)
@@ -111,7 +113,7 @@ def _models(found: APIRouter, gateway: GatewayService) -> None:
         summary="One model",
         tags=["OpenAI"],
         responses={200: {"model": ModelObject}},
-        openapi_extra=_in_path("model"),
+        openapi_extra=in_path("model"),
     )
     async def retrieve_model(request: Request) -> Response:
         return _json(gateway.model(await gateway.caller(request.scope), request.path_params["model"]).model_dump())
@@ -122,7 +124,7 @@ def _tasks(found: APIRouter, gateway: GatewayService) -> None:
     async def list_tasks(request: Request) -> Response:
         return _json(tasks.listing(gateway, await gateway.caller(request.scope)))
 
-    @found.get("/v1/tasks/{task}/schema", summary="What a task takes and gives", tags=["Tasks"], openapi_extra=_in_path("task"))
+    @found.get("/v1/tasks/{task}/schema", summary="What a task takes and gives", tags=["Tasks"], openapi_extra=in_path("task"))
     async def task_schema(request: Request) -> Response:
         await gateway.caller(request.scope)
         return _json(tasks.schema(request.path_params["task"]))
@@ -144,8 +146,8 @@ def _tasks(found: APIRouter, gateway: GatewayService) -> None:
             202: {"description": "A run was started.", "content": {"application/json": {"schema": _ANY_OBJECT}}},
         },
         openapi_extra={
-            **_in_path("task"),
-            **_described(
+            **in_path("task"),
+            **described(
                 {
                     "type": "object",
                     "properties": {"model": {"type": "string"}, "input": _ANY_OBJECT},

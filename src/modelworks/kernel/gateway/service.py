@@ -89,11 +89,15 @@ class GatewayService:
             AuthenticationFailed: no valid key.
             PermissionDenied: the key lacks the scope "inference".
         """
+        return await self.principal(scope, "inference")
+
+    async def principal(self, scope: Scope, needed: str) -> Principal:
+        """The principal of a request, whose key must carry the scope `needed`; raises as `caller`."""
         secret = secret_of(scope)
         principal = self.access.cached(secret)
         if principal is None:
             principal = await run_in_threadpool(self.access.authenticate, secret)
-        principal.require("inference")
+        principal.require(needed)
         return principal
 
     def meter(self, principal: Principal, scope: Scope, endpoint: str) -> Meter:

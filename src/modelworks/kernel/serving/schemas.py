@@ -22,7 +22,7 @@ ReplicaState = Literal["starting", "ready", "draining", "failed", "stopped"]
 #: What a client sees: `degraded` answers, but with fewer replicas or an older version than wished.
 DeploymentState = Literal["loading", "ready", "degraded", "failed", "stopped"]
 
-_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*$")
+_NAME = re.compile(r"^[A-Za-z0-9][\w.:-]*(/[A-Za-z0-9][\w.:-]*)*$")
 #: Only variables that are meant to hold such a key may be named, so that a deployment cannot send other secrets away.
 _KEY_VARIABLE = re.compile(r"^(MODELWORKS_UPSTREAM_[A-Z0-9_]+|[A-Z][A-Z0-9_]*_API_KEY)$")
 
@@ -65,7 +65,7 @@ class DeploymentSpec(BaseModel):
     @classmethod
     def _valid_name(cls, name: str) -> str:
         if not _NAME.match(name):
-            raise ValueError("use letters, digits, '.', '_', '-' and '/' between parts, beginning with a letter or digit")
+            raise ValueError("use letters, digits, '.', '_', '-', ':' and '/' between parts, beginning with a letter or digit")
         return name
 
     @field_validator("base_url")

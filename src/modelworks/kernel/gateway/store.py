@@ -1,0 +1,118 @@
+"""The tables of what clients keep at OpenAI's routes: files, uploads, fine-tuning jobs and their events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from modelworks.kernel.base.database import Base
+
+
+class FileRow(Base):
+    """A file that a client stored, or that a fine-tuning job made; the bytes are a blob."""
+
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_project_id_id", "project_id", "id"), Index("ix_files_digest", "digest"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    filename: Mapped[str] = mapped_column(Text)
+    purpose: Mapped[str] = mapped_column(String(32))
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(String(80))
+    created_at: Mapped[datetime]
+    #: After this moment the file does not exist any more; None: it stays until it is deleted.
+    expires_at: Mapped[datetime | None]
+
+
+class UploadRow(Base):
+    """A file on its way in, part by part."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    filename: Mapped[str] = mapped_column(Text)
+    mime_type: Mapped[str] = mapped_column(String(256))
+    purpose: Mapped[str] = mapped_column(String(32))
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    #: Life of the file to come, in seconds from its creation.
+    expires_after_s: Mapped[int | None]
+    #: pending, completed or cancelled; a pending one whose time is over is expired.
+    state: Mapped[str] = mapped_column(String(16))
+    file_id: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class UploadPartRow(Base):
+    __tablename__ = "upload_parts"
+    __table_args__ = (Index("ix_upload_parts_upload_id", "upload_id"), Index("ix_upload_parts_digest", "digest"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(String(40))
+    num_bytes: Mapped[int] = mapped_column(BigInteger)
+    digest: Mapped[str] = mapped_column(String(80))
+    created_at: Mapped[datetime]
+
+
+class FineTuningJobRow(Base):
+    """A wish for a tuned model. Once its files are found good, a run of the jobs room does the work."""
+
+    __tablename__ = "fine_tuning_jobs"
+    __table_args__ = (
+        Index("ix_fine_tuning_jobs_project_id_id", "project_id", "id"),
+        Index("ix_fine_tuning_jobs_state", "state"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    #: validating_files, submitted (the run says how far it is), paused, succeeded, failed or cancelled.
+    state: Mapped[str] = mapped_column(String(16))
+    #: run, pause, cancel, or resume: go on as soon as the run has stopped for an earlier pause.
+    wish: Mapped[str] = mapped_column(String(16))
+    run_id: Mapped[str | None] = mapped_column(String(40))
+    #: The model as the client named it, and the version that it meant then.
+    model: Mapped[str] = mapped_column(String(256))
+    base_version_id: Mapped[str] = mapped_column(String(40))
+    training_file: Mapped[str] = mapped_column(String(40))
+    validation_file: Mapped[str | None] = mapped_column(String(40))
+    #: {"type": …, "hyperparameters": {…}} as asked for.
+    method: Mapped[dict[str, Any]]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    #: The client's metadata ("metadata" is a reserved attribute of declarative classes).
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata")
+    #: What the tuned model will be called by clients, and in the catalog.
+    fine_tuned_model: Mapped[str] = mapped_column(String(128))
+    output_name: Mapped[str] = mapped_column(String(128))
+    output_version_id: Mapped[str | None] = mapped_column(String(40))
+    result_file_id: Mapped[str | None] = mapped_column(String(40))
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    error: Mapped[dict[str, Any] | None]
+    #: Last number given to an event of this job.
+    event_seq: Mapped[int]
+    #: Last event of the run that became one of the job's, and the last step of its curves that did.
+    run_event_seq: Mapped[int]
+    metrics_step: Mapped[int] = mapped_column(BigInteger)
+    metrics_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class FineTuningEventRow(Base):
+    __tablename__ = "fine_tuning_events"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    time: Mapped[datetime]
+    level: Mapped[str] = mapped_column(String(8))
+    #: message or metrics.
+    type: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]]

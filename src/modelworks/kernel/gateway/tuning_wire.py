@@ -1,0 +1,82 @@
+"""The wire form of fine-tuning jobs: what is asked for. Answers are rendered as plain dictionaries."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic_core import PydanticCustomError
+
+_MAX_LABELS, _MAX_LABEL_KEY, _MAX_LABEL_VALUE = 16, 64, 512
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+def _whole(value: Any) -> Any:
+    if value in (None, "auto") or (type(value) is int and value > 0):
+        return value
+    raise PydanticCustomError("whole_number_type", "must be 'auto' or a whole number above 0")
+
+
+def _number(value: Any) -> Any:
+    if value in (None, "auto") or (type(value) in (int, float) and 0 < value < float("inf")):
+        return value
+    raise PydanticCustomError("number_type", "must be 'auto' or a number above 0")
+
+
+def _or_auto(kind: str) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": kind, "exclusiveMinimum": 0}, {"type": "null"}]})
+
+
+#: Checked by hand: an error of a union would name its branches as if they were fields.
+_Whole = Annotated[Any, AfterValidator(_whole), _or_auto("integer")]
+_Number = Annotated[Any, AfterValidator(_number), _or_auto("number")]
+
+
+class Hyperparameters(_Wire):
+    """The word "auto" leaves the choice to the capability; an event says what it chose and why."""
+
+    n_epochs: _Whole = None
+    batch_size: _Whole = None
+    learning_rate_multiplier: _Number = None
+    beta: _Number = None
+
+
+class MethodDetail(_Wire):
+    """What one method takes."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(_Wire):
+    """How the model learns: from answers (supervised), or from pairs of answers of which one is better (dpo)."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: MethodDetail | None = None
+    dpo: MethodDetail | None = None
+
+
+class FineTuningCreate(_Wire):
+    """POST /v1/fine_tuning/jobs."""
+
+    model: str = Field(min_length=1, max_length=256)
+    training_file: str = Field(min_length=1, max_length=64)
+    validation_file: str | None = Field(default=None, min_length=1, max_length=64)
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = Field(default=None, description="Superseded by method.")
+    suffix: str | None = Field(default=None, min_length=1, max_length=64)
+    seed: int | None = Field(default=None, ge=0, lt=1 << 63)
+    metadata: dict[str, str] | None = None
+    integrations: list[dict[str, Any]] | None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _small(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if value is not None and len(value) > _MAX_LABELS:
+            raise PydanticCustomError("metadata_length", "may hold at most 16 pairs")
+        for key, text in (value or {}).items():
+            if len(key) > _MAX_LABEL_KEY or len(text) > _MAX_LABEL_VALUE:
+                raise PydanticCustomError("metadata_size", "keys have at most 64 characters, values at most 512")
+        return value

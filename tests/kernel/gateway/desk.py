@@ -1,0 +1,213 @@
+"""The rooms behind files and fine-tuning jobs, on a real server; training is played by hand through the jobs room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from openai import AsyncOpenAI
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+from tests.kernel.gateway.conftest import serve
+
+from modelworks.contract.capability import Capability, Task
+from modelworks.contract.generation import GenerationChunk, GenerationInput
+from modelworks.contract.media import File
+from modelworks.kernel.access import AccessService, UsageRecorder
+from modelworks.kernel.base.clock import FixedClock
+from modelworks.kernel.base.database import Base, Database
+from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.settings import Settings
+from modelworks.kernel.catalog import CatalogService
+from modelworks.kernel.gateway import FileService, FineTuningService, GatewayService, TuningSteps, install
+from modelworks.kernel.jobs import JobsService
+from modelworks.kernel.jobs.journal import JournalEntry
+from modelworks.kernel.serving import ReplicaPool
+from modelworks.kernel.serving.service import ServingService
+from modelworks.kernel.storage import BlobStore
+
+
+class Supervised(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["supervised"] = "supervised"
+    epochs: float = Field(3.0, gt=0, le=100, description="Passes over the data.")
+    batch_size: int = Field(4, ge=1, le=64, description="Rows at a time.")
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+
+
+class Preference(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["preference"] = "preference"
+    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the data.")
+    batch_size: int = Field(2, ge=1, le=64, description="Rows at a time.")
+    learning_rate: float = Field(5e-6, gt=0, le=1)
+    beta: float = Field(0.1, gt=0, le=10, description="How strongly the base holds the model.")
+
+
+class Params(RootModel[Supervised | Preference]):
+    root: Supervised | Preference = Field(discriminator="method")
+
+
+#: Declares what a language capability declares; nothing here is ever trained.
+TALKER = Capability(
+    name="talker",
+    summary="talks",
+    package="tests.kernel.gateway",
+    tasks=(
+        Task(
+            name="text-generation",
+            input=GenerationInput,
+            output=GenerationChunk,
+            mode="stream",
+            predictor="tests.kernel.gateway.desk:Nothing",
+            trainer="tests.kernel.gateway.desk:nothing",
+            train_params=Params,
+        ),
+        Task(name="image-classification", input=BaseModel, output=BaseModel, predictor="tests.kernel.gateway.desk:Nothing"),
+    ),
+)
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+PAIR = {
+    "input": {"messages": [{"role": "user", "content": "Hi"}]},
+    "preferred_output": [{"role": "assistant", "content": "Hello"}],
+    "non_preferred_output": [{"role": "assistant", "content": "What?"}],
+}
+
+
+def jsonl(*examples: Any) -> bytes:
+    return b"".join(json.dumps(example, ensure_ascii=False).encode() + b"\n" for example in examples)
+
+
+@dataclass
+class Desk:
+    """A server with files and fine-tuning, and the rooms behind it."""
+
+    url: str
+    db: Database
+    clock: FixedClock
+    access: AccessService
+    catalog: CatalogService
+    jobs: JobsService
+    serving: ServingService
+    blobs: BlobStore
+    files: FileService
+    tuning: FineTuningService
+    steps: TuningSteps
+    project_id: str
+    client: AsyncOpenAI
+    stack: AsyncExitStack
+    #: How many entries the worker of an attempt has written.
+    told: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    async def other(self, scopes: Iterable[str] = ("read", "write"), *, project: str | None = None, **more: Any) -> AsyncOpenAI:
+        """A client with another key: of a project of its own where `project` is given."""
+        with self.db.transaction() as session:
+            project_id = self.project_id if project is None else self.access.create_project(session, project).id
+            secret = self.access.create_key(session, project_id, "other", scopes=list(scopes), **more)[1]
+        client = AsyncOpenAI(base_url=self.url + "/v1", api_key=secret, max_retries=0)
+        return await self.stack.enter_async_context(client)
+
+    def model(self, name: str = "lab/base", task: str | None = "text-generation") -> str:
+        """A model in the catalog; returns the id of its version."""
+        blob = self.blobs.put(name.encode())
+        with self.db.transaction() as session:
+            return self.catalog.register(
+                session,
+                self.project_id,
+                kind="model",
+                name=name,
+                files=[File(path="config.json", digest=self.blobs.put(b"{}").digest, num_bytes=2)],
+                task=task,
+                source=blob.digest,
+            ).id
+
+    async def file(self, *examples: Any, purpose: Any = "fine-tune", name: str = "train.jsonl") -> str:
+        """Store a file; returns its id."""
+        return (await self.client.files.create(file=(name, jsonl(*examples)), purpose=purpose)).id
+
+    async def job(self, **fields: Any) -> Any:
+        """A fine-tuning job on `lab/base`."""
+        if "training_file" not in fields:
+            fields["training_file"] = await self.file(CHAT, CHAT)
+        return await self.client.fine_tuning.jobs.create(**{"model": "lab/base", **fields})
+
+    def run_id(self, job_id: str) -> str:
+        """The run of a submitted job."""
+        with self.db.reading() as session:
+            row = self.tuning.locked(session, job_id)
+            assert row is not None
+            assert row.run_id is not None, row.error
+            return row.run_id
+
+    def play(self, job_id: str, *entries: tuple[str, dict[str, Any]]) -> None:
+        """Let a worker report on the job's run; it begins first where it waits."""
+        run_id = self.run_id(job_id)
+        with self.db.transaction() as session:
+            self.jobs.attempts.begin(session, run_id, (), "local", remote=False)
+            attempt = self.jobs.get(session, self.project_id, run_id).attempt
+        first = self.told.get((run_id, attempt), 0) + 1
+        made = [
+            JournalEntry(seq=number, attempt=attempt, time=self.clock.now(), type=type_, data=data)
+            for number, (type_, data) in enumerate(entries, first)
+        ]
+        self.told[run_id, attempt] = first + len(entries) - 1
+        self.jobs.attempts.receive(run_id, attempt, made)
+
+    def saved_model(self) -> tuple[str, dict[str, Any]]:
+        """The journal entry of a worker that saved a model."""
+        blob = self.blobs.put(b"{} ")
+        files = [{"path": "config.json", "digest": blob.digest, "num_bytes": blob.num_bytes}]
+        metadata = {"task": "text-generation", "level": "L2", "metrics": {"tokens_seen": 1234.0, "loss": 0.5}}
+        return "saved", {"kind": "model", "files": files, "metadata": metadata}
+
+
+@asynccontextmanager
+async def open_desk(tmp_path: Path, *, max_file_bytes: int = 1 << 20) -> AsyncIterator[Desk]:
+    async with AsyncExitStack() as stack:
+        db = Database(f"sqlite:///{tmp_path / 'desk.db'}")
+        stack.callback(db.dispose)
+        Base.metadata.create_all(db.engine)
+        settings = Settings(home=tmp_path / "home", slots_cpu=4, slots_memory_bytes=8 << 30)
+        clock, events = FixedClock(), Events()
+        blobs = BlobStore(str(tmp_path / "blobs"))
+        access = AccessService(db, clock, events)
+        recorder = UsageRecorder(db)
+        stack.callback(recorder.close)
+        with db.transaction() as session:
+            project_id = access.create_project(session, "my lab").id
+            secret = access.create_key(session, project_id, "test", scopes=["read", "write", "inference"])[1]
+        catalog = CatalogService(db, blobs, clock, events, settings)
+        jobs = JobsService(db, catalog, blobs, clock, events, settings)
+        serving = ServingService(db, catalog, clock, events, settings)
+        files = FileService(db, catalog, blobs, clock, max_bytes=max_file_bytes)
+        tuning = FineTuningService(db, jobs, catalog, serving, files, clock, project_name=access.project_name)
+        pool = ReplicaPool()
+        await pool.start()
+        stack.push_async_callback(pool.close)
+        gateway = GatewayService(access=access, usage=recorder, pool=pool, db=db, jobs=jobs, catalog=catalog, clock=clock)
+        app = FastAPI()
+        install(app, gateway, max_body_bytes=10_000, files=files, tuning=tuning)
+        url = await serve(app, stack)
+        yield Desk(
+            url=url,
+            db=db,
+            clock=clock,
+            access=access,
+            catalog=catalog,
+            jobs=jobs,
+            serving=serving,
+            blobs=blobs,
+            files=files,
+            tuning=tuning,
+            steps=TuningSteps(tuning, jobs, catalog, serving, files, clock, events),
+            project_id=project_id,
+            client=await stack.enter_async_context(AsyncOpenAI(base_url=url + "/v1", api_key=secret, max_retries=0)),
+            stack=stack,
+        )
