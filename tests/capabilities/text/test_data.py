@@ -1,5 +1,6 @@
 """Data sets of plain text."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -87,3 +88,22 @@ def test_a_single_file_is_a_data_set(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
     file.write_text(json.dumps({"text": "世界"}), "utf-8")
     assert [document.name for document in read_documents(file)] == ["lines.jsonl:1"]
+
+
+def test_tables_and_packed_files_hold_documents(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text,source\n"One, two.",x\nThree.,y\n')
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"Four."))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"text": "Five."}\n'))
+    found = [(document.name, document.text) for document in read_documents(tmp_path)]
+    assert found == [("a.csv:2", "One, two."), ("a.csv:3", "Three."), ("b.txt.gz", "Four."), ("c.jsonl.gz:1", "Five.")]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("text\n\ud83d", "Not UTF-8"), ("text,b\nx\n", "1 columns"), ("instruction,output\na,b\n", '"text" is missing')],
+)
+def test_a_broken_table_names_its_line(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InvalidData, match=r"a\.csv, line 2") as refused:
+        list(read_documents(tmp_path))
+    assert said in refused.value.message

@@ -8,12 +8,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelworks.capabilities.text.datasets.files import form_of, read_records
+from modelworks.capabilities.text.datasets.forms import understand
+from modelworks.capabilities.text.datasets.samples import Fault, TextSample
 from modelworks.contract.errors import InvalidData
 
 #: One document per file.
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".py"})
 #: One document per line, in the field "text".
 LINE_SUFFIXES = frozenset({".jsonl"})
+#: One document per row, in the column "text".
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +38,21 @@ def read_documents(folder: Path) -> Iterator[Document]:
     """The documents of a data set in the order of their paths; empty ones are passed over.
 
     Args:
-        folder: a folder (searched in depth; hidden files are passed over) or one file.
+        folder: a folder (searched in depth; hidden files are passed over) or one file. Each may be packed as `.gz`.
 
     Raises:
-        InvalidData: a file is not UTF-8, a JSON line is malformed, or nothing is there to read.
+        InvalidData: a file is not UTF-8, a JSON line or a table is malformed, or nothing is there to read.
+        MissingExtra: a Parquet file, and pyarrow is not installed.
     """
     found = False
     for file in _files(folder):
         name = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
-        documents = _lines(file, name) if file.suffix.lower() in LINE_SUFFIXES else iter((Document(name, _decode(file, name)),))
-        for document in documents:
+        for document in _documents(file, name):
             if document.text.strip():
                 found = True
                 yield document
     if not found:
-        accepted = " ".join(sorted(TEXT_SUFFIXES | LINE_SUFFIXES))
+        accepted = " ".join(sorted(TEXT_SUFFIXES | LINE_SUFFIXES | TABLE_SUFFIXES))
         raise InvalidData(f"The data set {folder.name!r} holds no text.", hint=f"Give it files of these kinds: {accepted}.")
 
 
@@ -96,12 +101,35 @@ def _divide(document: Document, validation_fraction: float) -> tuple[list[Docume
 def _files(folder: Path) -> list[Path]:
     if folder.is_file():
         return [folder]
-    wanted = TEXT_SUFFIXES | LINE_SUFFIXES
-    files = (file for file in folder.rglob("*") if file.is_file() and file.suffix.lower() in wanted)
+    wanted = TEXT_SUFFIXES | LINE_SUFFIXES | TABLE_SUFFIXES
+    files = (file for file in folder.rglob("*") if file.is_file() and form_of(file) in wanted)
     return sorted(
         (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)),
         key=lambda file: file.relative_to(folder).as_posix(),
     )
+
+
+def _documents(file: Path, name: str) -> Iterator[Document]:
+    suffix = file.suffix.lower()
+    if suffix in LINE_SUFFIXES:
+        return _lines(file, name)
+    if suffix == ".gz" or suffix in TABLE_SUFFIXES:
+        return _records(file, name)
+    return iter((Document(name, _decode(file, name)),))
+
+
+def _records(file: Path, name: str) -> Iterator[Document]:
+    """The texts of a table or a packed file; the first error stops."""
+    is_one = form_of(file) in TEXT_SUFFIXES
+    for record in read_records(file, name):
+        sample, faults = (None, [record]) if isinstance(record, Fault) else understand(record)
+        for fault in faults:
+            if fault.severity == "error":
+                raise InvalidData(f"{fault.place}: {fault.message}", hint=fault.hint)
+        if isinstance(sample, TextSample):
+            yield Document(name if is_one else f"{name}:{sample.line}", sample.text)
+        elif sample is not None:
+            raise InvalidData(f'{name}, line {sample.line}: field "text" is missing.', hint='Give the table a column "text".')
 
 
 def _decode(file: Path, name: str) -> str:

@@ -199,3 +199,16 @@ def test_a_text_has_one_side(text: str, fraction: float) -> None:
 def test_a_published_data_set_has_known_copies(shared_data: Path) -> None:
     report = clean(shared_data / "03-toolcall/glaive_toolcall_zh_demo.json", CleanParams())
     assert report.removed == {"duplicate": 43, "fault": 2, "near_duplicate": 2}
+
+
+def test_what_all_test_samples_share_gives_none_of_them_away(tmp_path: Path) -> None:
+    template = "Read the following passage and answer the question below in one short sentence please"
+    test = write(tmp_path / "test.jsonl", *(f"{template} {article(number, 12)}" for number in range(60)))
+    data = write(tmp_path / "data.jsonl", f"{template} {article(900, 12)}", f"{article(7, 12)} and more", article(901, 40))
+    report = clean(data, CleanParams(contamination_share=0.3), test=test)
+    assert [(each.line, each.reason, each.like) for each in report.preview] == [(2, "contamination", "test.jsonl:8")]
+
+
+def test_samples_of_several_kinds_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(talk("q", "a") + "\n" + json.dumps({"text": article(1)}))
+    assert "several kinds (chat, text)" in clean(tmp_path, CleanParams()).notes[0]

@@ -225,3 +225,25 @@ def test_every_bad_line_is_found_and_no_good_one_is_lost(tmp_path: Path, good: l
     report = validate(file, ValidateParams())
     assert [fault.line for fault in report.faults] == [n + 1 for n, is_good in enumerate(good) if not is_good]
     assert report.samples == {"chat": sum(good) + 1}
+
+
+def test_files_about_the_data_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Talks")
+    assert check(tmp_path).samples == {"text": 1}, "alone it is a text"
+    (tmp_path / "a.jsonl").write_text(talk())
+    assert check(tmp_path).samples == {"chat": 1}
+
+
+def test_a_file_of_empty_lines_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_MAX_EMPTY_LINES", 10)
+    (tmp_path / "a.jsonl").write_text("\n" * 10 + talk())
+    assert check(tmp_path).samples == {"chat": 1}
+    (tmp_path / "a.jsonl").write_text("\n" * 11 + talk())
+    assert check(tmp_path).faults_by_code == {"file_too_large": 1}
+
+
+def test_elements_of_a_one_line_array_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "a"}, {"text": 3}, {"text": "a"}]))
+    report = check(tmp_path)
+    assert places(report) == [("wrong_type", "a.json[1]", 1, "error"), ("duplicate", "a.json[2]", 1, "warning")]
+    assert "a.json[0], line 1" in report.faults[1].message

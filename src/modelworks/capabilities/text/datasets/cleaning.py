@@ -18,6 +18,7 @@ from modelworks.capabilities.text.datasets.samples import (
     Sample,
     TextSample,
     digest_of,
+    kind_of,
     messages_of,
     record_of,
     text_of,
@@ -80,6 +81,7 @@ class _Cleaning:
         self._exact: dict[bytes, str] = {}
         self._near = NearCopies(params.similarity)
         self._places: list[str] = []
+        self._kinds: set[str] = set()
 
     def run(self, folder: Path, on_progress: OnProgress) -> CleanReport:
         files = list_files(folder)
@@ -102,6 +104,9 @@ class _Cleaning:
         on_progress(done, total)
         num_kept, num_removed = sum(self._kept.values()), sum(self._removed.values())
         notes = []
+        if len(self._kinds) > 1:
+            kinds = ", ".join(sorted(self._kinds))
+            notes.append(f"The data set holds samples of several kinds ({kinds}); a training reads one kind.")
         if self._params.validation_fraction and num_kept and len(self._kept) < 2:
             notes.append("There are too few samples to hold a part of them out.")
         return CleanReport(
@@ -156,6 +161,7 @@ class _Cleaning:
     def _keep(self, sample: Sample) -> None:
         part = side_of(sample, self._params.validation_fraction) if self._params.validation_fraction else TRAIN
         self._kept[part] += 1
+        self._kinds.add(kind_of(sample))
         if self._into is None:
             return
         if part not in self._outputs:

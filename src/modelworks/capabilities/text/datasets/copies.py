@@ -125,15 +125,20 @@ class NearCopies:
         number = len(self._sketches)
         self._sketches.append(sketch)
         for band, key in zip(self._bands, keys, strict=True):
-            band.setdefault(key, []).append(number)
+            bucket = band.setdefault(key, [])
+            if len(bucket) < _MAX_BUCKET:
+                bucket.append(number)
         return None
 
     def __len__(self) -> int:
         return len(self._sketches)
 
 
-#: Text made from one template shares bands with thousands; the most alike come first.
+#: Text made from one template shares bands with thousands, which would make the search quadratic. The most alike come first.
 _MAX_CANDIDATES = 200
+_MAX_BUCKET = 500
+#: An n-gram in more test texts than these belongs to their template and tells none of them from the others.
+_MAX_SHARED = 50
 
 
 class TestContent:
@@ -147,6 +152,7 @@ class TestContent:
         self._of: dict[int, list[int]] = {}
         self._sizes: list[int] = []
         self._names: list[str] = []
+        self._is_settled = False
 
     def add(self, text: str, name: str) -> None:
         """One text that must not be known: a whole test sample, or its question."""
@@ -161,6 +167,8 @@ class TestContent:
 
     def find(self, texts: Sequence[str]) -> tuple[str, float] | None:
         """The name of the test sample of which the texts contain the largest share of n-grams at or above the limit."""
+        if not self._is_settled:
+            self._settle()
         hits: Counter[int] = Counter()
         pieces: set[int] = set()
         for text in texts:
@@ -172,3 +180,14 @@ class TestContent:
         number = max(hits, key=lambda each: (hits[each] / self._sizes[each], self._sizes[each], -each))
         share = hits[number] / self._sizes[number]
         return (self._names[number], share) if share >= self._share else None
+
+    def _settle(self) -> None:
+        """Leave out what most test texts share, but for the first of those that consist of nothing else."""
+        self._is_settled = True
+        common = {value for value, numbers in self._of.items() if len(numbers) > _MAX_SHARED}
+        if not common:
+            return
+        own = Counter(number for value, numbers in self._of.items() if value not in common for number in numbers)
+        for value in common:
+            self._of[value] = [number for number in self._of[value] if not own[number]][:_MAX_SHARED]
+        self._sizes = [own[number] or size for number, size in enumerate(self._sizes)]

@@ -31,6 +31,9 @@ MAX_WHOLE_BYTES = 512 << 20
 #: Any file, after unpacking: a small archive can hold more than a disk.
 MAX_FILE_BYTES = 64 << 30
 
+_ABOUT = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "citation"})
+#: Empty lines give no record between which a check could look at the time.
+_MAX_EMPTY_LINES = 10_000_000
 _MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 _CHUNK_BYTES = 1 << 20
 
@@ -53,15 +56,24 @@ class _NotJSON(ValueError):
 
 
 def list_files(folder: Path) -> list[tuple[Path, str]]:
-    """Readable files of a data set with their names inside it, in the order of the names; hidden ones are passed over."""
+    """Readable files of a data set with their names inside it, in the order of the names.
+
+    Hidden files are passed over, and beside files of records also those that speak about the data (README, LICENSE).
+    """
     if folder.is_file():
         return [(folder, folder.name)]
-    found = []
+    found: list[tuple[Path, str]] = []
     for file in folder.rglob("*"):
         name = file.relative_to(folder)
         if file.is_file() and form_of(file) in SUFFIXES and not any(part.startswith(".") for part in name.parts):
             found.append((file, name.as_posix()))
+    if any(form_of(file) in RECORD_SUFFIXES for file, _ in found):
+        found = [(file, name) for file, name in found if not _is_about_data(file)]
     return sorted(found, key=lambda pair: pair[1])
+
+
+def _is_about_data(file: Path) -> bool:
+    return form_of(file) in TEXT_SUFFIXES and file.name.partition(".")[0].lower() in _ABOUT
 
 
 def form_of(file: Path) -> str:
@@ -126,6 +138,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _json_lines(file: Path, name: str) -> Iterator[Record | Fault]:
+    num_empty = 0
     for number, raw in _lines(file):
         if raw is None:
             yield Fault(
@@ -150,6 +163,10 @@ def _json_lines(file: Path, name: str) -> Iterator[Record | Fault]:
             yield text
         elif text.strip():
             yield _parsed(text, name, number)
+        else:
+            num_empty += 1
+            if num_empty > _MAX_EMPTY_LINES:
+                raise _TooLarge(f"The file has more than {_MAX_EMPTY_LINES:,} empty lines.")
 
 
 def _parsed(text: str, name: str, line: int) -> Record | Fault:
@@ -268,6 +285,8 @@ def _array(text: str, name: str) -> Iterator[Record | Fault]:
     position = text.index("[") + 1
     line, counted = 1 + text.count("\n", 0, position), position
     is_first = True
+    # Where all elements share a line, their numbers tell them apart: data.json[17].
+    file, index, is_one_line = name, -1, "\n" not in text.strip()
     while True:
         position = space.match(text, position).end()  # type: ignore[union-attr]  # it matches the empty string
         line, counted = line + text.count("\n", counted, position), position
@@ -287,6 +306,8 @@ def _array(text: str, name: str) -> Iterator[Record | Fault]:
             return
         is_first = False
         start = position
+        index += 1
+        name = f"{file}[{index}]" if is_one_line else file
         try:
             value, position = decoder.raw_decode(text, position)
             yield Record(value, name, line)
@@ -366,7 +387,7 @@ def _parquet(file: Path, name: str) -> Iterator[Record | Fault]:
     row = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=256):
+            for batch in table.iter_batches(batch_size=32):
                 for value in batch.to_pylist():
                     row += 1
                     yield Record({key: each for key, each in value.items() if each is not None}, name, row)
