@@ -137,24 +137,40 @@ def collate(bins: Sequence[Sequence[Row]]) -> Batch:
     return Batch(tensors, weight=float(weights_bt.sum()), num_tokens=num_tokens)
 
 
-def token_losses(model: Any, batch: Batch) -> torch.Tensor:
-    """Negative log-likelihood of every target in nats, bt f32, unweighted."""
+def token_losses(model: Any, batch: Batch, columns_k: torch.Tensor | None = None) -> torch.Tensor:
+    """Negative log-likelihood of every target in nats, bt f32, unweighted; bk where only some columns are wanted.
+
+    The head is the widest layer of all: columns in which no row learns anything need not pass through it.
+    """
+    more = {} if columns_k is None else {"logits_to_keep": columns_k}
     logits_btv = model(
         input_ids=batch.tensors["inputs"],
         attention_mask=batch.tensors["mask"],
         position_ids=batch.tensors["positions"],
         use_cache=False,
+        **more,
     ).logits
     targets_bt = batch.tensors["targets"]
+    if columns_k is not None:
+        targets_bt = targets_bt[:, columns_k]
+        if logits_btv.shape[1] != columns_k.numel():
+            # An architecture that knows nothing of the wish.
+            logits_btv = logits_btv[:, columns_k]
     losses: torch.Tensor = functional.cross_entropy(
         logits_btv.float().flatten(0, 1), targets_bt.flatten(), reduction="none"
     ).view_as(targets_bt)
     return losses
 
 
+def weighted_losses(model: Any, batch: Batch, weights_bt: torch.Tensor) -> torch.Tensor:
+    """The loss of each row in nats, summed with weights, b f32."""
+    columns_k = (weights_bt != 0).any(dim=0).nonzero().flatten()
+    return (token_losses(model, batch, columns_k) * weights_bt[:, columns_k]).sum(dim=1)
+
+
 def answers(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """The objective of supervised training: summed loss of the weighted targets, in nats."""
-    return (token_losses(model, batch) * batch.tensors["weights"]).sum(), {}
+    return weighted_losses(model, batch, batch.tensors["weights"]).sum(), {}
 
 
 def check_packing(model: Any, rows: Iterable[Row]) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from modelworks.capabilities.text.datasets import PreferenceSample
 from modelworks.capabilities.text.prompt_format import PromptFormat
-from modelworks.capabilities.text.training.batches import Order, collate, token_losses
+from modelworks.capabilities.text.training.batches import Order, collate, weighted_losses
 from modelworks.capabilities.text.training.loop import Batch
 from modelworks.capabilities.text.training.rows import Row, conversation_rows
 from modelworks.contract.errors import InvalidData
@@ -104,6 +104,6 @@ def _margins(model: Any, batch: Batch) -> torch.Tensor:
     """By how many nats each chosen answer is likelier than the rejected one, b."""
     # A weight below 1 asks for less of an answer's loss; which answer is the better one has no degrees.
     counted_bt = (batch.tensors["weights"] > 0).float()
-    likelihood_b = -(token_losses(model, batch) * counted_bt).sum(dim=1)
+    likelihood_b = -weighted_losses(model, batch, counted_bt)
     chosen_b, rejected_b = likelihood_b.chunk(2)
     return chosen_b - rejected_b
