@@ -99,6 +99,32 @@ def test_a_conversation_remembers_forgets_and_survives_a_failure(
     assert model.asked[2].json["messages"] == [system, {"role": "user", "content": "third"}]
 
 
+def test_a_typed_line_that_is_not_utf8_is_not_sent_and_ends_nothing(
+    cli: Cli, model: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["caf\udce9", "café 你好", "/exit"])
+    monkeypatch.setattr(builtins, "input", lambda _prompt: next(lines))
+    done = cli("chat", "m", typed="")
+    assert (done.code, done.out) == (0, "你好\n\n")
+    assert "not UTF-8" in done.err
+    assert [asked.json["messages"][-1]["content"] for asked in model.asked] == ["café 你好"]
+
+
+def test_ctrl_c_while_the_command_is_loaded_is_no_traceback() -> None:
+    interrupting = (
+        "import signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'modelworks.cli.app':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from modelworks.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", interrupting], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_ctrl_c_stops_the_generation_and_keeps_what_came(server: FakeServer) -> None:
     def endless(_: Asked) -> Iterator[bytes]:
         for piece in sse(*(delta("word ") for _ in range(2000)), done=False):

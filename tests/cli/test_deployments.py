@@ -86,6 +86,16 @@ def test_ps(cli: Cli, server: FakeServer) -> None:
     assert cli("ps", "-o", "json").json == [DEPLOYMENT]
 
 
+def test_a_long_error_does_not_burst_the_list_and_is_whole_as_json(cli: Cli, server: FakeServer) -> None:
+    error = "No engine here serves architecture 'frobnicate'. " * 10
+    server.on("GET", "/api/deployments", page([{**DEPLOYMENT, "state": "failed", "last_error": error}]))
+    heading, row = cli("ps").out.splitlines()
+    assert row[heading.index("ERROR") :].startswith("No engine here serves architecture")
+    assert row.endswith("…")
+    assert len(row) - heading.index("ERROR") <= 80
+    assert cli("ps", "-o", "json").json[0]["last_error"] == error
+
+
 def test_undeploy_asks(cli: Cli, server: FakeServer) -> None:
     server.on("GET", "/api/deployments/law/base", DEPLOYMENT)
     server.on("DELETE", "/api/deployments/law/base", {**DEPLOYMENT, "desired": "removed"})

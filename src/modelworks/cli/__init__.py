@@ -10,6 +10,10 @@ OK, FAILURE, USAGE, AUTH, VERSION, RATE_LIMITED, INTERRUPTED = 0, 1, 2, 4, 6, 7,
 
 def main() -> None:
     """Entry point of the command `modelworks`."""
-    from modelworks.cli.app import execute
+    try:
+        from modelworks.cli.app import execute
 
-    sys.exit(execute(sys.argv[1:]))
+        code = execute(sys.argv[1:])
+    except KeyboardInterrupt:  # while it was still being loaded
+        code = INTERRUPTED
+    sys.exit(code)

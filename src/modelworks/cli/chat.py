@@ -107,6 +107,9 @@ def talk(client: Modelworks, model: str, history: list[Message], fields: dict[st
             continue
         if not line:
             continue
+        if not line.isascii() and any("\udc80" <= character <= "\udcff" for character in line):
+            note(tr("That line is not UTF-8 and was not sent. Set the terminal to UTF-8."))
+            continue
         history.append({"role": "user", "content": line})
         try:
             answer = ask(client, model, history, fields)

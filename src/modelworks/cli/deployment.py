@@ -34,6 +34,13 @@ def _ready_text(record: Record) -> str:
     return f"{sum(replica['state'] == 'ready' for replica in replicas)}/{record.get('num_replicas', 1)}"
 
 
+def _shortened(text: str | None) -> str | None:
+    """The beginning of a message, so that a list stays a list; `-o json` and `deploy` show it whole."""
+    return text if text is None or len(text) <= _ERROR_CHARS else text[: _ERROR_CHARS - 1].rstrip() + "…"
+
+
+#: Longest error in a list.
+_ERROR_CHARS = 80
 LIST_COLUMNS: list[Column] = [
     ("NAME", "name"),
     ("STATE", "state"),
@@ -43,10 +50,11 @@ LIST_COLUMNS: list[Column] = [
     ("MODEL", lambda record: record.get("model") or record.get("base_url")),
     ("VERSION", "version_id"),
     ("AGE", age_of()),
-    ("ERROR", "last_error"),
+    ("ERROR", lambda record: _shortened(record.get("last_error"))),
 ]
 FIELDS: list[Column] = [
-    *[(title.capitalize(), source) for title, source in LIST_COLUMNS],
+    *[(title.capitalize(), source) for title, source in LIST_COLUMNS[:-1]],
+    ("Error", "last_error"),
     ("Options", "options"),
     ("Id", "id"),
 ]
