@@ -103,7 +103,8 @@ class PromptEncoder:
         if template is None:
             raise InvalidRequest(
                 "This model has no chat template: it completes text and was not made for chats.",
-                hint="Use /v1/completions, or deploy a model that was trained with a template.",
+                hint='Use /v1/completions (or `modelworks run text-generation MODEL -i \'{"prompt": "…"}\'`), '
+                "or deploy a model that was trained with a template.",
                 param="messages",
             )
         if tools and "tools" not in str(template):
