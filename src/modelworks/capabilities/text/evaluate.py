@@ -1,4 +1,4 @@
-"""Measure a language model on held-out data, sample by sample: running text, conversations or multiple choice."""
+"""Measure a language model on held-out data, sample by sample: running text, conversations, preferences, multiple choice."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from modelworks.capabilities.text.data import Document, read_documents
-from modelworks.capabilities.text.datasets import ChatSample
 from modelworks.capabilities.text.datasets.forms import read_samples
+from modelworks.capabilities.text.datasets.samples import Fault, kind_of
 from modelworks.capabilities.text.engines.opening import Checkpoint
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.evaluation.chat import Writer, measure_chats
-from modelworks.capabilities.text.evaluation.choice import measure_questions
+from modelworks.capabilities.text.evaluation.choice import measure_questions, read_pairs, read_questions
 from modelworks.capabilities.text.evaluation.likelihood import Measure
 from modelworks.capabilities.text.evaluation.report import SampleReport
 from modelworks.capabilities.text.prompt_format import served_format
@@ -34,13 +34,13 @@ def evaluate(run: Run, params: EvaluateParams) -> Mapping[str, float]:
     Running text: every token of every document is predicted exactly once, with at least `window - stride` tokens before it
     where the document has them (Press et al. 2021, "sliding window"). The first token is predicted from the model's end-of-text
     token; for a model without one, it is not counted. Conversations and multiple choice: see `evaluation.chat` and
-    `evaluation.choice`; there, the tokens of the given answers are what counts.
+    `evaluation.choice` (preferences too); there, the tokens of the given answers are what counts.
 
     Returns:
         `loss`: mean negative log-likelihood per token, in nats. `perplexity`: its exponential. `bits_per_byte`: the whole
         negative log-likelihood in bits over the UTF-8 bytes of the text, which compares models with different tokenizers.
         Conversations, where answers are written: `exact_match`, `chrf`, `rouge_l`, and `json_valid` where a given answer is
-        JSON; each a mean from 0 to 1. Multiple choice: `accuracy`.
+        JSON; each a mean from 0 to 1. Multiple choice and preferences: `accuracy`.
 
     Raises:
         InvalidData: the data set holds nothing to measure or a fault, or the checkpoint is damaged.
@@ -66,14 +66,15 @@ def evaluate(run: Run, params: EvaluateParams) -> Mapping[str, float]:
             writer = Writer(model, prompt_format, checkpoint.context_length, params.max_answer_tokens)
             report = measure_chats(run, folder, params, prompt_format, measure, writer)
         else:
-            report = measure_questions(run, folder, params, prompt_format, measure)
+            questions = read_questions(folder) if form == "choice" else read_pairs(folder)
+            report = measure_questions(run, questions, params, prompt_format, measure)
     metrics = report.metrics()
     report.save(run)
     return metrics
 
 
 def form_of(folder: Path) -> TestForm:
-    """What kind of test data a data set holds, by its first record: `choice`, `chat`, else `text`."""
+    """What kind of test data a data set holds, by its first record: `choice`, `chat`, `preference`, else `text`."""
     files = [folder] if folder.is_file() else sorted(folder.rglob("*.jsonl"))
     for file in files:
         with file.open(encoding="utf-8-sig", errors="replace") as lines:
@@ -86,7 +87,8 @@ def form_of(folder: Path) -> TestForm:
             return "choice"
         if isinstance(record, dict) and _CHAT_FIELDS & record.keys():
             return "chat"
-    return "chat" if isinstance(next(iter(read_samples(folder)), None), ChatSample) else "text"
+    first = next(iter(read_samples(folder)), None)
+    return "text" if first is None or isinstance(first, Fault) else kind_of(first)
 
 
 def _measure_documents(

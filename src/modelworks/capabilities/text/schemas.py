@@ -13,8 +13,8 @@ from modelworks.contract.run import Level
 Preset = Literal["tiny", "small", "custom"]
 Precision = Literal["auto", "f32", "bf16", "int8"]
 CachePrecision = Literal["auto", "f32", "bf16", "u8"]
-#: What test data hold: running text, conversations, or multiple choice.
-TestForm = Literal["text", "chat", "choice"]
+#: What test data hold: running text, conversations, pairs of a better and a worse answer, or multiple choice.
+TestForm = Literal["text", "chat", "preference", "choice"]
 
 #: The key in a version's metadata, and with .json the file in a model's folder, that say what format it was trained with.
 PROMPT_FORMAT = "prompt_format"

@@ -125,6 +125,19 @@ def test_multiple_choice_takes_the_likeliest(tmp_path: Path, model: LocalModel) 
     assert metrics["accuracy"] == 0.75
 
 
+def test_a_preference_is_met_where_the_chosen_answer_is_the_likelier(tmp_path: Path, model: LocalModel) -> None:
+    asked = {"messages": [{"role": "user", "content": "Where?"}]}
+    good, bad = ([{"role": "assistant", "content": text}] for text in ("The river is wide.", "zq#@!xv§§"))
+    pairs = [(good, bad), (bad, good), (good, bad)]
+    records = [{"input": asked, "preferred_output": one, "non_preferred_output": other} for one, other in pairs]
+    data = write(tmp_path / "data", *records)
+    assert form_of(data) == "preference"
+    run = run_on(tmp_path, model, data)
+    metrics = evaluate(run, EvaluateParams(num_threads=1))
+    assert [sample.values["accuracy"][0] for sample in samples_of(run)] == [1.0, 0.0, 1.0]
+    assert metrics["accuracy"] == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize(
     ("record", "field"),
     [

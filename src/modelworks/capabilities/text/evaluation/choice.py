@@ -1,14 +1,19 @@
-"""Multiple choice: the model answers with the choice that it finds likeliest per byte, so that long ones are not at a loss."""
+"""Multiple choice and preferences: which of several answers a model finds likeliest.
+
+The likelihood is taken per byte, so that long answers are not at a loss.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from modelworks.capabilities.text.datasets import read_preferences
+from modelworks.capabilities.text.datasets.samples import text_of
 from modelworks.capabilities.text.evaluation.likelihood import Measure
 from modelworks.capabilities.text.evaluation.report import SampleReport
 from modelworks.capabilities.text.prompt_format import PromptFormat
@@ -20,12 +25,13 @@ from modelworks.contract.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, what may be answered, and the place of the right choice."""
+    """A conversation, several ways to go on (each one or more messages), and the place of the right one."""
 
     name: str
-    question: str
-    choices: tuple[str, ...]
+    messages: Sequence[dict[str, Any]]
+    choices: Sequence[Sequence[dict[str, Any]]]
     right: int
+    tools: Sequence[dict[str, Any]] | None = None
 
 
 def read_questions(folder: Path) -> Iterator[Question]:
@@ -43,24 +49,33 @@ def read_questions(folder: Path) -> Iterator[Question]:
                     yield _question(f"{name}:{number}", line)
 
 
+def read_pairs(folder: Path) -> Iterator[Question]:
+    """Preference pairs as questions, of which the chosen answer is the right one; raises what `read_preferences` raises."""
+    for pair in read_preferences(folder):
+        yield Question(f"{pair.source}:{pair.line}", pair.messages, (pair.chosen, pair.rejected), 0, pair.tools)
+
+
 def measure_questions(
-    run: Run, folder: Path, params: EvaluateParams, prompt_format: PromptFormat, measure: Measure
+    run: Run, asked: Iterator[Question], params: EvaluateParams, prompt_format: PromptFormat, measure: Measure
 ) -> SampleReport:
     """Measure each question; loss and bits per byte are those of the right choice.
 
     Raises:
         InvalidData: a question is malformed, or the model's template refuses it.
     """
-    questions = list(islice(read_questions(folder), params.max_documents))
+    questions = list(islice(asked, params.max_documents))
     report = SampleReport()
     for done, each in enumerate(questions):
         run.raise_if_cancelled()
         measured = []
         for choice in each.choices:
-            messages = [{"role": "user", "content": each.question}, {"role": "assistant", "content": choice}]
-            (row,) = conversation_rows(prompt_format, messages, None, [0.0, 1.0], each.name)
-            nats, num_tokens = measure(row.ids, [weight > 0 for weight in row.weights])
-            measured.append((nats, num_tokens, len(choice.encode("utf-8"))))
+            weights = [*[0.0] * len(each.messages), *[1.0] * len(choice)]
+            nats, num_tokens = 0.0, 0
+            for row in conversation_rows(prompt_format, [*each.messages, *choice], each.tools, weights, each.name):
+                row_nats, row_tokens = measure(row.ids, [weight > 0 for weight in row.weights])
+                nats += row_nats
+                num_tokens += row_tokens
+            measured.append((nats, num_tokens, max(1, len(text_of(choice).encode("utf-8")))))
         chosen = min(range(len(measured)), key=lambda place: measured[place][0] / measured[place][2])
         nats, num_tokens, num_bytes = measured[each.right]
         report.add(
@@ -87,7 +102,8 @@ def _question(name: str, line: str) -> Question:
         raise InvalidData(f'{name}: field "question" is missing or not a text.')
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(each, str) and each for each in choices):
         raise InvalidData(f'{name}: field "choices" is not a list of two texts or more.')
-    return Question(name, question, tuple(choices), _right(name, record.get("answer"), choices))
+    answers = tuple([{"role": "assistant", "content": each}] for each in choices)
+    return Question(name, [{"role": "user", "content": question}], answers, _right(name, record.get("answer"), choices))
 
 
 def _right(name: str, answer: Any, choices: list[str]) -> int:
