@@ -212,3 +212,13 @@ def test_what_all_test_samples_share_gives_none_of_them_away(tmp_path: Path) -> 
 def test_samples_of_several_kinds_are_noted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(talk("q", "a") + "\n" + json.dumps({"text": article(1)}))
     assert "several kinds (chat, text)" in clean(tmp_path, CleanParams()).notes[0]
+
+
+@pytest.mark.parametrize(("similarity", "removed"), [(0.8, {}), (0.5, {"near_duplicate": 1})])
+def test_the_limit_of_similarity_is_kept(tmp_path: Path, similarity: float, removed: dict[str, int]) -> None:
+    words = article(1, 100).split()
+    changed = [*words[:80], *article(2, 20).split()]
+    truth = jaccard(sorted(shingles_of(" ".join(words))), sorted(shingles_of(" ".join(changed))))
+    assert 0.55 < truth < 0.75
+    data = write(tmp_path / "a.jsonl", " ".join(words), " ".join(changed))
+    assert clean(data, CleanParams(similarity=similarity)).removed == removed

@@ -247,3 +247,10 @@ def test_elements_of_a_one_line_array_are_told_apart(tmp_path: Path) -> None:
     report = check(tmp_path)
     assert places(report) == [("wrong_type", "a.json[1]", 1, "error"), ("duplicate", "a.json[2]", 1, "warning")]
     assert "a.json[0], line 1" in report.faults[1].message
+
+
+def test_the_prompt_of_a_pair_is_read_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "q" * 400, "chosen": "a" * 40, "rejected": "b" * 80}))
+    report = check(tmp_path)
+    assert report.samples == {"preference": 1}
+    assert (report.size.total, report.size.learnt) == (2 * 104 + 14 + 24, 14 + 24)
