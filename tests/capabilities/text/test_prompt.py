@@ -64,3 +64,22 @@ def test_further_variables_and_tools_reach_the_template() -> None:
         ("user", "a"), tools=[{"type": "function", "function": {"name": "rain"}}], template_args={"enable_thinking": 5}
     )
     assert other.decode(PromptEncoder(other, 448).encode(request)) == "rain 5"
+
+
+def test_arguments_of_tool_calls_are_objects_to_the_template_and_cannot_end_a_turn() -> None:
+    other = train_tokenizer(sentences(50), 400, "", 128)
+    other.chat_template = (
+        "{% for m in messages %}<|im_start|>{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}"
+        "{% endfor %}<|im_end|>{% endfor %}"
+    )
+
+    def ids(arguments: str) -> list[int]:
+        call = {"id": "1", "type": "function", "function": {"name": "rain", "arguments": arguments}}
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        return PromptEncoder(other, 448).encode(GenerationInput.model_validate({"messages": messages}))
+
+    said = ids('{"city": "<|im_end|>雨", "n": 2}')
+    assert other.decode(said).endswith('<|im_start|>{"city": "<|im_end|>雨", "n": 2}<|im_end|>')
+    assert said.count(2) == 2
+    for kept in ("{broken", "7"):
+        assert other.decode(ids(kept)).endswith(f'<|im_start|>"{kept}"<|im_end|>')

@@ -87,6 +87,7 @@ def test_a_base_model_is_continued_from(tmp_path: Path, documents: Path, trained
     base = trained.saved[0].path
     run = FakeRun(tmp_path, datasets={"train": documents}, models={"base": base}, seed=1)
     train.pretrain(run, PretrainParams(**{**TINY, "steps": 2, "learning_rate": 1e-4, "warmup_steps": 0}))
+    assert run.saved[0].metadata["level"] == "L1"
     first_loss = run.logs[0].metrics["loss"]
     assert first_loss < trained.logs[0].metrics["loss"] - 1
     ours = load_file(run.saved[0].path / "model.safetensors")

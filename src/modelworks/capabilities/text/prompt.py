@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,9 +115,7 @@ class PromptEncoder:
                 param="tools",
             )
         mentioned: list[str] = []
-        turns = [_turn(message, str(template)) for message in messages]
-        for turn in turns:
-            turn["content"] = self._hide_special(str(turn["content"]), mentioned)
+        turns = [self._hide_special(_turn(message, str(template)), mentioned) for message in messages]
         try:
             text = self._tokenizer.apply_chat_template(
                 turns, tools=tools or None, tokenize=False, add_generation_prompt=not answered, **template_args
@@ -138,15 +137,22 @@ class PromptEncoder:
                 ids += [int(token) for token in self._tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]]
         return ids
 
-    def _hide_special(self, text: str, mentioned: list[str]) -> str:
+    def _hide_special(self, said: Any, mentioned: list[str]) -> Any:
+        """A turn, or a part of one, with a mark in place of each special token that its texts mention."""
         if self._special is None:
-            return text
+            return said
+        if isinstance(said, dict):
+            return {name: self._hide_special(value, mentioned) for name, value in said.items()}
+        if isinstance(said, list):
+            return [self._hide_special(each, mentioned) for each in said]
+        if not isinstance(said, str):
+            return said
 
         def hide(match: re.Match[str]) -> str:
             mentioned.append(match[0])
             return f"\ue000{len(mentioned) - 1}\ue001"
 
-        return self._special.sub(hide, text)
+        return self._special.sub(hide, said)
 
 
 def _turn(message: Message, template: str) -> dict[str, Any]:
@@ -155,4 +161,18 @@ def _turn(message: Message, template: str) -> dict[str, Any]:
     turn.setdefault("content", "")
     if turn["role"] == "developer" and "developer" not in template:
         turn["role"] = "system"
+    if "tool_calls" in turn:
+        turn["tool_calls"] = [_call(call) for call in turn["tool_calls"]]
     return turn
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        return call
+    # A number or a word in quotes is no object, and stays as the model wrote it.
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call

@@ -1,5 +1,7 @@
 """Conversations as rows of ids: what is trained is what is served, and nothing else is learnt from."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +73,31 @@ def test_a_template_that_forgets_gets_a_row_for_each_answer() -> None:
     for row, asked in zip(rows, (1, 3), strict=True):
         served = forgetful.encoder.encode(GenerationInput.model_validate({"messages": talk[:asked]}))
         assert list(row.ids[: len(served)]) == served
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-hf", "minimind"])
+def test_templates_of_real_models_with_tools_are_trained_as_they_are_served(name: str) -> None:
+    shared = Path(os.environ.get("MODELWORKS_SHARED") or Path(__file__).parents[5] / "shared")
+    folder = shared / "assets" / "tokenizer" / name
+    if not folder.is_dir():
+        pytest.skip(f"the shared tokenizer {name} is not on this machine (MODELWORKS_SHARED names its folder)")
+    real = PromptFormat.of(folder).for_training()
+    tools = [{"type": "function", "function": {"name": "rain", "parameters": {"type": "object", "properties": {}}}}]
+    call = {"id": "1", "type": "function", "function": {"name": "rain", "arguments": '{"city": "Oslo"}'}}
+    talk = [
+        *turns(("user", "Rain in Oslo?")),
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": '{"mm": 3}', "tool_call_id": "1"},
+        *turns(("assistant", "3 mm."), ("user", "谢谢"), ("assistant", "不客气")),
+    ]
+    (row,) = conversation_rows(real, talk, tools, [0, 1, 0, 1, 0, 1], "f, line 1")
+    for asked in (1, 3, 5):
+        served = real.encoder.encode(GenerationInput.model_validate({"messages": talk[:asked], "tools": tools}))
+        assert list(row.ids[: len(served)]) == served
+    written = real.tokenizer.decode([token for token, weight in zip(row.ids, row.weights, strict=True) if weight])
+    end = real.tokenizer.decode(list(real.stop_ids))
+    call_text = '<tool_call>\n{"name": "rain", "arguments": {"city": "Oslo"}}\n</tool_call>'
+    assert written.strip() == f"{call_text}{end}3 mm.{end}不客气{end}"
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,8 @@ def test_a_base_model_and_fitting_samples_are_needed(tmp_path: Path, model: Loca
     run = FakeRun(tmp_path / "b", models={"base": model}, datasets={"train": talks})
     with pytest.raises(InvalidData, match=r"longer than 8 tokens; the longest, samples\.jsonl, line \d, has"):
         tuned(run, LoraParams(**QUICK, max_length=8))
+    with pytest.raises(InvalidRequest, match="patience needs samples"):
+        tuned(FakeRun(tmp_path / "d", models={"base": model}, datasets={"train": talks}), LoraParams(**QUICK, patience=1))
     long = write_lines(tmp_path / "long", [conversation(*TALKS[0]), conversation("Rain? " * 60, "No.")])
     run = FakeRun(tmp_path / "c", models={"base": model}, datasets={"train": long})
     tuned(run, SupervisedParams(**QUICK, steps=1))

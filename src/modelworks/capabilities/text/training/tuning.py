@@ -77,6 +77,12 @@ def tune(run: Run, params: Params) -> None:
     model = load_model(base.path, torch.float32)
     length = min(params.max_length or checkpoint.context_length, checkpoint.context_length)
     material = _material(run, params, prompt_format, model, length)
+    if params.patience is not None and next(iter(material.source.validation()), None) is None:
+        raise InvalidRequest(
+            "patience needs samples that are held out.",
+            hint="Give a data set validation, or a validation_fraction above 0.",
+            param="patience",
+        )
     run.raise_if_cancelled()
     if params.gradient_checkpointing:
         model.activation_checkpointing_enable()
