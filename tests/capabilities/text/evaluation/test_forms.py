@@ -125,6 +125,19 @@ def test_multiple_choice_takes_the_likeliest(tmp_path: Path, model: LocalModel) 
     assert metrics["accuracy"] == 0.75
 
 
+def test_a_long_choice_is_not_at_a_loss(tmp_path: Path, model: LocalModel) -> None:
+    """To a model that knows nothing each token is as likely as any other, so the longer choice always has the lower product."""
+    blank = tmp_path / "blank"
+    blank.mkdir()
+    for file in model.path.iterdir():
+        (blank / file.name).write_bytes(file.read_bytes())
+    weights = load_file(blank / "model.safetensors")
+    save_file({name: torch.zeros_like(value) for name, value in weights.items()}, blank / "model.safetensors")
+    question = {"question": "Which?", "choices": ["z", "the river and the river and the river"], "answer": 1}
+    run = run_on(tmp_path, blank, write(tmp_path / "data", question))
+    assert evaluate(run, EvaluateParams(num_threads=1))["accuracy"] == 1.0
+
+
 def test_a_preference_is_met_where_the_chosen_answer_is_the_likelier(tmp_path: Path, model: LocalModel) -> None:
     asked = {"messages": [{"role": "user", "content": "Where?"}]}
     good, bad = ([{"role": "assistant", "content": text}] for text in ("The river is wide.", "zq#@!xv§§"))
