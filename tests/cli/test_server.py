@@ -148,6 +148,22 @@ def test_a_file_of_settings_that_is_no_toml_is_named(cli: Cli, monkeypatch: pyte
     assert "unexpected failure" not in done.err
 
 
+def test_a_mistyped_variable_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELWORKS_EGRES_ALLOW", "[]")
+    monkeypatch.setenv("MODELWORKS_ENGINE_CACHE", "/x")  # a worker's, and no setting
+    monkeypatch.setattr("modelworks.server.serve", lambda _settings: None)
+    done = cli("serve", "--port", "0")
+    assert done.code == 0
+    assert done.err == "MODELWORKS_EGRES_ALLOW is no setting and has no effect. Is MODELWORKS_EGRESS_ALLOW meant?\n"
+    findings = {finding["check"]: finding for finding in cli("doctor", "-o", "json").json["findings"]}
+    assert findings["settings"] == {
+        "check": "settings",
+        "state": "note",
+        "detail": "MODELWORKS_EGRES_ALLOW is no setting and has no effect.",
+        "hint": "Is MODELWORKS_EGRESS_ALLOW meant?",
+    }
+
+
 @pytest.fixture
 def machine(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A private home, and a port that nobody uses."""

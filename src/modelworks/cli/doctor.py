@@ -22,7 +22,7 @@ import typer
 
 from modelworks import __version__
 from modelworks.cli.output import Column, Format, Output, note, print_json, show_list, size_text, table
-from modelworks.cli.server import missing_server, settings_from
+from modelworks.cli.server import missing_server, mistyped, settings_from
 from modelworks.contract.errors import ModelworksError
 
 State = Literal["ok", "note", "warning", "failure"]
@@ -59,6 +59,10 @@ def doctor(output: Output = Format.table) -> None:
 
         settings = settings_from({})
         rows = describe(settings)
+        findings += [
+            Finding("settings", "note", f"{variable} is no setting and has no effect.", f"Is {meant} meant?")
+            for variable, meant in mistyped().items()
+        ]
     except ModuleNotFoundError as error:
         absent = missing_server(error)
         findings.append(Finding("server", "note", "not installed: this is a client", absent.hint))

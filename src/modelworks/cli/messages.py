@@ -57,6 +57,7 @@ CHINESE = {
     ),
     "The capability {name} cannot be loaded: {reason}.": "无法加载能力 {name}：{reason}。",
     "The conversation is forgotten.": "对话历史已清空。",
+    "{variable} is no setting and has no effect. Is {meant} meant?": "{variable} 不是设置项，不起作用。是否应为 {meant}？",
     "That line is not UTF-8 and was not sent. Set the terminal to UTF-8.": "该行不是 UTF-8，未发送。请将终端设为 UTF-8。",
     "[stopped]": "［已停止］",
     "[the answer reached its length limit]": "［回答达到长度上限］",

@@ -10,7 +10,8 @@ import typer
 
 from modelworks import __version__
 from modelworks.cli.connection import connect
-from modelworks.cli.output import Format, Output, show_one
+from modelworks.cli.messages import tr
+from modelworks.cli.output import Format, Output, note, show_one
 from modelworks.contract.errors import InvalidRequest, MissingExtra, ModelworksError
 
 
@@ -24,10 +25,19 @@ def serve(
         os.environ["MODELWORKS_HOME"] = str(home.expanduser().absolute())
     try:
         settings = settings_from({"host": host, "port": port})
+        for variable, meant in mistyped().items():
+            note(tr("{variable} is no setting and has no effect. Is {meant} meant?", variable=variable, meant=meant))
         from modelworks.server import serve as start
     except ModuleNotFoundError as error:
         raise missing_server(error) from error
     start(settings)
+
+
+def mistyped() -> dict[str, str]:
+    """See `settings.mistyped_variables`."""
+    from modelworks.kernel.base.settings import mistyped_variables
+
+    return mistyped_variables()
 
 
 def missing_server(error: ModuleNotFoundError) -> ModelworksError:

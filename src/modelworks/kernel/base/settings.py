@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import difflib
 import errno
 import os
 import re
@@ -173,6 +174,22 @@ def load_settings(**arguments: Any) -> Settings:
             hint=f"Correct the variable, or the file {default_home() / 'modelworks.toml'}.",
             code="invalid_settings",
         ) from error
+
+
+def mistyped_variables() -> dict[str, str]:
+    """Variables of the environment that are no setting but are written nearly like one, with the one that was probably meant.
+
+    Clients and workers have `MODELWORKS_…` variables of their own, so that an unknown one is not wrong by itself.
+    """
+    known = [name.upper() for name in Settings.model_fields]
+    found: dict[str, str] = {}
+    for variable in sorted(os.environ):
+        name = variable.removeprefix("MODELWORKS_")
+        if name != variable and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if near:
+                found[variable] = f"MODELWORKS_{near[0]}"
+    return found
 
 
 def _named(location: tuple[int | str, ...]) -> str:
