@@ -115,12 +115,12 @@ class PromptEncoder:
                 param="tools",
             )
         mentioned: list[str] = []
-        turns = [self._hide_special(_turn(message, str(template)), mentioned) for message in messages]
         try:
+            turns = [self._hide_special(_turn(message, str(template)), mentioned) for message in messages]
             text = self._tokenizer.apply_chat_template(
                 turns, tools=tools or None, tokenize=False, add_generation_prompt=not answered, **template_args
             )
-        except (TemplateError, TypeError, ValueError) as error:
+        except (TemplateError, TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"The chat template refuses these messages: {error}.", param="messages") from error
         return Rendered(str(text), tuple(mentioned), self._ids)
 
@@ -172,7 +172,7 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
         return call
     try:
         arguments = json.loads(function["arguments"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return call
     # A number or a word in quotes is no object, and stays as the model wrote it.
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
