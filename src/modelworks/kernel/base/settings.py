@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import difflib
 import errno
 import os
@@ -130,7 +129,6 @@ class Settings(BaseSettings):
 
         Raises:
             InvalidRequest: the folder cannot be created or written.
-            StorageFull: its disk is full.
             StorageFull: its disk is full.
         """
         try:
