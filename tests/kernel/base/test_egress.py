@@ -459,3 +459,17 @@ def test_https_names_the_host_in_tls_and_checks_its_certificate(source: Source, 
     source.say("/x", 302, location=f"http://files.example:{source.port}/x")
     with pytest.raises(PermissionDenied, match="https to http"):
         fetch_bytes(url, allow=LOCAL, max_bytes=10, tls=trusted, resolver=local)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://127.0.0.1:1/x", "127.0.0.1 is not on the public network"),
+        ("http://[::1]:1/x", "::1 is not on the public network"),
+        ("http://2130706433/x", "2130706433, which leads to 127.0.0.1, is not on the public network"),
+    ],
+)
+def test_a_refused_address_is_named_once_and_a_disguise_is_lifted(url: str, shown: str) -> None:
+    with pytest.raises(PermissionDenied) as refused:
+        check_url(url)
+    assert refused.value.message.startswith(shown)

@@ -433,8 +433,9 @@ def _check_address(text: str, host: str, networks: Sequence[ipaddress.IPv4Networ
     if any(address in network for network in networks):
         return
     if not address.is_global or address.is_multicast or address.is_reserved:
+        shown = host if host == text else f"{host}, which leads to {text},"
         raise PermissionDenied(
-            f"{host} leads to {text}, which is not on the public network; the platform does not connect to it.",
+            f"{shown} is not on the public network; the platform does not connect to it.",
             hint="If it is meant, have an administrator add it to MODELWORKS_EGRESS_ALLOW.",
             code="egress_denied",
         )
