@@ -156,7 +156,11 @@ class PromptEncoder:
 
 
 def _turn(message: Message, template: str) -> dict[str, Any]:
-    """A message as templates expect it; `developer` is what templates older than the role call `system`."""
+    """A message as templates expect it.
+
+    `developer` is what templates older than the role call `system`. Arguments of tool calls, JSON in a string on the wire, are
+    objects to templates: many write them as JSON themselves, and would put a string's quotes around it.
+    """
     turn = message.model_dump(exclude_none=True)
     turn.setdefault("content", "")
     if turn["role"] == "developer" and "developer" not in template:
