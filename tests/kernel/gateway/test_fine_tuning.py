@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import aiohttp
 import openai
 import pytest
 from tests.kernel.gateway.desk import CHAT, PAIR, TALKER, Desk, jsonl, open_desk
+from tests.kernel.gateway.test_golden import compare
 
 from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway.training_file import MAX_FAULTS, check
@@ -369,6 +374,65 @@ async def test_a_job_belongs_to_its_project_and_needs_the_right_scope(desk: Desk
     limited = await desk.other(["write"], model_allow=["lab/other"])
     with pytest.raises(openai.PermissionDeniedError):
         await limited.fine_tuning.jobs.create(model="lab/base", training_file=job.training_file)
+
+
+async def test_only_a_tuned_model_is_deleted_by_the_client(desk: Desk) -> None:
+    job = await desk.job()
+    desk.steps.tick()
+    finish(desk, job.id)
+    name = str((await desk.client.fine_tuning.jobs.retrieve(job.id)).fine_tuned_model)
+    with pytest.raises(openai.BadRequestError) as refused:
+        await desk.client.models.delete("lab/base")
+    assert refused.value.code == "model_not_tuned"
+    stranger, reader = await desk.other(project="another"), await desk.other(["read", "inference"])
+    with pytest.raises(openai.BadRequestError):
+        await stranger.models.delete(name)
+    with pytest.raises(openai.PermissionDeniedError):
+        await reader.models.delete(name)
+    deleted = await desk.client.models.delete(name)
+    assert (deleted.id, deleted.deleted, deleted.object) == (name, True, "model")
+    with pytest.raises(openai.NotFoundError):
+        await desk.client.models.delete(name)
+
+
+async def test_a_job_without_news_writes_nothing(desk: Desk, tmp_path: Path) -> None:
+    job = await desk.job()
+    desk.steps.tick()
+    desk.steps.tick()
+    with closing(sqlite3.connect(tmp_path / "desk.db")) as watcher:
+
+        def version() -> int:
+            return int(watcher.execute("PRAGMA data_version").fetchone()[0])
+
+        before = version()
+        assert desk.steps.tick()
+        assert version() == before
+        await desk.client.fine_tuning.jobs.cancel(job.id)
+        assert version() != before
+
+
+async def test_the_wire_forms_are_as_written_down(desk: Desk) -> None:
+    job = await desk.job(seed=1, suffix="gold", metadata={"team": "a"})
+    desk.steps.tick()
+    finish(desk, job.id)
+    upload = await desk.client.uploads.create(bytes=3, filename="a.txt", mime_type="text/plain", purpose="user_data")
+    part = await desk.client.uploads.parts.create(upload.id, data=b"abc")
+    files, uploads, jobs = (
+        each.with_raw_response for each in (desk.client.files, desk.client.uploads, desk.client.fine_tuning.jobs)
+    )
+    forms = {
+        "file": await files.retrieve(job.training_file),
+        "file-list": await files.list(purpose="fine-tune"),
+        "upload": await uploads.create(bytes=1, filename="b.txt", mime_type="text/plain", purpose="user_data"),
+        "upload-part": await uploads.parts.create(upload.id, data=b"more"),
+        "upload-completed": await uploads.complete(upload.id, part_ids=[part.id]),
+        "fine-tuning-job": await jobs.retrieve(job.id),
+        "fine-tuning-events": await jobs.list_events(job.id),
+        "fine-tuning-checkpoints": await jobs.checkpoints.list(job.id),
+    }
+    for name, form in forms.items():
+        text = re.sub(r"(file|upload|part|ftjob|run|prj|mdl|ftevent|ftckpt)_[0-9A-Z]{26}", r"\1_ID", form.http_response.text)
+        compare(name, json.loads(re.sub(r":gold:[0-9a-z]{8}", ":gold:ID", text)))
 
 
 async def test_routes_that_are_not_built_are_unknown(desk: Desk) -> None:

@@ -257,6 +257,28 @@ class FineTuningService:
             False,
         )
 
+    def delete_model(self, session: Session, project_id: str, name: str) -> None:
+        """Let a tuned model answer no more; its version stays in the catalog, and can be deployed again.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            InvalidRequest: it was not made by a fine-tuning job.
+        """
+        query = select(FineTuningJobRow.id).where(
+            FineTuningJobRow.project_id == project_id, FineTuningJobRow.fine_tuned_model == name
+        )
+        if session.scalar(query) is None:
+            raise InvalidRequest(
+                f"The model {name!r} was not made by a fine-tuning job and is not deleted here.",
+                hint="`modelworks undeploy` ends a deployment.",
+                param="model",
+                code="model_not_tuned",
+            )
+        try:
+            self._serving.remove(session, project_id, name)
+        except NotFound as error:
+            raise ModelNotFound(f"The model {name!r} does not exist or you have no access to it.", param="model") from error
+
     # -- what the steps need ---------------------------------------------------------------------------------------------
 
     def plan(self, session: Session, row: FineTuningJobRow) -> Plan:

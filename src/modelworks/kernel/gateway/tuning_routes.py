@@ -67,6 +67,18 @@ def router(gateway: GatewayService, tuning: FineTuningService) -> APIRouter:
         caller = await gateway.principal(request.scope, "read")
         return await _look(tuning, lambda session: tuning.get(session, caller.project_id, request.path_params[_ID]))
 
+    @found.delete("/v1/models/{model:path}", summary="End a tuned model", openapi_extra=in_path("model"), tags=["Fine-tuning"])
+    async def delete_model(request: Request) -> Response:
+        caller = await gateway.principal(request.scope, "write")
+        name = request.path_params["model"]
+        caller.require_model(name)
+
+        def deleted(session: Session) -> dict[str, Any]:
+            tuning.delete_model(session, caller.project_id, name)
+            return {"id": name, "object": "model", "deleted": True}
+
+        return await _change(tuning, deleted)
+
     for verb, summary in (
         ("cancel", "Stop a job for good"),
         ("pause", "Stop a job for a while"),

@@ -110,11 +110,11 @@ class TuningSteps:
             self._thread.join(timeout=30)
 
     def tick(self) -> bool:
-        """Look at every open job once; returns whether there was one."""
+        """Look at every open job once; returns whether one of them is not paused."""
         with self._db.reading() as session:
-            query = select(FineTuningJobRow.id).where(FineTuningJobRow.state.in_(OPEN)).order_by(FineTuningJobRow.id)
-            ids = [*session.scalars(query)]
-        for job_id in ids:
+            query = select(FineTuningJobRow.id, FineTuningJobRow.state).where(FineTuningJobRow.state.in_(OPEN))
+            found = [*session.execute(query.order_by(FineTuningJobRow.id)).tuples()]
+        for job_id, _ in found:
             try:
                 self.advance(job_id)
             except Exception:
@@ -123,7 +123,7 @@ class TuningSteps:
         if self._clock.now() - self._expired_at >= _EXPIRE_EVERY:
             self._expired_at = self._clock.now()
             self._files.expire()
-        return bool(ids)
+        return any(state != "paused" for _, state in found)
 
     def advance(self, job_id: str) -> None:
         """Let one job go on as far as it can now."""
@@ -132,6 +132,8 @@ class TuningSteps:
             if row is None or row.state not in OPEN:
                 return
             run = self._tuning.run_of(session, row)
+            if run is not None and not self._has_news(session, row, run):
+                return
             points: Sequence[MetricPoint] = ()
             if run is not None and run.state == "succeeded":
                 points = self._jobs.metrics(session, row.project_id, run.id)
@@ -223,6 +225,17 @@ class TuningSteps:
             row.state = "paused"
             kept = "its last checkpoint is kept" if run.has_checkpoint else "it has no checkpoint yet and will begin anew"
             self._tuning.tell(session, row, f"The job is paused; {kept}.")
+
+    def _has_news(self, session: Session, row: FineTuningJobRow, run: RunRecord) -> bool:
+        """Whether following would change anything: a job may wait or be paused for days."""
+        if run.state not in ACTIVE:
+            return row.state != "paused" or row.wish != "pause"
+        if row.state == "paused":
+            return True
+        if self._jobs.events(session, row.project_id, run.id, after_seq=row.run_event_seq, limit=1):
+            return True
+        is_early = row.metrics_at is not None and self._clock.now() - row.metrics_at < _METRICS_EVERY
+        return run.state == "running" and not is_early
 
     def _tell_events(self, session: Session, row: FineTuningJobRow, run: RunRecord) -> None:
         for event in self._jobs.events(session, row.project_id, run.id, after_seq=row.run_event_seq):

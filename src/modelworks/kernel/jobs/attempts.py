@@ -348,6 +348,10 @@ class Attempts:
         part = metadata.pop("part", None)
         used = {role: given for role, given in row.inputs.items() if self._was_used(session, row, role)}
         name = row.output_name or f"{row.task or row.verb}/{row.id}"
+        if saved["kind"] == "model" and used.get("base", {}).get("kind") == "model":
+            # For lists of what is deployed, which cannot afford to walk the lineage.
+            base = self._catalog.get_version(session, row.project_id, used["base"]["version_id"])
+            metadata.setdefault("parent", base.ref)
         version = self._catalog.register(
             session,
             row.project_id,

@@ -1,0 +1,162 @@
+"""From a file to a tuned model that answers, with nothing but the official client: a real server, worker and engine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from tests.journeys.language_model import train_and_deploy
+from tests.journeys.platform_process import PlatformProcess
+
+from modelworks.client import Modelworks
+
+NAME = "lab/base"
+QUESTION = "Which word?"
+ANSWER = "the blue gate"
+CHAT: Any = {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]}
+
+pytestmark = pytest.mark.xdist_group("fine-tuning")
+
+
+class Stage:
+    """A platform on which `lab/base` answers, and a client."""
+
+    def __init__(self, platform: PlatformProcess, ours: Modelworks, folder: Path) -> None:
+        self.ours = ours
+        train_and_deploy(ours, NAME, folder / "text")
+        self.openai = openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.key, max_retries=0, timeout=90)
+        self.jobs = self.openai.fine_tuning.jobs
+
+    def file(self, *examples: Any) -> str:
+        content = b"".join(json.dumps(example).encode() + b"\n" for example in examples)
+        return self.openai.files.create(file=("train.jsonl", content), purpose="fine-tune").id
+
+    def until(self, job_id: str, *states: str) -> Any:
+        """The job, once it is in one of these states."""
+        deadline = time.monotonic() + 120
+        while True:
+            job: Any = self.jobs.retrieve(job_id)
+            if job.status in states:
+                return job
+            story = [event.message for event in self.jobs.list_events(job_id)]
+            assert job.status not in ("succeeded", "failed", "cancelled"), (job, story)
+            assert time.monotonic() < deadline, (job, story)
+            time.sleep(0.2)
+
+    def answer(self, model: str) -> str:
+        messages: Any = CHAT["messages"][:1]
+        chat = self.openai.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=24)
+        return str(chat.choices[0].message.content)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    root = tmp_path_factory.mktemp("tuning")
+    with PlatformProcess(root / "home") as platform, platform.client() as ours:
+        yield Stage(platform, ours, root)
+
+
+@pytest.fixture(scope="module")
+def tuned(stage: Stage) -> Any:
+    """A job that has taught the model one answer."""
+    chosen: Any = {"n_epochs": 120, "batch_size": 4, "learning_rate_multiplier": 500}
+    job = stage.jobs.create(
+        model=NAME,
+        training_file=stage.file(*[CHAT] * 8),
+        validation_file=stage.file(CHAT),
+        method={"type": "supervised", "supervised": {"hyperparameters": chosen}},
+        suffix="gate",
+        seed=5,
+    )
+    return stage.until(job.id, "succeeded")
+
+
+def test_a_tuned_model_says_what_it_was_taught(stage: Stage, tuned: Any) -> None:
+    assert stage.answer(tuned.fine_tuned_model).strip() == ANSWER
+    assert stage.answer(NAME).strip() != ANSWER
+    assert tuned.fine_tuned_model == f"ft:{NAME}:default:gate:{tuned.id[-8:].lower()}"
+    assert tuned.trained_tokens > 0
+
+
+def test_it_is_listed_with_where_it_comes_from(stage: Stage, tuned: Any) -> None:
+    listed = {model.id: model.model_dump() for model in stage.openai.models.list()}
+    assert listed[tuned.fine_tuned_model]["parent"] == f"{NAME}@v1"
+    root = listed[tuned.fine_tuned_model]["root"]
+    assert root == f"{NAME}/gate-{tuned.id[-8:].lower()}@v1"
+    assert stage.openai.models.retrieve(tuned.fine_tuned_model).id == tuned.fine_tuned_model
+    tree = json.dumps(stage.ours.lineage.tree(root))
+    assert f'"{NAME}"' in tree
+    assert tuned.training_file in tree
+
+
+def test_the_losses_are_in_the_events_and_in_the_result_file(stage: Stage, tuned: Any) -> None:
+    rows = list(csv.DictReader(io.StringIO(stage.openai.files.content(tuned.result_files[0]).text)))
+    losses = [float(row["train_loss"]) for row in rows if row["train_loss"]]
+    assert losses[-1] < losses[0] / 4
+    assert any(row["valid_loss"] for row in rows)
+    events = list(stage.jobs.list_events(tuned.id))
+    metrics = [event for event in events if event.type == "metrics"]
+    assert metrics
+    assert all("train_loss" in event.data for event in metrics)  # type: ignore[operator]
+    (checkpoint,) = stage.jobs.checkpoints.list(tuned.id)
+    assert checkpoint.fine_tuned_model_checkpoint == tuned.fine_tuned_model
+    assert checkpoint.metrics.full_valid_loss is not None
+
+
+def test_preferences_are_learnt_and_the_model_is_deleted(stage: Stage) -> None:
+    pair = {
+        "input": {"messages": CHAT["messages"][:1]},
+        "preferred_output": [{"role": "assistant", "content": "yes"}],
+        "non_preferred_output": [{"role": "assistant", "content": "no"}],
+    }
+    job = stage.jobs.create(
+        model=NAME,
+        training_file=stage.file(*[pair] * 4),
+        method={"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 5, "beta": 0.2}}},
+    )
+    job = stage.until(job.id, "succeeded")
+    assert job.fine_tuned_model is not None
+    story = [event.message for event in stage.jobs.list_events(job.id)]
+    assert any(message.startswith("batch_size is 4 (auto: ") for message in story)
+    assert isinstance(stage.answer(job.fine_tuned_model), str)
+    assert stage.openai.models.delete(job.fine_tuned_model).deleted
+    deadline = time.monotonic() + 60
+    while job.fine_tuned_model in {model.id for model in stage.openai.models.list()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert stage.ours.models.get(f"{NAME}/tuned-{job.id[-8:].lower()}")["version"]["number"] == 1
+
+
+def test_a_bad_file_costs_nothing(stage: Stage) -> None:
+    job = stage.jobs.create(model=NAME, training_file=stage.file(CHAT, {"messages": []}))
+    job = stage.until(job.id, "failed")
+    assert job.error is not None
+    assert "line 2, messages" in job.error.message
+    assert job.fine_tuned_model is None
+
+
+def test_a_running_job_is_paused_resumed_and_cancelled(stage: Stage) -> None:
+    job = stage.jobs.create(
+        model=NAME, training_file=stage.file(*[CHAT] * 8), hyperparameters={"n_epochs": 5000, "batch_size": 1}
+    )
+    stage.until(job.id, "running")
+    deadline = time.monotonic() + 60
+    while not any(event.type == "metrics" for event in stage.jobs.list_events(job.id)):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    stage.jobs.pause(job.id)
+    stage.until(job.id, "paused")
+    stage.jobs.resume(job.id)
+    stage.until(job.id, "running")
+    stage.jobs.cancel(job.id)
+    assert stage.until(job.id, "cancelled").finished_at is not None
+    story = [event.message for event in stage.jobs.list_events(job.id)]
+    assert "The job is paused; its last checkpoint is kept." in story
+    assert "Fine-tuning job continued from its last checkpoint" in story
