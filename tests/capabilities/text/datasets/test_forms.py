@@ -282,3 +282,38 @@ def test_packed_files_are_read_and_broken_packing_is_a_fault(tmp_path: Path) -> 
     (tmp_path / "c.jsonl.gz").write_bytes(b"not packed at all")
     found = list(read_samples(tmp_path))
     assert [getattr(item, "code", "sample") for item in found] == ["sample", "bad_archive", "bad_archive"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "code"),
+    [
+        ('{"a": "\\ud800"}', "half_surrogate"),
+        ('{"a": ' + "[" * 300 + "]" * 300 + "}", "too_deep"),
+    ],
+    ids=["half a pair", "deep"],
+)
+def test_tools_that_could_not_be_written_again_are_faults(tmp_path: Path, parameters: str, code: str) -> None:
+    talk = json.dumps([USER, ANSWER])
+    line = f'{{"messages": {talk}, "tools": [{{"name": "f", "parameters": {parameters}}}]}}'
+    (tmp_path / "a.jsonl").write_text(line)
+    assert [getattr(item, "code", "sample") for item in read_samples(tmp_path)] == [code]
+
+
+def test_types_that_only_tables_know_are_faults() -> None:
+    parameters = {"a": b"bytes"}
+    assert codes({"messages": [USER, ANSWER], "tools": [{"name": "f", "parameters": parameters}]}) == [("wrong_type", None)]
+    parameters = {"a": float("nan")}
+    assert codes({"messages": [USER, ANSWER], "tools": [{"name": "f", "parameters": parameters}]}) == [("wrong_type", None)]
+
+
+def test_arguments_that_are_an_object_are_taken_with_a_warning_unless_they_hold_what_json_does_not() -> None:
+    def calling(arguments: Any) -> dict[str, Any]:
+        call = {"id": "c1", "function": {"name": "add", "arguments": arguments}}
+        return {"messages": [USER, {"role": "assistant", "tool_calls": [call]}], "tools": [TOOL]}
+
+    field = "messages.1.tool_calls.0.function.arguments"
+    sample, faults = understand(Record(calling({"a": 2}), "f", 1))
+    assert isinstance(sample, ChatSample)
+    assert sample.messages[1]["tool_calls"] == [CALL]
+    assert [(fault.code, fault.severity) for fault in faults] == [("tool_arguments_object", "warning")]
+    assert ("tool_arguments_not_json", field) in codes(calling({"a": b"bytes"}))

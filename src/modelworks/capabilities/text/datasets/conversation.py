@@ -161,11 +161,15 @@ def read_calls(value: Any, field: str, complaints: Complaints) -> list[dict[str,
     return calls
 
 
-def read_arguments(value: Any, field: str, complaints: Complaints) -> str:
-    """Arguments as a string of JSON; `{}` where they are none, which is noted."""
+def read_arguments(value: Any, field: str, complaints: Complaints, *, objects: bool = False) -> str:
+    """Arguments as a string of JSON; `{}` where they are none, which is noted. `objects`: the form has them as objects."""
     if isinstance(value, dict):
-        complaints.add(field, "tool_arguments_object", "The arguments are an object.", "Write them as a string.", "warning")
-        return json.dumps(value, ensure_ascii=False)
+        if not objects:
+            complaints.add(field, "tool_arguments_object", "The arguments are an object.", "Write them as a string.", "warning")
+        try:
+            value = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            value = f"({error})"  # no JSON, which is noted below
     parsed: Any = None
     reason = f"they are {_type_of(value)}"
     if isinstance(value, str):

@@ -21,7 +21,15 @@ from modelworks.capabilities.text.datasets.conversation import (
     read_weights,
 )
 from modelworks.capabilities.text.datasets.files import Record, list_files, read_records
-from modelworks.capabilities.text.datasets.samples import ChatSample, Fault, Message, PreferenceSample, Sample, TextSample
+from modelworks.capabilities.text.datasets.samples import (
+    ChatSample,
+    Fault,
+    Message,
+    PreferenceSample,
+    Sample,
+    TextSample,
+    record_of,
+)
 
 _SPEAKERS = {
     "human": "user",
@@ -50,6 +58,8 @@ _MAY_BE_PACKED = (
     "chosen",
     "rejected",
 )
+#: Schemas are shallow; what is deeper is meant to break whoever walks through it.
+_MAX_DEPTH = 100
 _TURN_FIELDS = frozenset({"role", "from", "messages"})
 _FORMS_HINT = (
     'Known forms: {"messages": […]}, {"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}, '
@@ -84,7 +94,38 @@ def understand(record: Record) -> tuple[Sample | None, list[Fault]]:
         complaints.add(None, "unknown_form", f"The fields ({fields[:200]}) fit no known form.", _FORMS_HINT)
         return None, complaints.faults
     sample = reader(_unpacked(value), complaints)
+    if complaints.is_usable:
+        _check_writable(sample, complaints)
     return (sample if complaints.is_usable else None), complaints.faults
+
+
+def _check_writable(sample: Sample, complaints: Complaints) -> None:
+    """A sample can be written as JSON again: tables hold more types than that, and tools are taken as they are."""
+    tools = None if isinstance(sample, TextSample) else sample.tools
+    if _is_deeper(tools, _MAX_DEPTH):
+        complaints.add("tools", "too_deep", f"The tools are nested more than {_MAX_DEPTH} deep.", "Make them flatter.")
+        return
+    try:
+        json.dumps(record_of(sample), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except UnicodeEncodeError:
+        complaints.add(
+            None, "half_surrogate", "There is half a surrogate pair.", "Remove the \\ud8xx escape that has no partner."
+        )
+    except (TypeError, ValueError) as error:
+        complaints.add(None, "wrong_type", f"The record is not JSON: {error}.", "Use text, numbers, lists and objects only.")
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    while level and depth >= 0:
+        depth -= 1
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def _reader_of(value: dict[str, Any]) -> Callable[[dict[str, Any], Complaints], Sample] | None:
@@ -284,9 +325,7 @@ def _spoken_calls(value: Any, field: str, first: int, complaints: Complaints) ->
             )
             continue
         arguments = call.get("arguments", {})
-        if isinstance(arguments, dict):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        arguments = read_arguments(arguments, f"{field}.arguments", complaints)
+        arguments = read_arguments(arguments, f"{field}.arguments", complaints, objects=True)
         calls.append(
             {"id": f"call_{first + offset}", "type": "function", "function": {"name": call["name"], "arguments": arguments}}
         )

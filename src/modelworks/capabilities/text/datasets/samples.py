@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Message = dict[str, Any]
@@ -106,9 +106,7 @@ def words_of(sample: Sample) -> str:
 
 def digest_of(sample: Sample) -> bytes:
     """SHA-256 of what a sample says, wherever it is written."""
-    content = asdict(sample)
-    del content["source"], content["line"]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+    return hashlib.sha256(json.dumps(record_of(sample), sort_keys=True).encode()).digest()
 
 
 def record_of(sample: Sample) -> dict[str, Any]:
