@@ -22,7 +22,7 @@ SERVED = "writer"
 #: v1 is in service, v2 learnt less than it, v3 more.
 STEPS = {1: 40, 2: 4, 3: 160}
 
-pytestmark = pytest.mark.xdist_group("quality-gate")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("quality-gate")]
 
 
 class Stage:
