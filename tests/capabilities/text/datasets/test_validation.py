@@ -197,6 +197,8 @@ def test_progress_is_told_and_can_stop_the_check(tmp_path: Path) -> None:
 def test_an_empty_data_set_is_a_fault_and_a_missing_one_an_error(tmp_path: Path) -> None:
     (tmp_path / ".hidden.jsonl").write_text("x")
     assert check(tmp_path).faults_by_code == {"no_samples": 1}
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf")
+    assert check(tmp_path).faults_by_code == {"byte_order_mark": 1, "no_samples": 1}
     with pytest.raises(InvalidData):
         check(tmp_path / "missing")
 

@@ -100,7 +100,7 @@ class _Validation:
                 break
             done += file.stat().st_size
         on_progress(done, num_bytes)
-        if not self._kinds and not self._faults:
+        if not self._kinds and not self._severities["error"]:
             self._note(
                 Fault(folder.name, None, None, "no_samples", "There is nothing to learn from.", "Add files with samples.")
             )
