@@ -78,6 +78,15 @@ def test_scopes_and_projects_are_kept_apart(rooms: Rooms, http: httpx.Client) ->
     assert rooms.get(run.id).state == "queued"
 
 
+def test_only_an_administrator_has_the_server_read_its_own_files(http: httpx.Client) -> None:
+    spec = {"verb": "pull", "params": {"source": "file:///usr/share", "kind": "dataset"}, "output_name": "mine"}
+    refused = http.post("/api/runs", params={"dry_run": True}, json=spec)
+    assert refused.status_code == 403
+    assert "admin" in refused.json()["error"]["message"]
+    accepted = http.post("/api/runs", params={"dry_run": True}, json=spec, headers={"x-scopes": "read write admin"})
+    assert accepted.status_code == 201, accepted.text
+
+
 def test_followers_see_the_story_to_its_end(rooms: Rooms, http: httpx.Client, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     run = rooms.submit(params={"steps": 4, "wait_at": 3, "wait_for": str(gate), "noise": True})

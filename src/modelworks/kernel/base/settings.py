@@ -81,7 +81,8 @@ class Settings(BaseSettings):
         default_factory=list, description="Hosts or networks that outgoing requests may reach although they are private."
     )
     pull_roots: list[Path] = Field(
-        default_factory=list, description="Folders from which file:// sources may be read; empty means any readable folder."
+        default_factory=list,
+        description="Folders from which file:// sources may be read; empty means any readable folder, for admin keys only.",
     )
     vllm_python: str | None = Field(default=None, description="Interpreter of the environment in which vLLM is installed.")
 

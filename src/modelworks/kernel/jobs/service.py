@@ -67,6 +67,12 @@ class JobsService:
         self._settings = settings
         catalog.add_guard(self._needed)
 
+    def check_rights(self, spec: JobSpec, *, is_admin: bool) -> None:
+        """Refuse what not everybody who may submit runs may do; see `CatalogService.check_source_rights`."""
+        source = spec.params.get("source")
+        if spec.verb == "pull" and isinstance(source, str):
+            self._catalog.check_source_rights(source, is_admin=is_admin)
+
     def submit(
         self, session: Session, project_id: str, key_id: str | None, spec: JobSpec, *, dry_run: bool = False
     ) -> RunRecord:

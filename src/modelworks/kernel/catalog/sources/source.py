@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from modelworks.contract.errors import Cancelled, IntegrityFailed, PayloadTooLarge, UnsafeArtifact
+from modelworks.contract.errors import Cancelled, IntegrityFailed, PayloadTooLarge, PermissionDenied, UnsafeArtifact
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog.checkpoint import pickle_by_name
 from modelworks.kernel.catalog.schemas import SkippedFile, SourceFile, SourceInfo
@@ -51,6 +51,21 @@ class SourcePolicy:
             forbidden_urls=() if is_folder else (storage.rstrip("/"),),
             egress_allow=tuple(settings.egress_allow),
         )
+
+    def check_rights(self, uri: str, *, is_admin: bool) -> None:
+        """Refuse to read this machine's files for somebody who is no administrator, unless `pull_roots` says what may be read.
+
+        Raises:
+            PermissionDenied: a `file://` source, no `pull_roots`, and no admin key.
+        """
+        # A preset may name a local path, too, but whoever installed it vouches for it.
+        if uri.strip().lower().startswith("file:") and not self.pull_roots and not is_admin:
+            raise PermissionDenied(
+                "Only a key with the scope 'admin' may have this server read its own files.",
+                hint="Upload the folder instead (`modelworks data add`, or `modelworks pull` from another machine), "
+                "or have an administrator name the folders in MODELWORKS_PULL_ROOTS.",
+                param="source",
+            )
 
 
 class Source(Protocol):
