@@ -49,6 +49,13 @@ def test_all_tasks_are_listed_with_their_modes_and_schemas(client: Modelworks) -
     assert schema["input"]["properties"]["hours"]["maximum"] == 1000
 
 
+def test_a_training_without_its_data_is_refused_at_once(client: Modelworks) -> None:
+    with pytest.raises(InvalidRequest, match="'train'") as refused:
+        client.runs.submit(verb="train", capability="toys", task="toy-spelling", name="nothing")
+    assert (refused.value.param, refused.value.error_code) == ("inputs.train", "missing_required_parameter")
+    assert "nothing" not in {run["output_name"] for run in client.runs.list().data}
+
+
 def test_sync(client: Modelworks, tmp_path: Path) -> None:
     train(client, "toy-spelling", "words", tmp_path)
     client.deployments.apply("speller", model="words", options={"ignore_case": False})

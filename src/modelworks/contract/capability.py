@@ -63,6 +63,8 @@ class Task:
     clean_params: type[BaseModel] | None = None
     trainer: ImportPath | None = None
     train_params: type[BaseModel] | None = None
+    #: Roles that a training must be given: a run without one of them is refused before it is queued.
+    train_inputs: tuple[str, ...] = ()
     evaluator: ImportPath | None = None
     evaluate_params: type[BaseModel] | None = None
     #: The evaluator returns each of these, whatever the data; the first one is what versions are compared by.

@@ -33,6 +33,7 @@ capability = Capability(
             clean_params=CleanParams,
             trainer=f"{_PACKAGE}.train:train",
             train_params=TrainParams,
+            train_inputs=("train",),
             evaluator=f"{_PACKAGE}.evaluate:evaluate",
             evaluate_params=EvaluateParams,
             metrics=("loss", "perplexity", "bits_per_byte"),

@@ -100,6 +100,15 @@ class JobsService:
                 param="output_name",
             )
         inputs = {role: self._resolve(session, project_id, role, ref) for role, ref in spec.inputs.items()}
+        required = task.train_inputs if task is not None and spec.verb == "train" else ()
+        for role in required:
+            if role not in inputs:
+                raise InvalidRequest(
+                    f"A training of {spec.task!r} needs the input {role!r}.",
+                    hint=f'Give inputs: {{"{role}": "…"}}.',
+                    param=f"inputs.{role}",
+                    code="missing_required_parameter",
+                )
         if spec.verb in ("validate", "clean") and (inputs.get("data") is None or inputs["data"].kind != "dataset"):
             raise InvalidRequest(
                 f"A run of the verb {spec.verb!r} needs a data set.", hint='Give inputs: {"data": "…"}.', param="inputs.data"

@@ -19,6 +19,7 @@ capability = Capability(
             options=schemas.SpellingOptions,
             trainer="toys.train:learn_words",
             train_params=schemas.SpellingParams,
+            train_inputs=("train",),
             evaluator="toys.evaluate:coverage",
             metrics=("coverage",),
             resources=_SMALL,
