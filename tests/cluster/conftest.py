@@ -57,7 +57,7 @@ class RayCluster:
 
     def add(self) -> str:
         """Add a working node; returns its id."""
-        node = self._cluster.add_node(wait=False, **self._node_args)
+        node = self._cluster.add_node(wait=False, dashboard_agent_listen_port=_free_port(), **self._node_args)
         self._workers.append(node)
         return str(node.node_id)
 
@@ -87,6 +87,8 @@ def ray_cluster() -> Iterator[RayCluster]:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": port,
+            # The nodes share one machine: by default all agents want the same port, and without its agent the head takes no jobs.
+            "dashboard_agent_listen_port": _free_port(),
             "temp_dir": str(folder),
         }
         cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -125,7 +127,12 @@ def _wait_until_jobs_are_taken(url: str) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            JobSubmissionClient(url).list_jobs()
+            client = JobSubmissionClient(url)
+            # Not only listed but taken: that needs the head's agent, which comes up last.
+            job = client.submit_job(entrypoint="true")
+            while not client.get_job_status(job).is_terminal():
+                time.sleep(0.2)
+            client.delete_job(job)
             return
         except Exception as error:
             if time.monotonic() > deadline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 from tests.cluster.conftest import RayCluster
@@ -52,3 +53,8 @@ def test_a_model_is_trained_and_deployed_on_the_cluster_although_a_node_is_lost(
         parts = ask.completions.create(model="far", prompt="The river", temperature=0, max_tokens=12, stream=True)
         assert "".join(part.choices[0].text for part in parts if part.choices) == whole.choices[0].text
         client.deployments.remove("far")
+        # The cluster is left as it was found: the next test may count what runs there.
+        deadline = time.monotonic() + 120
+        while httpx.get(f"{ray_cluster.dashboard_url}/api/serve/applications/", timeout=30).json()["applications"]:
+            assert time.monotonic() < deadline, "the application is still on the cluster"
+            time.sleep(0.5)

@@ -17,7 +17,7 @@ from tests.journeys.platform_process import PlatformProcess, wait_until_ready
 from modelworks.client import Modelworks
 
 #: Long enough to be hit in the middle, short enough for a test.
-STEPS = 1500
+STEPS = 3000
 
 
 def workers(run_id: str) -> list[psutil.Process]:
@@ -79,8 +79,10 @@ def test_training_survives_kills_of_server_and_worker(tmp_path: Path) -> None:
         (worker,) = workers(run_id)
         worker.send_signal(signal.SIGKILL)
         wait_for_checkpoint(client, run_id, after_step=at)
-        # Server and worker at once.
+        # Server and worker at once; held still meanwhile, as it must not end before it is killed.
         doomed = workers(run_id)
+        for process in doomed:
+            process.suspend()
         platform.kill()
         for process in doomed:
             os.kill(process.pid, signal.SIGKILL)
