@@ -87,7 +87,7 @@ def ray_cluster() -> Iterator[RayCluster]:
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": port,
-            # The nodes share one machine: by default all agents want the same port, and without its agent the head takes no jobs.
+            # By default all agents on a machine want one port, and a head without its agent takes no jobs.
             "dashboard_agent_listen_port": _free_port(),
             "temp_dir": str(folder),
         }

@@ -79,8 +79,11 @@ def test_training_survives_kills_of_server_and_worker(tmp_path: Path) -> None:
         (worker,) = workers(run_id)
         worker.send_signal(signal.SIGKILL)
         wait_for_checkpoint(client, run_id, after_step=at)
-        # Server and worker at once; held still meanwhile, as it must not end before it is killed.
-        doomed = workers(run_id)
+        # Server and worker at once. The next attempt may not have begun yet; held still, it cannot end before it is killed.
+        deadline = time.monotonic() + 60
+        while client.runs.get(run_id)["attempt"] == 1 or not (doomed := workers(run_id)):
+            assert time.monotonic() < deadline, "the killed worker has no successor"
+            time.sleep(0.05)
         for process in doomed:
             process.suspend()
         platform.kill()
