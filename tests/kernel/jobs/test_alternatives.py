@@ -13,8 +13,9 @@ from modelworks.kernel.jobs import JobSpec
 
 def submitted(rooms: Rooms, params: dict[str, Any]) -> dict[str, Any]:
     """The parameters as they would be stored."""
+    data = rooms.dataset()
     with rooms.db.transaction() as session:
-        spec = JobSpec(verb="train", task="text-generation", output_name="x", params=params)
+        spec = JobSpec(verb="train", task="text-generation", output_name="x", inputs={"train": data}, params=params)
         return rooms.jobs.submit(session, PROJECT, None, spec, dry_run=True).params
 
 
@@ -42,3 +43,12 @@ def test_what_does_not_belong_to_it_is_refused_with_the_place(
     with pytest.raises(InvalidRequest, match=words) as refused:
         submitted(rooms, params)
     assert (refused.value.error_code, refused.value.param) == (code, param)
+
+
+def test_a_training_without_its_data_is_refused_before_it_is_queued(rooms: Rooms) -> None:
+    spec = JobSpec(verb="train", task="text-generation", output_name="x")
+    with rooms.db.transaction() as session, pytest.raises(InvalidRequest, match="needs the input 'train'") as refused:
+        rooms.jobs.submit(session, PROJECT, None, spec)
+    assert (refused.value.error_code, refused.value.param) == ("missing_required_parameter", "inputs.train")
+    with rooms.db.transaction() as session:
+        assert not rooms.jobs.list(session, PROJECT).data
