@@ -112,6 +112,8 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "datasets/": "formats of training data: read, validate, clean",
         "prompt.py": "messages into tokens through the model's template",
         "prompt_format.py": "template, tokenizer and stop ids as one object with one digest",
+        "sandbox.py": "runs code that a model wrote, with limits",
+        "isolation.py": "the script that shuts such code off, without anything of this package",
         "training/": "the loop that every method shares, and what each puts into it",
     },
 }

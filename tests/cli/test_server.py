@@ -195,6 +195,17 @@ def test_doctor_of_a_fresh_machine(cli: Cli, machine: Path) -> None:
     assert "extra server" in text
 
 
+def test_doctor_says_what_isolates_generated_code(cli: Cli, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = "modelworks.capabilities.text.sandbox.active_layers"
+    monkeypatch.setattr(layers, lambda: ("landlock", "seccomp"))
+    finding = found(cli("doctor", "-o", "json"))["sandbox"]
+    assert (finding["state"], finding["detail"]) == ("ok", "generated code is isolated by landlock, seccomp")
+    monkeypatch.setattr(layers, lambda: None)
+    finding = found(cli("doctor", "-o", "json"))["sandbox"]
+    assert finding["state"] == "note"
+    assert "it is not run" in finding["detail"]
+
+
 def test_doctor_finds_what_is_wrong(cli: Cli, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.chmod(0o755)
     (machine / "modelworks.db").write_bytes(b"this is not a database" * 100)

@@ -48,8 +48,9 @@ SETTING_COLUMNS: list[Column] = [("SETTING", "name"), ("VALUE", "value"), ("FROM
 def doctor(output: Output = Format.table) -> None:
     """Check what the platform needs on this machine.
 
-    Shows every setting with its origin, and looks at the home folder, disk, database, storage, port, extras, executors, code
-    that runs at every start of Python, and the clock. Exits with 1 when something would keep the platform from working.
+    Shows every setting with its origin, and looks at the home folder, disk, database, storage, port, extras, executors, what
+    isolates generated code, code that runs at every start of Python, and the clock. Exits with 1 when something would keep the
+    platform from working.
     """
     settings: Any = None
     rows: list[dict[str, Any]] = []
@@ -279,6 +280,18 @@ def _reach(name: str, url: str, path: str, *, needed: bool) -> Finding:
     return Finding(name, "ok" if status == 200 else "warning", f"{url} answers with status {status}")
 
 
+def look_at_sandbox(_settings: Any) -> Iterator[Finding]:
+    """What isolates programs that a model wrote."""
+    from modelworks.capabilities.text.sandbox import active_layers
+
+    layers = active_layers()
+    if layers is not None:
+        yield Finding("sandbox", "ok", f"generated code is isolated by {', '.join(layers)}")
+    else:
+        hint = "It takes Linux with user namespaces, or with Landlock (6.2 or newer) and seccomp; a container may forbid both."
+        yield Finding("sandbox", "note", "nothing here isolates generated code: it is not run.", hint)
+
+
 def look_at_hooks(_settings: Any) -> Iterator[Finding]:
     """Files in site-packages that run code whenever any Python of this environment starts."""
     hooks = []
@@ -328,6 +341,7 @@ LOOKS: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     look_at_port,
     look_at_extras,
     look_at_executors,
+    look_at_sandbox,
     look_at_hooks,
     look_at_clock,
 )
