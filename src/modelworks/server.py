@@ -32,7 +32,7 @@ from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
 from modelworks.kernel.gateway import FileService, FineTuningService, GatewayService, TuningSteps
-from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, Supervisor
+from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, RunDeployments, Supervisor
 from modelworks.kernel.jobs import routes as jobs_routes
 from modelworks.kernel.serving import ReplicaPool
 from modelworks.kernel.serving import routes as serving_routes
@@ -169,6 +169,8 @@ def create_platform(settings: Settings) -> Platform:
         catalog = CatalogService(db, blobs, clock, events, settings)
         jobs = JobsService(db, catalog, blobs, clock, events, settings)
         serving = ServingService(db, catalog, clock, events, settings)
+        local_url, remote_url = settings.local_url, settings.public_url or settings.local_url
+        jobs.connect(RunDeployments(access, serving, clock, url=local_url, remote_url=remote_url))
         files = FileService(db, catalog, blobs, clock, max_bytes=settings.max_file_bytes)
         tuning = FineTuningService(db, jobs, catalog, serving, files, clock, project_name=access.project_name)
         pool = ReplicaPool(

@@ -50,6 +50,8 @@ DRIVERS: dict[str, dict[str, str]] = {
         "shipping.py": "the journal over HTTP from another machine",
         "slots.py": "which runs fit together",
         "curation.py": "data sets through the functions of their task",
+        "deployments.py": "which deployments a run may ask, and its key for them",
+        "asking.py": "a run's questions to deployments",
         "attempts.py": "how a run moves from attempt to attempt",
     },
     "serving": {
@@ -114,6 +116,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "prompt_format.py": "template, tokenizer and stop ids as one object with one digest",
         "sandbox.py": "runs code that a model wrote, with limits",
         "isolation.py": "the script that shuts such code off, without anything of this package",
+        "label.py": "a deployed model writes the answers of a data set",
         "training/": "the loop that every method shares, and what each puts into it",
     },
 }

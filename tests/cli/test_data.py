@@ -11,7 +11,7 @@ from tests.cli.conftest import Cli
 from tests.cli.fake_server import Answer, FakeServer, page
 
 GOOD = json.dumps({"prompt": "What is 2+2?", "completion": "4"})
-TASK = {"name": "text-generation", "validates_data": True, "cleans_data": True}
+TASK = {"name": "text-generation", "validates_data": True, "cleans_data": True, "labels_data": True}
 RUN: dict[str, Any] = {"id": "run_1", "verb": "validate", "state": "succeeded", "outputs": []}
 REPORT: dict[str, Any] = {
     "num_files": 1,
@@ -123,3 +123,37 @@ def test_cleaning_needs_a_name_and_runs_on_the_server(cli: Cli, server: FakeServ
     assert (asked["verb"], asked["inputs"], asked["output_name"]) == ("clean", {"data": "talks", "test": "exam"}, "tidy")
     assert done.code == 0
     assert "tidy@v1" in done.out
+
+
+def test_a_deployment_labels_a_data_set(cli: Cli, server: FakeServer) -> None:
+    made = {"kind": "dataset", "name": "told", "version_id": "ds_1", "number": 2}
+    server.on("GET", "/api/capabilities", lambda _: page([{"name": "text", "tasks": [TASK]}]))
+    server.on("POST", "/api/runs", lambda _: Answer({**RUN, "state": "queued"}, 201))
+    server.on("GET", "/api/runs/run_1", lambda _: {**RUN, "result": {"samples": 3, "refused": 1}, "outputs": [made]})
+    done = cli("data", "label", "talks@v2", "--teacher", "lab/big", "--name", "told", "-p", "max_tokens=9", "--seed", "4")
+    assert done.code == 0, done.err
+    asked = next(each.json for each in server.asked if each.method == "POST")
+    assert (asked["verb"], asked["inputs"], asked["params"], asked["seed"], asked["output_name"]) == (
+        "label", {"data": "talks@v2", "teacher": "deployment:lab/big"}, {"max_tokens": 9}, 4, "told",
+    )  # fmt: skip
+    assert "told@v2" in done.out
+    assert "Refused  1" in done.out
+
+
+def test_a_dry_run_of_labelling_asks_nobody(cli: Cli, server: FakeServer, folder: Path) -> None:
+    server.on("GET", "/api/capabilities", lambda _: page([{"name": "text", "tasks": [TASK]}]))
+    wish = {
+        **RUN,
+        "verb": "label",
+        "task": "text-generation",
+        "inputs": {"data": {"ref": "talks"}},
+        "params": {"max_tokens": 9},
+    }
+    server.on("POST", "/api/runs", lambda _: Answer(wish, 201))
+    done = cli("data", "label", "talks@v1", "--teacher", "big", "--name", "told", "--dry-run")
+    assert done.code == 0, done.err
+    assert [each.query for each in server.asked if each.method == "POST"] == [{"dry_run": "true"}]
+    assert "talks" in done.out
+    local = cli("data", "label", str(folder), "--teacher", "big", "--name", "told", "--dry-run")
+    assert local.code == 1
+    assert "Add it first" in local.err

@@ -1,4 +1,4 @@
-"""`data add | ls | show | rm | validate | clean`: data sets."""
+"""`data add | ls | show | rm | validate | clean | label`: data sets."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ FAULT_COLUMNS: list[Column] = [
     ("SEVERITY", "severity"),
     ("FAULT", "message"),
     ("WHAT TO DO", "hint"),
+]
+RUN_FIELDS: list[Column] = [
+    ("What", lambda record: f"{record['verb']} {record['task']}"),
+    ("Inputs", lambda record: {role: given.get("ref") for role, given in record["inputs"].items()}),
+    ("Params", "params"),
+    ("Result", "output_name"),
 ]
 REMOVED_COLUMNS: list[Column] = [
     ("FILE", "file"),
@@ -204,6 +210,43 @@ def clean(
         _print_cleaning(report, outputs)
 
 
+def label(
+    source: Source,
+    teacher: Annotated[str, typer.Option("--teacher", help="The deployment that writes the answers; any model of the API.")],
+    name: Annotated[str, typer.Option("--name", help="What to call the new data set.")],
+    task: TaskName = None,
+    param: DataParams = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the draws, where temperature is above 0.")] = None,
+    dry_run: DryRun = False,
+    output: Output = Format.table,
+) -> None:
+    """Let a deployed model write the answers of a data set, as a new one that another model can be trained on.
+
+    A folder is uploaded as a data set first. An interrupted run goes on where it was: `modelworks resume RUN`.
+    """
+    params = pairs_of(param or [], "-p")
+    with connect() as client:
+        inputs = {"data": source, "teacher": f"deployment:{teacher}"}
+        if _is_local(source):
+            if dry_run:
+                raise InvalidRequest(
+                    f"{source!r} is on this machine, and a dry run sends nothing.", hint="Add it first: modelworks data add."
+                )
+            inputs["data"] = _on_server(client, source)
+        run = _run_of(client, "label", task, inputs, params, name, seed=seed, dry_run=dry_run)
+    outputs = [f"{made['name']}@v{made['number']}" for made in run.get("outputs") or []]
+    if output is Format.json:
+        print_json(run if dry_run else {**run["result"], "outputs": outputs})
+    elif output is Format.name:
+        typer.echo("\n".join(outputs))
+    elif dry_run:
+        show_one(run, RUN_FIELDS, output)
+    else:
+        rows = [(plain(what).replace("_", " ").capitalize(), f"{count:,}") for what, count in run["result"].items()]
+        for line in table([*rows, ("Result", ", ".join(outputs))]):
+            typer.echo(line)
+
+
 def _is_local(source: str) -> bool:
     return source.startswith((".", "/", "~")) or Path(source).exists()
 
@@ -263,10 +306,18 @@ def _checked(kind: type[BaseModel] | None, params: dict[str, Any]) -> BaseModel 
 
 
 def _run_of(
-    client: Modelworks, verb: str, task: str | None, inputs: dict[str, str], params: dict[str, Any], name: str | None
+    client: Modelworks,
+    verb: str,
+    task: str | None,
+    inputs: dict[str, str],
+    params: dict[str, Any],
+    name: str | None,
+    *,
+    seed: int | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
-    """The finished run; raises the error with which it failed."""
-    able = "validates_data" if verb == "validate" else "cleans_data"
+    """The finished run, or what it would be; raises the error with which it failed."""
+    able = {"validate": "validates_data", "clean": "cleans_data", "label": "labels_data"}[verb]
     choices = [
         (capability["name"], each["name"])
         for capability in client.server.capabilities()
@@ -276,7 +327,18 @@ def _run_of(
     if len(choices) != 1:
         raise _undecided(task, [each for _, each in choices])
     capability, chosen = choices[0]
-    run = client.runs.submit(verb=verb, capability=capability, task=chosen, inputs=inputs, params=params, name=name)
+    run = client.runs.submit(
+        verb=verb,
+        capability=capability,
+        task=chosen,
+        inputs=inputs,
+        params=params,
+        name=name,
+        seed=seed,
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return dict(run)
     note(tr("Run {run} is queued. Follow it with: modelworks jobs {run} -f", run=run["id"]))
     done = client.runs.wait(run["id"])
     if done["state"] != "succeeded":
@@ -333,7 +395,9 @@ def _print_cleaning(report: dict[str, Any], outputs: list[str]) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    group = typer.Typer(help="Data sets: add, ls, show, rm, validate, clean.", no_args_is_help=True, rich_markup_mode=None)
-    for verb in (add, ls, show, rm, validate, clean):
+    group = typer.Typer(
+        help="Data sets: add, ls, show, rm, validate, clean, label.", no_args_is_help=True, rich_markup_mode=None
+    )
+    for verb in (add, ls, show, rm, validate, clean, label):
         group.command()(verb)
     app.add_typer(group, name="data")

@@ -56,6 +56,15 @@ class Trainer(Protocol):
     def __call__(self, run: Run, params: Any) -> None: ...
 
 
+class Labeler(Protocol):
+    """What `Task.labeler` names: the deployment of the role "teacher" writes the answers of the data set of the role "data".
+
+    The new data set is what it gives to `run.save`; it returns what is to be said about the run.
+    """
+
+    def __call__(self, run: Run, params: Any) -> Mapping[str, Any] | None: ...
+
+
 class Evaluator(Protocol):
     """What `Task.evaluator` names: measures the model of role "model" on the data set of role "test".
 

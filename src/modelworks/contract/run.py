@@ -8,11 +8,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from modelworks.contract.deployment import Deployment
+
 #: L0: a base model · L1: an industry model made from an L0 · L2: a scenario model, tuned for one task.
 Level = Literal["L0", "L1", "L2"]
 
 #: What a run may do. `batch` and mode `job` call the task's predictor; `pull` and `ingest` belong to the kernel; `validate` and
-#: `clean` look at a data set, and `clean` makes a new one.
+#: `clean` look at a data set, and `clean` makes a new one, as does `label`, in which a deployed model writes the answers.
 Verb = Literal["pull", "ingest", "label", "validate", "clean", "train", "evaluate", "batch"]
 
 
@@ -82,8 +84,12 @@ class Run(Protocol):
         """The data set given under that role; records "used". Raises NotFound where the run has no such input."""
         ...
 
+    def deployment(self, role: str = "teacher") -> Deployment:
+        """The deployment given under that role; each version that answers is recorded as "used". Raises NotFound."""
+        ...
+
     def has_input(self, role: str) -> bool:
-        """Whether an optional model or data set was given under that role."""
+        """Whether an optional model, data set or deployment was given under that role."""
         ...
 
     def log(self, step: int, **metrics: float) -> None:

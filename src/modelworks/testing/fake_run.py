@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modelworks.contract.deployment import Deployment
 from modelworks.contract.errors import Cancelled, InvalidRequest, NotFound
 from modelworks.contract.run import LocalDataset, LocalModel
 
@@ -68,6 +69,7 @@ class FakeRun:
         root: an existing or new folder for the work folder and for copies of checkpoints and results.
         models: folder (or a `LocalModel`, e.g. `saved.model()`) by role.
         datasets: folder (or a `LocalDataset`) by role.
+        deployments: by role, anything that has the name and the `complete` of `contract.deployment.Deployment`.
         seed: what `run.seed` says.
         resume_from: a folder given to `checkpoint` before, e.g. `first.checkpoints[-1].path`; makes this the second attempt.
         cancel_at: `raise_if_cancelled` raises once a step of at least this number has been logged; 0 raises at once.
@@ -82,12 +84,14 @@ class FakeRun:
         *,
         models: Mapping[str, Path | LocalModel] | None = None,
         datasets: Mapping[str, Path | LocalDataset] | None = None,
+        deployments: Mapping[str, Deployment] | None = None,
         seed: int = 0,
         resume_from: Path | None = None,
         cancel_at: int | None = None,
     ) -> None:
         self._models = {role: _local_model(role, given) for role, given in (models or {}).items()}
         self._datasets = {role: _local_dataset(role, given) for role, given in (datasets or {}).items()}
+        self._deployments = dict(deployments or {})
         self._seed = seed
         self._attempt = 1 if resume_from is None else 2
         self._folder = Path(root) / f"attempt-{self._attempt}"
@@ -142,8 +146,15 @@ class FakeRun:
         self._use(role)
         return self._datasets[role]
 
+    def deployment(self, role: str = "teacher") -> Deployment:
+        """The deployment given under that role; raises NotFound where there is none."""
+        if role not in self._deployments:
+            raise _no_input("deployment", role, self._deployments)
+        self._use(role)
+        return self._deployments[role]
+
     def has_input(self, role: str) -> bool:
-        return role in self._models or role in self._datasets
+        return role in self._models or role in self._datasets or role in self._deployments
 
     def log(self, step: int, **metrics: float) -> None:
         if self.logs and step < self.logs[-1].step:

@@ -19,10 +19,10 @@ from modelworks.kernel.jobs import JobSpec
         ({"params": {"rate": "fast"}}, "params.rate", "valid number"),
         ({"output_name": None}, "output_name", "needs a name"),
         ({"output_name": "no spaces"}, None, "not made of letters"),
-        ({"verb": "label"}, "verb", "does not offer the verb 'label'"),
+        ({"verb": "ingest"}, "verb", "does not offer the verb 'ingest'"),
         ({"verb": "train", "task": None}, "task", "needs a task"),
         ({"verb": "train", "task": "toy-large"}, "verb", "does not offer the verb 'train'"),
-        ({"inputs": {"train": "file:corpus"}}, "inputs.train", "neither model nor dataset"),
+        ({"inputs": {"train": "file:corpus"}}, "inputs.train", "neither model, dataset nor deployment"),
     ],
 )
 def test_a_wrong_wish_is_refused_with_the_place(rooms: Rooms, wish: dict[str, Any], param: str | None, words: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelworks.capabilities.text.datasets.params import CleanParams, ValidateParams
-from modelworks.capabilities.text.schemas import EvaluateParams, ServeOptions, TrainParams
+from modelworks.capabilities.text.schemas import EvaluateParams, LabelParams, ServeOptions, TrainParams
 from modelworks.contract import Capability, Resources, Task
 from modelworks.contract.generation import GenerationChunk, GenerationInput
 
@@ -31,6 +31,8 @@ capability = Capability(
             validate_params=ValidateParams,
             cleaner=f"{_PACKAGE}.datasets.cleaning:clean",
             clean_params=CleanParams,
+            labeler=f"{_PACKAGE}.label:label",
+            label_params=LabelParams,
             trainer=f"{_PACKAGE}.train:train",
             train_params=TrainParams,
             train_inputs=("train",),

@@ -239,6 +239,23 @@ class TrainParams(
     """Parameters of a training run: `method` says of which kind, and pre-training is what happens without it."""
 
 
+class LabelParams(BaseModel):
+    """How a deployed model is asked to write the answers of a data set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    system_prompt: str | None = Field(
+        None, max_length=65_536, description="What the teacher is told first; the new data set does not hold it."
+    )
+    max_tokens: int = Field(512, ge=1, le=1_000_000, description="Longest answer, in tokens.")
+    temperature: float = Field(0.0, ge=0, le=2, description="0: always the likeliest answer; above it, answers vary.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Draw only from the likeliest tokens of that share.")
+    keep_truncated: bool = Field(False, description="Also keep answers that were cut off at max_tokens.")
+    concurrency: int = Field(4, ge=1, le=256, description="Questions that are asked at the same time.")
+    max_samples: int | None = Field(None, ge=1, description="Ask only so many, from the beginning.")
+    checkpoint_every: int = Field(50, ge=1, description="Answers between checkpoints.")
+
+
 class EvaluateParams(BaseModel):
     """How held-out data are measured."""
 

@@ -168,6 +168,12 @@ class AccessService:
             self._events.publish_after_commit(session, "key.changed", key_id=key_id, project_id=project_id)
         return Key.model_validate(row)
 
+    def revoke_keys_named(self, session: Session, project_id: str, name: str) -> None:
+        """Refuse every key of a name from now on: those that the platform made itself, for one purpose."""
+        query = select(KeyRow).where(KeyRow.project_id == project_id, KeyRow.name == name, KeyRow.revoked_at.is_(None))
+        for row in session.scalars(query):
+            self.revoke_key(session, project_id, row.id)
+
     def bootstrap(self, session: Session, home: Path) -> None:
         """See to it that the platform's own project has a usable admin key; a new one is written to `home/admin.key` (0600)."""
         project = session.scalar(select(ProjectRow).where(ProjectRow.name == PLATFORM_PROJECT))

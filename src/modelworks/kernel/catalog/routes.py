@@ -237,6 +237,7 @@ def _task(task: Task) -> TaskInfo:
         trainable=task.trainer is not None,
         validates_data=task.validator is not None,
         cleans_data=task.cleaner is not None,
+        labels_data=task.labeler is not None,
         evaluable=task.evaluator is not None,
         input=task.input.model_json_schema(),
         output=task.output.model_json_schema(),

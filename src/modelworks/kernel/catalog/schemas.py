@@ -423,6 +423,7 @@ class TaskInfo(BaseModel):
     #: Whether runs of the verbs validate and clean are offered for its data sets.
     validates_data: bool = False
     cleans_data: bool = False
+    labels_data: bool = False
     evaluable: bool
     input: dict[str, Any]
     output: dict[str, Any]

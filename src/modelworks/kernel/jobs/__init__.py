@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelworks.kernel.jobs.deployments import RunDeployments
     from modelworks.kernel.jobs.executors import Executor, Launch, Status
     from modelworks.kernel.jobs.executors.local import LocalExecutor
     from modelworks.kernel.jobs.executors.ray import RayExecutor
@@ -22,6 +23,7 @@ __all__ = [
     "MetricPoint",
     "RayExecutor",
     "ResourcesOverride",
+    "RunDeployments",
     "RunEvent",
     "RunRecord",
     "Status",
@@ -35,6 +37,7 @@ _MODULES = {
     "Launch": "executors",
     "LocalExecutor": "executors.local",
     "RayExecutor": "executors.ray",
+    "RunDeployments": "deployments",
     "Status": "executors",
     "Supervisor": "supervisor",
 }

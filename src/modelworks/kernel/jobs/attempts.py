@@ -29,6 +29,7 @@ from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService
+from modelworks.kernel.jobs.deployments import RunDeployments
 from modelworks.kernel.jobs.executors import Launch, Status
 from modelworks.kernel.jobs.journal import JournalEntry
 from modelworks.kernel.jobs.schemas import ACTIVE, IngestReply, LaunchInput, LaunchSpec, RunState
@@ -76,6 +77,8 @@ class Attempts:
         self._clock = clock
         self._events = events
         self._settings = settings
+        #: Set where runs may ask deployments.
+        self.deployments: RunDeployments | None = None
 
     def active(self, session: Session) -> list[ActiveRun]:
         """Every run that is queued or running, first come first."""
@@ -128,7 +131,8 @@ class Attempts:
         return Launch(
             run_id=row.id,
             attempt=row.attempt,
-            spec=self._spec(session, row, remote=remote),
+            # A remote worker fetches its spec itself, and with it the key.
+            spec=self._spec(session, row, remote=remote, with_key=not remote),
             resources=Resources(**row.resources),
             devices=tuple(devices),
             token=token,
@@ -151,7 +155,7 @@ class Attempts:
         row = _locked(session, run_id)
         if row is None or row.attempt != attempt or row.state != "running":
             raise Conflict(f"Attempt {attempt} of the run {run_id} is not the running one.", code="stale_attempt")
-        return self._spec(session, row, remote=True)
+        return self._spec(session, row, remote=True, with_key=True)
 
     def check_token(self, session: Session, run_id: str, attempt: int, token: str | None) -> None:
         """Raise AuthenticationFailed unless `token` is that of the run's current attempt, Conflict where it is superseded."""
@@ -346,11 +350,12 @@ class Attempts:
         metadata = dict(saved["metadata"])
         known = {name: metadata.pop(name) for name in _KNOWN_METADATA if metadata.get(name) is not None}
         part = metadata.pop("part", None)
-        used = {role: given for role, given in row.inputs.items() if self._was_used(session, row, role)}
+        used = self._used(session, row)
         name = row.output_name or f"{row.task or row.verb}/{row.id}"
-        if saved["kind"] == "model" and used.get("base", {}).get("kind") == "model":
+        bases = [version_id for role, kind, version_id in used if (role, kind) == ("base", "model")]
+        if saved["kind"] == "model" and bases:
             # For lists of what is deployed, which cannot afford to walk the lineage.
-            base = self._catalog.get_version(session, row.project_id, used["base"]["version_id"])
+            base = self._catalog.get_version(session, row.project_id, bases[0])
             metadata.setdefault("parent", base.ref)
         version = self._catalog.register(
             session,
@@ -362,15 +367,19 @@ class Attempts:
             created_by_run=row.id,
             verified=bool(saved.get("verified")),
             # A report speaks of a model; it is none of its children, and does not keep it from being removed.
-            parents=[given["version_id"] for given in used.values() if given["kind"] == "model" and saved["kind"] != "report"],
-            inputs=[(given["version_id"], role) for role, given in used.items()],
+            # A deployment is no parent: it was asked, not continued. Its licence is inherited by way of what was used.
+            parents=[version_id for _, kind, version_id in used if kind == "model" and saved["kind"] != "report"],
+            inputs=[(version_id, role) for role, _, version_id in used],
             **known,
         )
         return {"kind": version.kind, "name": version.name, "version_id": version.id, "number": version.number}
 
-    def _was_used(self, session: Session, row: RunRow, role: str) -> bool:
+    def _used(self, session: Session, row: RunRow) -> list[tuple[str, str, str]]:
+        """(role, kind, version id) of everything that the run read; of a deployment each version that answered."""
         query = select(RunEventRow.data).where(RunEventRow.run_id == row.id, RunEventRow.type == "used")
-        return any(data["role"] == role for data in session.scalars(query))
+        found = {(data["role"], data.get("kind", "model"), data["version_id"]) for data in session.scalars(query)}
+        roles = list(row.inputs)
+        return sorted((each for each in found if each[0] in roles), key=lambda each: (roles.index(each[0]), each[2]))
 
     def _failed(self, session: Session, row: RunRow, error: dict[str, Any], *, retry: bool) -> None:
         if row.cancel_requested_at is not None:
@@ -393,7 +402,12 @@ class Attempts:
         pause_s = 0.0 if row.crashes == 1 else min(_MAX_PAUSE_S, 2.0 ** (row.crashes - 2))
         self._requeue(session, row, reason, pause_s)
 
+    def _close_doors(self, session: Session, row: RunRow) -> None:
+        if self.deployments is not None and any(given["kind"] == "deployment" for given in row.inputs.values()):
+            self.deployments.close(session, row.project_id, row.id)
+
     def _requeue(self, session: Session, row: RunRow, reason: str, pause_s: float) -> None:
+        self._close_doors(session, row)
         row.state = "queued"
         row.handle = None
         row.devices = []
@@ -402,6 +416,7 @@ class Attempts:
         self._note(session, row, "state", {"state": "queued", "reason": reason, "from_checkpoint": row.checkpoint is not None})
 
     def _end(self, session: Session, row: RunRow, state: RunState, error: dict[str, Any] | None) -> None:
+        self._close_doors(session, row)
         row.state = state
         row.error = error
         row.finished_at = self._clock.now()
@@ -431,8 +446,10 @@ class Attempts:
 
     # -- specs --------------------------------------------------------------------------------------------------------
 
-    def _spec(self, session: Session, row: RunRow, *, remote: bool) -> LaunchSpec:
+    def _spec(self, session: Session, row: RunRow, *, remote: bool, with_key: bool) -> LaunchSpec:
         settings = self._settings
+        asked = {role: given["ref"] for role, given in row.inputs.items() if given["kind"] == "deployment"}
+        doors = self.deployments if asked else None
         storage_url = settings.effective_storage_url
         environment = {
             "MODELWORKS_PULL_ROOTS": json.dumps([str(root) for root in settings.pull_roots]),
@@ -450,7 +467,12 @@ class Attempts:
             params=row.params,
             seed=row.seed,
             dry_run=row.output_name is None,
-            inputs={role: self._input(session, row.project_id, given) for role, given in row.inputs.items()},
+            inputs={
+                role: self._input(session, row.project_id, given) for role, given in row.inputs.items() if role not in asked
+            },
+            deployments=asked,
+            api_url=None if doors is None else doors.url(remote=remote),
+            api_key=doors.open(session, row.project_id, row.id, asked.values()) if doors is not None and with_key else None,
             checkpoint=None if row.checkpoint is None else [File.model_validate(file) for file in row.checkpoint],
             storage_url=storage_url if "://" in storage_url else str(Path(storage_url).absolute()),
             storage_options=settings.storage_options,

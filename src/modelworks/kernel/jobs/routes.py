@@ -42,7 +42,7 @@ def router(jobs: JobsService, principal: PrincipalDependency, *, keep_alive_s: f
     @routes.post("/api/runs", status_code=201)
     def submit(spec: JobSpec, caller: Principal = Depends(writer), dry_run: bool = False) -> RunRecord:
         """Check a run completely and queue it; with `dry_run` only check it."""
-        jobs.check_rights(spec, is_admin=caller.has("admin"))
+        jobs.check_rights(spec, caller)
         with jobs.db.transaction() as session:
             return jobs.submit(session, caller.project_id, caller.key_id, spec, dry_run=dry_run)
 

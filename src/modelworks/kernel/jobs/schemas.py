@@ -16,7 +16,7 @@ RunState = Literal["validating_files", "queued", "running", "succeeded", "failed
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 ACTIVE: tuple[str, ...] = ("queued", "running")
 
-InputKind = Literal["model", "dataset"]
+InputKind = Literal["model", "dataset", "deployment"]
 
 
 class ResourcesOverride(BaseModel):
@@ -42,8 +42,9 @@ class JobSpec(BaseModel):
 
     `inputs` names models and data sets by role: `{"base": "name@alias", "train": "dataset:corpus@v2"}`. A plain reference is
     looked up as a model for the roles base, model, teacher and draft, as a data set otherwise, then as the other kind; the
-    prefixes `model:` and `dataset:` say it outright. For the verb batch, `params` is the task's input. The verbs validate and
-    clean read the data set of the role data; clean without `output_name` only says what it would take away.
+    prefixes `model:` and `dataset:` say it outright, and `deployment:` names a deployed model that the run may ask. For the
+    verb batch, `params` is the task's input. The verbs validate, clean and label read the data set of the role data; clean
+    without `output_name` only says what it would take away, label asks the deployment of the role teacher.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,11 +60,11 @@ class JobSpec(BaseModel):
 
 
 class RunInput(BaseModel):
-    """One resolved input: the exact version that every attempt reads."""
+    """One resolved input: the exact version that every attempt reads. A deployment answers with whatever it serves then."""
 
     kind: InputKind
     ref: str
-    version_id: str
+    version_id: str | None
 
 
 class RunOutput(BaseModel):
@@ -158,6 +159,10 @@ class LaunchSpec(BaseModel):
     #: The run has no name for a result: it only says what it would make.
     dry_run: bool = False
     inputs: dict[str, LaunchInput]
+    #: Names of the deployments that may be asked, by role, where the server is, and the attempt's key for them.
+    deployments: dict[str, str] = Field(default_factory=dict)
+    api_url: str | None = None
+    api_key: str | None = None
     checkpoint: list[File] | None
     storage_url: str
     storage_options: dict[str, Any]

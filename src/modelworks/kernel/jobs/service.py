@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from modelworks.contract.capability import Capability, Resources, Task
 from modelworks.contract.errors import Conflict, InvalidRequest, NotFound
+from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
@@ -20,6 +21,7 @@ from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService, find_task, references, resolve_import
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.jobs.attempts import Attempts, announce, note
+from modelworks.kernel.jobs.deployments import RunDeployments
 from modelworks.kernel.jobs.folder import AttemptFolder
 from modelworks.kernel.jobs.journal import JournalEntry
 from modelworks.kernel.jobs.schemas import (
@@ -65,13 +67,28 @@ class JobsService:
         self._clock = clock
         self._events = events
         self._settings = settings
+        self._deployments: RunDeployments | None = None
         catalog.add_guard(self._needed)
 
-    def check_rights(self, spec: JobSpec, *, is_admin: bool) -> None:
-        """Refuse what not everybody who may submit runs may do; see `CatalogService.check_source_rights`."""
+    def connect(self, deployments: RunDeployments) -> None:
+        """Let runs ask deployments; before that, an input that names one is refused."""
+        self._deployments = deployments
+        self.attempts.deployments = deployments
+
+    def check_rights(self, spec: JobSpec, caller: Principal) -> None:
+        """Refuse what not everybody who may submit runs may do: fetch from anywhere, or ask any model.
+
+        Raises:
+            PermissionDenied: the key lacks a scope, or its list of models does not contain a deployment that is named.
+        """
         source = spec.params.get("source")
         if spec.verb == "pull" and isinstance(source, str):
-            self._catalog.check_source_rights(source, is_admin=is_admin)
+            self._catalog.check_source_rights(source, is_admin=caller.has("admin"))
+        for ref in spec.inputs.values():
+            prefix, _, name = ref.partition(":")
+            if prefix == "deployment":
+                caller.require("inference")
+                caller.require_model(name)
 
     def submit(
         self, session: Session, project_id: str, key_id: str | None, spec: JobSpec, *, dry_run: bool = False
@@ -93,7 +110,7 @@ class JobsService:
             slots.check(resources)
         if spec.output_name is not None:
             references.check_name(spec.output_name)
-        elif spec.verb in ("train", "pull"):
+        elif spec.verb in ("train", "pull", "label"):
             raise InvalidRequest(
                 f"A run of the verb {spec.verb!r} needs a name for what it makes.",
                 hint="Give output_name.",
@@ -109,9 +126,15 @@ class JobsService:
                     param=f"inputs.{role}",
                     code="missing_required_parameter",
                 )
-        if spec.verb in ("validate", "clean") and (inputs.get("data") is None or inputs["data"].kind != "dataset"):
+        if spec.verb in ("validate", "clean", "label") and (inputs.get("data") is None or inputs["data"].kind != "dataset"):
             raise InvalidRequest(
                 f"A run of the verb {spec.verb!r} needs a data set.", hint='Give inputs: {"data": "…"}.', param="inputs.data"
+            )
+        if spec.verb == "label" and (inputs.get("teacher") is None or inputs["teacher"].kind != "deployment"):
+            raise InvalidRequest(
+                "A run of the verb 'label' needs a deployment that writes the answers.",
+                hint='Give inputs: {"teacher": "deployment:…"}; `modelworks deployments` lists them.',
+                param="inputs.teacher",
             )
         now = self._clock.now()
         row = RunRow(
@@ -314,10 +337,13 @@ class JobsService:
         prefix, colon, rest = ref.partition(":")
         kinds: list[InputKind] = ["model", "dataset"] if role in _MODEL_ROLES else ["dataset", "model"]
         if colon:
+            if prefix == "deployment" and self._deployments is not None:
+                deployed = self._deployments.find(session, project_id, role, rest)
+                return RunInput(kind="deployment", ref=deployed.name, version_id=deployed.version_id)
             if prefix not in ("model", "dataset"):
                 raise InvalidRequest(
-                    f"The input {role!r} is {ref!r}, but {prefix!r} is neither model nor dataset.",
-                    hint="Write name, name@alias, model:name or dataset:name.",
+                    f"The input {role!r} is {ref!r}, but {prefix!r} is neither model, dataset nor deployment.",
+                    hint="Write name, name@alias, model:name, dataset:name or deployment:name.",
                     param=f"inputs.{role}",
                 )
             kinds, ref = [cast(InputKind, prefix)], rest
@@ -348,6 +374,7 @@ def _find(spec: JobSpec) -> tuple[Capability, Task]:
         "evaluate": task.evaluator is not None,
         "validate": task.validator is not None,
         "clean": task.cleaner is not None,
+        "label": task.labeler is not None,
         "batch": task.mode == "job",
     }
     if not offered.get(spec.verb, False):
@@ -371,6 +398,7 @@ def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:
             "evaluate": task.evaluate_params,
             "validate": task.validate_params,
             "clean": task.clean_params,
+            "label": task.label_params,
             "batch": task.input,
         }[spec.verb]
     if kind is None:

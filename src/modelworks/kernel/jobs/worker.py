@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -30,6 +30,7 @@ from modelworks.contract.media import File
 from modelworks.contract.run import LocalDataset, LocalModel
 from modelworks.kernel.catalog import find_task, materialise, resolve_import
 from modelworks.kernel.catalog.checkpoint import check_folder
+from modelworks.kernel.jobs.asking import AskedDeployment
 from modelworks.kernel.jobs.curation import clean_data, validate_data
 from modelworks.kernel.jobs.folder import AttemptFolder
 from modelworks.kernel.jobs.journal import JournalEntry, JournalWriter
@@ -73,6 +74,7 @@ class JournalRun:
         self._journal = journal
         self._is_cancelled = is_cancelled
         self._paths: dict[str, Path] = {}
+        self._asked: dict[str, AskedDeployment] = {}
         self._last_step: int | None = None
         self._resume_from: Path | None = None
         if spec.checkpoint is not None:
@@ -125,8 +127,23 @@ class JournalRun:
             metadata=given.metadata,
         )
 
+    def deployment(self, role: str = "teacher") -> AskedDeployment:
+        """The deployment given under that role; raises NotFound where the run has no such input."""
+        name = self._spec.deployments.get(role)
+        if name is None or self._spec.api_url is None or self._spec.api_key is None:
+            raise _no_input(role, "deployment", sorted(self._spec.deployments))
+        if role not in self._asked:
+            self._asked[role] = AskedDeployment(
+                name,
+                self._spec.api_url,
+                self._spec.api_key,
+                self.raise_if_cancelled,
+                lambda version_id: self._note_answering(role, version_id),
+            )
+        return self._asked[role]
+
     def has_input(self, role: str) -> bool:
-        return role in self._spec.inputs
+        return role in self._spec.inputs or role in self._spec.deployments
 
     def log(self, step: int, **metrics: float) -> None:
         """Add a point; raises InvalidRequest for numbers that are not finite and for steps that go back."""
@@ -165,15 +182,11 @@ class JournalRun:
     def _input(self, role: str, kind: str) -> LaunchInput:
         given = self._spec.inputs.get(role)
         if given is None or given.kind != kind:
-            known = sorted(name for name, each in self._spec.inputs.items() if each.kind == kind)
-            noun = "data set" if kind == "dataset" else kind
-            raise NotFound(
-                f"This run has no {noun} of the role {role!r}.",
-                hint=f"It has: {', '.join(known) or 'none'}. Give one with the input {role!r}.",
-                param=f"inputs.{role}",
-                code="input_not_found",
-            )
+            raise _no_input(role, kind, sorted(name for name, each in self._spec.inputs.items() if each.kind == kind))
         return given
+
+    def _note_answering(self, role: str, version_id: str) -> None:
+        self._journal.append("used", {"role": role, "kind": "deployment", "version_id": version_id})
 
     def _materialised(self, role: str, given: LaunchInput) -> Path:
         if role not in self._paths:
@@ -197,6 +210,16 @@ class JournalRun:
         return files
 
 
+def _no_input(role: str, kind: str, known: Sequence[str]) -> NotFound:
+    noun = "data set" if kind == "dataset" else kind
+    return NotFound(
+        f"This run has no {noun} of the role {role!r}.",
+        hint=f"It has: {', '.join(known) or 'none'}. Give one with the input {role!r}.",
+        param=f"inputs.{role}",
+        code="input_not_found",
+    )
+
+
 def perform(spec: LaunchSpec, run: JournalRun) -> dict[str, Any] | None:
     """Do what the spec's verb says; returns the run's result.
 
@@ -211,7 +234,14 @@ def perform(spec: LaunchSpec, run: JournalRun) -> dict[str, Any] | None:
     if spec.task is None:
         raise InvalidRequest(f"A run of the verb {spec.verb!r} needs a task.", param="task")
     _, task = find_task(spec.capability, spec.task)
-    performers = {"train": _train, "evaluate": _evaluate, "batch": _batch, "validate": _validate, "clean": _clean}
+    performers = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "batch": _batch,
+        "validate": _validate,
+        "clean": _clean,
+        "label": _label,
+    }
     performer = performers.get(spec.verb)
     if performer is None:
         raise InvalidRequest(f"The verb {spec.verb!r} cannot be run.", param="verb")
@@ -249,6 +279,11 @@ def _validate(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
 def _clean(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
     params = _validated(task.clean_params, spec.params, "params")
     return clean_data(_callable(task.cleaner), params, run, dry_run=spec.dry_run)
+
+
+def _label(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any] | None:
+    told = _callable(task.labeler)(run, _validated(task.label_params, spec.params, "params"))
+    return None if told is None else dict(told)
 
 
 def _callable(path: str | None) -> Callable[..., Any]:

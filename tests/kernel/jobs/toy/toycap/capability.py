@@ -50,6 +50,11 @@ class CountParams(BaseModel):
     stop_at: int | None = None
 
 
+class LabelParams(BaseModel):
+    #: Kill the own process after so many answers, in the first attempt.
+    die_after: int | None = None
+
+
 class MeasureParams(BaseModel):
     wrong: bool = False
 
@@ -70,6 +75,8 @@ capability = Capability(
             validate_params=CareParams,
             cleaner="toycap.care:clean",
             clean_params=CareParams,
+            labeler="toycap.work:label",
+            label_params=LabelParams,
             trainer="toycap.work:train",
             train_params=CountParams,
             evaluator="toycap.work:evaluate",

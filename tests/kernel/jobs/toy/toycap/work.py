@@ -85,6 +85,27 @@ def evaluate(run, params):
     return {"accuracy": 1.0 / len(words), "loss": float(model["total"])}
 
 
+def label(run, params):
+    state = {"words": []}
+    if run.resume_from is not None:
+        state = json.loads((run.resume_from / "state.json").read_text())
+    teacher = run.deployment("teacher")
+    words = (run.dataset("data").path / "words.txt").read_text().split()
+    for word in words[len(state["words"]) :]:
+        if params.die_after == len(state["words"]) and run.attempt == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        state["words"].append(teacher.complete([{"role": "user", "content": word}]).content)
+        folder = run.workdir / "checkpoint"
+        folder.mkdir(exist_ok=True)
+        (folder / "state.json").write_text(json.dumps(state))
+        run.checkpoint(folder)
+    made = run.workdir / "told"
+    made.mkdir()
+    (made / "words.txt").write_text(" ".join(state["words"]))
+    run.save(made, kind="dataset")
+    return {"words": len(words)}
+
+
 def count_all(run, request):
     if request.text == "lie":
         return {"total": "many"}
