@@ -82,6 +82,8 @@ DRIVERS: dict[str, dict[str, str]] = {
         "tuning_steps.py": "what fine-tuning jobs do by themselves",
         "tuning_wire.py": "the wire form of fine-tuning jobs",
         "tuning_routes.py": "/v1/fine_tuning/jobs",
+        "grader_routes.py": "/v1/fine_tuning/alpha/graders",
+        "asking.py": "deployed models, asked on behalf of a caller",
     },
 }
 
@@ -117,6 +119,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "sandbox.py": "runs code that a model wrote, with limits",
         "isolation.py": "the script that shuts such code off, without anything of this package",
         "label.py": "a deployed model writes the answers of a data set",
+        "grading/": "what judges answers",
         "training/": "the loop that every method shares, and what each puts into it",
     },
 }
@@ -126,7 +129,7 @@ LARGE: dict[str, str] = {}
 LIMIT, HARD_LIMIT = 600, 1000
 
 #: Floor 0 is what everything stands on; it stays readable in one sitting.
-CONTRACT_LIMIT = 1500
+CONTRACT_LIMIT = 1800
 
 
 def entries(folder: Path) -> set[str]:

@@ -64,6 +64,8 @@ class Task:
     #: A `contract.predictor.Labeler`: a deployed model writes the answers of a data set.
     labeler: ImportPath | None = None
     label_params: type[BaseModel] | None = None
+    #: A `contract.grading.GraderOpener`: judges answers of this task's models. Light.
+    grader: ImportPath | None = None
     trainer: ImportPath | None = None
     train_params: type[BaseModel] | None = None
     #: Roles that a training must be given: a run without one of them is refused before it is queued.
@@ -81,7 +83,7 @@ class Task:
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
             raise ValueError(f"task name {self.name!r} must be lower-case words joined by hyphens")
-        functions = (self.predictor, self.trainer, self.evaluator, self.validator, self.cleaner, self.labeler)
+        functions = (self.predictor, self.trainer, self.evaluator, self.validator, self.cleaner, self.labeler, self.grader)
         paths = [*functions, *self.predictors.values(), *self.servers.values()]
         for path in paths:
             if path is not None and not _IMPORT_PATH.match(path):

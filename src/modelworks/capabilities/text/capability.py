@@ -33,6 +33,7 @@ capability = Capability(
             clean_params=CleanParams,
             labeler=f"{_PACKAGE}.label:label",
             label_params=LabelParams,
+            grader=f"{_PACKAGE}.grading.opening:open_grader",
             trainer=f"{_PACKAGE}.train:train",
             train_params=TrainParams,
             train_inputs=("train",),

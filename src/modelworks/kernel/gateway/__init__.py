@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from modelworks.kernel.gateway import errors, file_routes, tuning_routes
+from modelworks.kernel.gateway import errors, file_routes, grader_routes, tuning_routes
 from modelworks.kernel.gateway.files import FileService
 from modelworks.kernel.gateway.fine_tuning import FineTuningService
 from modelworks.kernel.gateway.middleware import Edge, Observer
@@ -44,6 +44,7 @@ def install(
     """
     errors.install(app)
     app.include_router(router(gateway))
+    app.include_router(grader_routes.router(gateway))
     if files is not None:
         app.include_router(file_routes.router(gateway, files))
     if tuning is not None:

@@ -47,8 +47,7 @@ def chrf(answer: str, reference: str) -> float:
 
 def rouge_l(answer: str, reference: str) -> float:
     """F1 of the longest common subsequence of words (Lin 2004), of characters in Chinese and Japanese; 2,000 words at most."""
-    ours = _WORDS.findall(answer.lower())[:_MAX_ROUGE_WORDS]
-    theirs = _WORDS.findall(reference.lower())[:_MAX_ROUGE_WORDS]
+    ours, theirs = words(answer.lower())[:_MAX_ROUGE_WORDS], words(reference.lower())[:_MAX_ROUGE_WORDS]
     if not ours or not theirs:
         return float(ours == theirs)
     before = [0] * (len(theirs) + 1)
@@ -58,6 +57,11 @@ def rouge_l(answer: str, reference: str) -> float:
             row.append(before[place] + 1 if word == other else max(before[place + 1], row[place]))
         before = row
     return 2 * before[-1] / (len(ours) + len(theirs))
+
+
+def words(text: str) -> list[str]:
+    """Its words; of Chinese and Japanese its characters."""
+    return _WORDS.findall(text)
 
 
 def is_json(text: str) -> bool:
