@@ -122,18 +122,33 @@ def test_tree_draws_the_family(cli: Cli, server: FakeServer) -> None:
         "node": node("law", 2, level="L1", licence="MIT", metrics={"loss": 1.25}),
         "created_by_run": "run_7",
         "datasets": [node("statutes", 1, licence="CC0-1.0")],
-        "parents": [{"node": node("base", 3, level="L0"), "datasets": [node("books", 1)], "parents": [], "children": []}],
+        "evaluations": [
+            {"evaluation_id": "eval_1", "data": "cases@v1", "metrics": {"loss": 0.5, "accuracy": 0.75}},
+            {"evaluation_id": "eval_2", "data": "novels@v4", "metrics": {"loss": 3.0}},
+        ],
+        "effective_licence": "CC-BY-SA-4.0",
+        "parents": [
+            {
+                "node": node("base", 3, level="L0", metrics={"loss": 2.5}),
+                "licences_complete": False,
+                "datasets": [node("books", 1)],
+                "parents": [],
+                "children": [],
+            }
+        ],
         "children": [{"node": node("court", 1, level="L2", state="removed"), "parents": [], "children": []}],
         "deployments": ["dep_1", "dep_0"],
     }
     server.on("GET", "/api/deployments", page([{"id": "dep_1", "name": "assistant"}]))
     server.on("GET", "/api/tree/law", family)
     assert cli("tree", "law").out.splitlines() == [
-        "law@v2  [L1 · MIT · loss 1.25]",
-        "├─ from base@v3  [L0]",
+        "law@v2  [L1 · MIT · inherits CC-BY-SA-4.0]",
+        "├─ from base@v3  [L0 · not every licence stated · loss 2.5]",
         "│  └─ data books@v1",
         "├─ data statutes@v1  [CC0-1.0]",
         "├─ by run_7",
+        "├─ measured on cases@v1: loss 0.5 · accuracy 0.75",
+        "├─ measured on novels@v4: loss 3",
         "├─ deployed as assistant",
         "├─ was deployed as dep_0",
         "└─ made court@v1  [L2 · removed]",

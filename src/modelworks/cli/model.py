@@ -220,7 +220,7 @@ def tree(ref: Reference, output: Output = Format.table) -> None:
 
 
 def tree_lines(family: dict[str, Any], deployments: Mapping[str, str]) -> list[str]:
-    """The family tree as lines: the model first, then branches labelled from, data, by, deployed as and made.
+    """The family tree as lines: the model first, then branches labelled from, data, by, measured on, deployed as and made.
 
     Args:
         deployments: the names of those that are there, by id; others are shown as gone.
@@ -229,11 +229,13 @@ def tree_lines(family: dict[str, Any], deployments: Mapping[str, str]) -> list[s
     branches += [("data", {"node": node}) for node in family.get("datasets") or []]
     if family.get("created_by_run"):
         branches.append(("by", family["created_by_run"]))
+    for each in family.get("evaluations") or []:
+        branches.append(("measured on", f"{plain(each['data'])}: {_facts_text(each['metrics'])}"))
     for deployment in family.get("deployments") or []:
         known = deployment in deployments
         branches.append(("deployed as", deployments[deployment]) if known else ("was deployed as", deployment))
     branches += [("made", child) for child in family.get("children") or []]
-    lines = [_node_text(family["node"])]
+    lines = [_node_text(family)]
     for place, (label, branch) in enumerate(branches):
         last = place == len(branches) - 1
         below = tree_lines(branch, deployments) if isinstance(branch, dict) else [plain(branch)]
@@ -242,14 +244,25 @@ def tree_lines(family: dict[str, Any], deployments: Mapping[str, str]) -> list[s
     return lines
 
 
-def _node_text(node: dict[str, Any]) -> str:
+def _node_text(family: dict[str, Any]) -> str:
+    node = family["node"]
     name = f"{plain(node.get('name') or node['id'])}" + (f"@v{node['number']}" if node.get("number") is not None else "")
     facts = [plain(node[field]) for field in ("level", "task", "licence") if node.get(field)]
-    metrics = node.get("metrics") or {}
-    facts += [f"{plain(key)} {plain(value)}" for key, value in metrics.items()]
+    inherited = family.get("effective_licence")
+    if inherited and inherited != node.get("licence"):
+        facts.append(f"inherits {plain(inherited)}")
+    if not family.get("licences_complete", True):
+        facts.append("not every licence stated")
+    if node.get("metrics") and not family.get("evaluations"):
+        # What was measured on named data says more than the figures that a training ended with.
+        facts.append(_facts_text(node["metrics"]))
     if node.get("state") == "removed":
         facts.append("removed")
     return f"{name}  [{' · '.join(facts)}]" if facts else name
+
+
+def _facts_text(metrics: Mapping[str, Any]) -> str:
+    return " · ".join(f"{plain(key)} {plain(value)}" for key, value in metrics.items())
 
 
 def rm(

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 from tests.kernel.catalog.samples import ALICE, BOB, Put
 
 from modelworks.contract.errors import Conflict, NotFound
@@ -121,6 +122,50 @@ def test_tree(database: Database, catalog: CatalogService, family: dict[str, Ver
     assert [(child.node.name, child.deployments) for child in tree.children] == [("scene", ["dep_1"])]
     assert tree.parents[0].children == []
     assert root.children[0].children[0].node.name == "scene"
+
+
+def test_the_tree_says_what_each_level_was_measured_on_and_which_licence_it_inherits(
+    database: Database, catalog: CatalogService, family: dict[str, Version], put: Put
+) -> None:
+    def measure(session: Session, run_id: str, model: Version, data: Version, loss: float) -> None:
+        catalog.evaluations.record(
+            session,
+            ALICE,
+            run_id=run_id,
+            capability="text",
+            task="text-generation",
+            version_id=model.id,
+            dataset_version_id=data.id,
+            params={},
+            metrics={"loss": loss},
+            report_digest=None,
+        )
+
+    with database.transaction() as session:
+        exams = [
+            catalog.register(session, ALICE, kind="dataset", name=name, files=put({"x": name.encode()}))
+            for name in ("novels", "cases")
+        ]
+        for number, (model, data, loss) in enumerate(
+            [("base", 0, 3.0), ("base", 1, 9.0), ("tuned", 0, 4.0), ("tuned", 1, 2.0), ("base", 1, 5.0)]
+        ):
+            measure(session, f"run_{number}", family[model], exams[data], loss)
+    with database.reading() as session:
+        tree = catalog.tree(session, ALICE, "tuned")
+    base, scene = tree.parents[0], tree.children[0]
+    # The newest on each, in the same order below every level.
+    assert [(each.data, each.metrics) for each in base.evaluations] == [
+        ("cases@v1", {"loss": 5.0}),
+        ("novels@v1", {"loss": 3.0}),
+    ]
+    assert [(each.data, each.metrics) for each in tree.evaluations] == [
+        ("cases@v1", {"loss": 2.0}),
+        ("novels@v1", {"loss": 4.0}),
+    ]
+    assert scene.evaluations == []
+    # Its own says mit, but it comes from what is to be shared alike.
+    assert (scene.node.licence, scene.effective_licence, scene.licences_complete) == ("mit", "cc-by-sa-4.0", False)
+    assert (base.effective_licence, base.licences_complete) == ("cc-by-sa-4.0", True)
 
 
 def test_removed_versions_stay_in_the_lineage(database: Database, catalog: CatalogService, family: dict[str, Version]) -> None:

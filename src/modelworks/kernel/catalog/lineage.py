@@ -19,11 +19,12 @@ from modelworks.kernel.catalog.schemas import (
     FamilyTree,
     LicenceOf,
     LineageGraph,
+    Measured,
     Node,
     Relation,
     Restrictions,
 )
-from modelworks.kernel.catalog.store import ArtifactRow, LineageEdgeRow, VersionRow
+from modelworks.kernel.catalog.store import ArtifactRow, EvaluationRow, LineageEdgeRow, VersionRow
 
 #: What flows from the edge's object to its subject; `generated` flows the other way.
 _INWARD = ("used", "parent", "deployed")
@@ -186,8 +187,12 @@ def _tree(
     around = edges_of(session, project_id, subjects=makers, objects=[version_id])
     used = [edge.object_id for edge in around if edge.relation == "used" and edge.subject_id in makers]
     known = nodes(session, project_id, {version_id, *used})
+    demanded = restrictions(session, project_id, version_id)
     made = FamilyTree(
         node=known[version_id],
+        effective_licence=demanded.effective,
+        licences_complete=not demanded.unstated,
+        evaluations=_measured(session, project_id, row.digest),
         created_by_run=row.created_by_run,
         datasets=[known[each] for each in dict.fromkeys(used) if known[each].kind == "dataset"],
         deployments=[edge.subject_id for edge in around if edge.relation == "deployed" and edge.object_id == version_id],
@@ -205,6 +210,20 @@ def _tree(
     if way in ("down", "both"):
         made.children.extend(branches(children, "down"))
     return made
+
+
+def _measured(session: Session, project_id: str, digest: str) -> list[Measured]:
+    """The newest evaluation of this content on each data set, by name and version."""
+    rows = session.scalars(
+        select(EvaluationRow)
+        .where(EvaluationRow.project_id == project_id, EvaluationRow.model_digest == digest)
+        .order_by(EvaluationRow.id)
+    )
+    newest = {row.dataset_digest: row for row in rows}
+    known = nodes(session, project_id, {row.dataset_version_id for row in newest.values()})
+    found = [(known[row.dataset_version_id], row) for row in newest.values()]
+    found.sort(key=lambda each: (each[0].name or "", each[0].number or 0))
+    return [Measured(evaluation_id=row.id, data=f"{node.name}@v{node.number}", metrics=row.metrics) for node, row in found]
 
 
 @dataclass(slots=True)

@@ -315,11 +315,26 @@ class LineageGraph(BaseModel):
     truncated: bool = False
 
 
+class Measured(BaseModel):
+    """The newest evaluation of a model on one data set."""
+
+    evaluation_id: str
+    #: Reference of the data set's version.
+    data: str
+    metrics: dict[str, float]
+
+
 class FamilyTree(BaseModel):
     """A model with what it was made from (`parents`), the data it saw (`datasets`) and what was made from it (`children`)."""
 
     object: Literal["tree"] = "tree"
     node: Node
+    #: The most restrictive licence stated anywhere in its ancestry, its own included; None where nobody stated one.
+    effective_licence: str | None = None
+    #: Whether every model and data set of the ancestry states its licence.
+    licences_complete: bool = True
+    #: What it was measured on, by the data sets' names: the same names stand below every level that was measured on them.
+    evaluations: list[Measured] = Field(default_factory=list)
     created_by_run: str | None = None
     datasets: list[Node] = Field(default_factory=list)
     parents: list[FamilyTree] = Field(default_factory=list)
