@@ -21,6 +21,7 @@ from modelworks.cli import (
     VERSION,
     chat,
     connection,
+    conversion,
     data,
     deployment,
     doctor,
@@ -71,7 +72,7 @@ def root(
     connection.target.api_key = api_key
 
 
-for _module in (server, doctor, model, data, run, promotion, deployment, chat, keys, usage, garbage):
+for _module in (server, doctor, model, data, run, conversion, promotion, deployment, chat, keys, usage, garbage):
     _module.add_to(app)
 
 

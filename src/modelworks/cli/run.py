@@ -111,7 +111,7 @@ def train(
         capability, task = resolve_task(client, task, "trainable")
         inputs = roles_of(base or [], "base")
         for role, ref in roles_of(data or [], "train").items():
-            inputs[role] = _dataset_ref(client, ref, dry_run=dry_run)
+            inputs[role] = dataset_ref(client, ref, dry_run=dry_run)
         run = client.runs.submit(
             verb="train",
             capability=capability,
@@ -123,7 +123,7 @@ def train(
             resources=pairs_of(resource or [], "--resource") or None,
             dry_run=dry_run,
         )
-        _answer(client, run, output, dry_run=dry_run, stay=follow_)
+        answer(client, run, output, dry_run=dry_run, stay=follow_)
 
 
 def evaluate(
@@ -141,7 +141,7 @@ def evaluate(
         capability, task = resolve_task(client, task, "evaluable")
         inputs = {"model": model}
         for role, ref in roles_of(data, "test").items():
-            inputs[role] = _dataset_ref(client, ref, dry_run=dry_run)
+            inputs[role] = dataset_ref(client, ref, dry_run=dry_run)
         run = client.runs.submit(
             verb="evaluate",
             capability=capability,
@@ -151,7 +151,7 @@ def evaluate(
             seed=seed,
             dry_run=dry_run,
         )
-        _answer(client, run, output, dry_run=dry_run, stay=follow_)
+        answer(client, run, output, dry_run=dry_run, stay=follow_)
 
 
 def resolve_task(client: Modelworks, name: str, able: str) -> tuple[str, str]:
@@ -174,7 +174,7 @@ def resolve_task(client: Modelworks, name: str, able: str) -> tuple[str, str]:
     raise InvalidRequest(problem, hint=f"Choose one of: {known}.", param="task")
 
 
-def _dataset_ref(client: Modelworks, given: str, *, dry_run: bool) -> str:
+def dataset_ref(client: Modelworks, given: str, *, dry_run: bool) -> str:
     """A reference as it is; a path of this machine is uploaded and becomes the reference of the version made of it."""
     path = Path(given).expanduser()
     looks_like_path = given.startswith((".", "/", "~")) or path.is_dir()
@@ -190,7 +190,8 @@ def _dataset_ref(client: Modelworks, given: str, *, dry_run: bool) -> str:
     return str(client.datasets.add(dataset_name(path, None), path, on_file=told)["id"])
 
 
-def _answer(client: Modelworks, run: dict[str, Any], output: Format, *, dry_run: bool, stay: bool) -> None:
+def answer(client: Modelworks, run: dict[str, Any], output: Format, *, dry_run: bool, stay: bool) -> None:
+    """Show a run that was submitted: only checked, followed to its end, or queued."""
     if dry_run:
         show_one(run, FIELDS, output)
     elif stay:
@@ -252,7 +253,16 @@ class ProgressLine:
 
 
 def follow(client: Modelworks, run_id: str, output: Format) -> None:
-    """Show a run's progress until it ends, then print the run; Ctrl-C asks whether to cancel it or to leave it running.
+    """Show a run's progress until it ends, then print the run; see `ended`."""
+    ended(client, run_id, output)
+    note(tr("Run {run} succeeded.", run=run_id))
+
+
+def ended(client: Modelworks, run_id: str, output: Format, *, shown: bool = True) -> dict[str, Any]:
+    """Show a run's progress until it has succeeded, then print it; Ctrl-C asks whether to cancel it or to leave it running.
+
+    Args:
+        shown: print the run itself when it has succeeded.
 
     Raises:
         typer.Exit: with 1 when the run failed or was cancelled, with 0 when the person left it running.
@@ -271,13 +281,14 @@ def follow(client: Modelworks, run_id: str, output: Format) -> None:
             raise typer.Exit(1) from None
         note(tr("Run {run} goes on. Follow it again with: modelworks jobs {run} -f", run=run_id))
         raise typer.Exit(0) from None
-    if output is Format.name:
-        typer.echo(run["id"])
-    else:
-        show_one(run, FIELDS, output)
-    if run["state"] == "succeeded":
-        note(tr("Run {run} succeeded.", run=run_id))
-        return
+    succeeded = run["state"] == "succeeded"
+    if shown or not succeeded:
+        if output is Format.name:
+            typer.echo(run["id"])
+        else:
+            show_one(run, FIELDS, output)
+    if succeeded:
+        return run
     if run["state"] == "cancelled":
         note(tr("Run {run} was cancelled.", run=run_id))
     else:

@@ -70,6 +70,9 @@ class Task:
     train_params: type[BaseModel] | None = None
     #: Roles that a training must be given: a run without one of them is refused before it is queued.
     train_inputs: tuple[str, ...] = ()
+    #: A `contract.predictor.Quantiser`: makes smaller versions of a model, and says what each costs.
+    quantiser: ImportPath | None = None
+    quantise_params: type[BaseModel] | None = None
     evaluator: ImportPath | None = None
     evaluate_params: type[BaseModel] | None = None
     #: The evaluator returns each of these, whatever the data; the first one is what versions are compared by.
@@ -83,7 +86,16 @@ class Task:
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
             raise ValueError(f"task name {self.name!r} must be lower-case words joined by hyphens")
-        functions = (self.predictor, self.trainer, self.evaluator, self.validator, self.cleaner, self.labeler, self.grader)
+        functions = (
+            self.predictor,
+            self.trainer,
+            self.evaluator,
+            self.validator,
+            self.cleaner,
+            self.labeler,
+            self.grader,
+            self.quantiser,
+        )
         paths = [*functions, *self.predictors.values(), *self.servers.values()]
         for path in paths:
             if path is not None and not _IMPORT_PATH.match(path):

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
+from modelworks.contract.quantisation import QuantiseReport
 from modelworks.contract.run import LocalModel, Run
 
 
@@ -63,6 +64,15 @@ class Labeler(Protocol):
     """
 
     def __call__(self, run: Run, params: Any) -> Mapping[str, Any] | None: ...
+
+
+class Quantiser(Protocol):
+    """What `Task.quantiser` names: saves smaller versions of the model of role "base", each with a metadata `part` of its own.
+
+    What it returns is also saved as a report (`contract.quantisation.REPORT_FILE`).
+    """
+
+    def __call__(self, run: Run, params: Any) -> QuantiseReport: ...
 
 
 class Evaluator(Protocol):

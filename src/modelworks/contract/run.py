@@ -14,8 +14,9 @@ from modelworks.contract.deployment import Deployment
 Level = Literal["L0", "L1", "L2"]
 
 #: What a run may do. `batch` and mode `job` call the task's predictor; `pull` and `ingest` belong to the kernel; `validate` and
-#: `clean` look at a data set, and `clean` makes a new one, as does `label`, in which a deployed model writes the answers.
-Verb = Literal["pull", "ingest", "label", "validate", "clean", "train", "evaluate", "batch"]
+#: `clean` look at a data set, and `clean` makes a new one, as does `label`, in which a deployed model writes the answers;
+#: `quantise` makes smaller versions of a model.
+Verb = Literal["pull", "ingest", "label", "validate", "clean", "train", "evaluate", "quantise", "batch"]
 
 
 class LocalModel(BaseModel):

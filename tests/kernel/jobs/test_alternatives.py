@@ -52,3 +52,15 @@ def test_a_training_without_its_data_is_refused_before_it_is_queued(rooms: Rooms
     assert (refused.value.error_code, refused.value.param) == ("missing_required_parameter", "inputs.train")
     with rooms.db.transaction() as session:
         assert not rooms.jobs.list(session, PROJECT).data
+
+
+def test_quantising_needs_a_model_and_a_name(rooms: Rooms) -> None:
+    wishes = [
+        (JobSpec(verb="quantise", task="text-generation", output_name="x"), "inputs.base"),
+        (JobSpec(verb="quantise", task="text-generation", inputs={"base": "m"}), "output_name"),
+        (JobSpec(verb="quantise", task="text-generation", output_name="x", params={"to": ["int2"]}), "params.to.0"),
+    ]
+    for spec, param in wishes:
+        with rooms.db.transaction() as session, pytest.raises(InvalidRequest) as refused:
+            rooms.jobs.submit(session, PROJECT, None, spec)
+        assert refused.value.param == param

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modelworks.capabilities.text.datasets.params import CleanParams, ValidateParams
-from modelworks.capabilities.text.schemas import EvaluateParams, LabelParams, ServeOptions, TrainParams
+from modelworks.capabilities.text.schemas import EvaluateParams, LabelParams, QuantiseParams, ServeOptions, TrainParams
 from modelworks.contract import Capability, Resources, Task
 from modelworks.contract.generation import GenerationChunk, GenerationInput
 
@@ -37,6 +37,8 @@ capability = Capability(
             trainer=f"{_PACKAGE}.train:train",
             train_params=TrainParams,
             train_inputs=("train",),
+            quantiser=f"{_PACKAGE}.quantise:quantise",
+            quantise_params=QuantiseParams,
             evaluator=f"{_PACKAGE}.evaluate:evaluate",
             evaluate_params=EvaluateParams,
             metrics=("loss", "perplexity", "bits_per_byte"),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -19,7 +20,7 @@ from modelworks.capabilities.text.evaluation.chat import Writer, measure_chats
 from modelworks.capabilities.text.evaluation.choice import measure_questions, read_pairs, read_questions
 from modelworks.capabilities.text.evaluation.likelihood import Measure
 from modelworks.capabilities.text.evaluation.report import SampleReport
-from modelworks.capabilities.text.prompt_format import served_format
+from modelworks.capabilities.text.prompt_format import PromptFormat, served_format
 from modelworks.capabilities.text.schemas import EvaluateParams, TestForm
 from modelworks.capabilities.text.tokenizer import END_OF_TEXT, encode_plain
 from modelworks.contract.run import Run
@@ -50,27 +51,34 @@ def evaluate(run: Run, params: EvaluateParams) -> Mapping[str, float]:
         torch.set_num_threads(params.num_threads)
     local = run.model("model")
     checkpoint = Checkpoint.of(local)
-    prompt_format = served_format(local)
-    folder = run.dataset("test").path
-    form = form_of(folder) if params.form == "auto" else params.form
     model = load_model(local.path, torch.float32)
+    report = measured(run, run.dataset("test").path, params, checkpoint, served_format(local), model)
+    metrics = report.metrics()
+    report.save(run)
+    return metrics
+
+
+def measured(
+    run: Run, folder: Path, params: EvaluateParams, checkpoint: Checkpoint, prompt_format: PromptFormat, model: Any
+) -> SampleReport:
+    """What a loaded model makes of each sample of a data set; see `evaluate`.
+
+    Raises:
+        InvalidData: the data set holds a fault.
+    """
+    form = form_of(folder) if params.form == "auto" else params.form
     # A window's last id is only a target, so a window may be one longer than the context.
     window = min(params.window or checkpoint.context_length, checkpoint.context_length)
     stride = min(params.stride or max(1, window // 2), window)
     measure = Measure(model, window, stride, params.batch_size)
     if form == "text":
-        report = _measure_documents(run, folder, params, prompt_format.tokenizer, measure)
-    else:
-        prompt_format = prompt_format.for_training()
-        if form == "chat":
-            writer = Writer(model, prompt_format, checkpoint.context_length, params.max_answer_tokens)
-            report = measure_chats(run, folder, params, prompt_format, measure, writer)
-        else:
-            questions = read_questions(folder) if form == "choice" else read_pairs(folder)
-            report = measure_questions(run, questions, params, prompt_format, measure)
-    metrics = report.metrics()
-    report.save(run)
-    return metrics
+        return _measure_documents(run, folder, params, prompt_format.tokenizer, measure)
+    prompt_format = prompt_format.for_training()
+    if form == "chat":
+        writer = Writer(model, prompt_format, checkpoint.context_length, params.max_answer_tokens)
+        return measure_chats(run, folder, params, prompt_format, measure, writer)
+    questions = read_questions(folder) if form == "choice" else read_pairs(folder)
+    return measure_questions(run, questions, params, prompt_format, measure)
 
 
 def form_of(folder: Path) -> TestForm:

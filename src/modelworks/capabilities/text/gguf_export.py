@@ -1,15 +1,15 @@
 """Write a Hugging Face checkpoint of the Llama, Qwen2 or Qwen3 shape as one GGUF file, for engines that open nothing else.
 
 The tensors and key names follow the GGUF specification and llama.cpp's architecture names. Only what an engine needs to compute
-logits is certain to be there: token ids are always made by the checkpoint's own Hugging Face tokenizer, so the vocabulary is
-written for readers that insist on one, without any promise that a tokenizer rebuilt from it splits text the same way.
+logits is certain to be there: token ids are always made by the checkpoint's own Hugging Face tokenizer, which a complete file
+carries (`tokenizer.huggingface.json`). The vocabulary beside it is written for readers that insist on one, without any promise
+that a tokenizer rebuilt from it splits text the same way.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,47 +18,54 @@ from typing import Any, Literal
 
 import gguf
 import numpy as np
+import numpy.typing as npt
 import torch
-from safetensors import safe_open
 
+from modelworks.capabilities.text.engines.tolerance import check_matrix
+from modelworks.capabilities.text.gguf_names import gguf_name, interleave_rotary
+from modelworks.capabilities.text.weights import open_weights, read_object
 from modelworks.contract.errors import InvalidData, InvalidRequest, UnsupportedArchitecture
 
-GgufType = Literal["f32", "f16", "q8_0"]
+GgufType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"]
 
 #: Hugging Face `model_type` → architecture name in GGUF.
 ARCHITECTURES: Mapping[str, str] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 
+#: Our own keys: files of the folder as they are, so that what is read back is what was written. Other readers skip them.
+FILE_KEY = "modelworks.file."
+
+FOLDER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "prompt_format.json",
+    "meaning.json",
+)
+
 _FILE_TYPES = {
     "f32": gguf.LlamaFileType.ALL_F32,
     "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "bf16": gguf.LlamaFileType.MOSTLY_BF16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+    "q4_1": gguf.LlamaFileType.MOSTLY_Q4_1,
 }
 _TENSOR_TYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
     "f16": gguf.GGMLQuantizationType.F16,
+    "bf16": gguf.GGMLQuantizationType.BF16,
     "q8_0": gguf.GGMLQuantizationType.Q8_0,
+    "q4_0": gguf.GGMLQuantizationType.Q4_0,
+    "q4_1": gguf.GGMLQuantizationType.Q4_1,
 }
-_TOP_LEVEL = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-_IN_LAYER = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)\.(weight|bias)$")
-#: Q8_0 stores numbers in groups of this many along a row.
-_Q8_GROUP = 32
+#: Four bits for the matrices of the layers only: what a token is read and written as keeps eight.
+_KEPT_AT_EIGHT = ("token_embd.weight", "output.weight")
+_BITS = {"q8_0": "int8", "q4_0": "int4", "q4_1": "int4"}
+#: Quantised numbers are stored in groups of this many along a row.
+_GROUP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +124,21 @@ class Shape:
         )
 
 
-def export(model_dir: Path, target: Path, dtype: GgufType = "f32") -> None:
+def export(model_dir: Path, target: Path, dtype: GgufType = "f32", *, complete: bool = False) -> None:
     """Write the checkpoint in `model_dir` to the file `target`, which appears whole or not at all.
 
     Args:
-        model_dir: a Hugging Face folder with `config.json`, safetensors and `tokenizer.json`; only read.
+        model_dir: a Hugging Face folder with `config.json`, weights and `tokenizer.json`; only read.
         target: the GGUF file; its folder must exist.
         dtype: of the matrices. Vectors stay f32.
+        complete: put the tokenizer, the chat template and the configuration into the file as well, so that it can be opened
+            without the folder. An engine that reads it beside its folder does without.
 
     Raises:
         UnsupportedArchitecture: see `Shape.of`.
         InvalidData: a weight has a name that the architecture does not have, or one is missing.
-        InvalidRequest: `q8_0` for matrices whose rows are not a multiple of 32 long.
+        InvalidRequest: a quantised kind for matrices whose rows are not a multiple of 32 long.
+        IntegrityFailed: a quantised matrix is further from the trained one than its precision explains.
     """
     shape = Shape.of(json.loads((model_dir / "config.json").read_text("utf-8")))
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
@@ -137,11 +147,14 @@ def export(model_dir: Path, target: Path, dtype: GgufType = "f32") -> None:
         writer = gguf.GGUFWriter(temporary, shape.architecture)
         _write_shape(writer, shape, dtype)
         _write_vocabulary(writer, model_dir, shape.vocab_size)
+        if complete:
+            _write_folder(writer, model_dir)
         _write_weights(writer, model_dir, shape, dtype)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+        Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -180,27 +193,51 @@ def _write_vocabulary(writer: Any, model_dir: Path, vocab_size: int) -> None:
     )
     merges = tokenizer["model"].get("merges") or []
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges] or ["a b"])
-    # Which ids end a turn is decided by our own code from generation_config.json; readers only insist on the keys.
-    end = min(special, default=0)
-    writer.add_eos_token_id(end)
-    writer.add_bos_token_id(end)
-    writer.add_pad_token_id(end)
+    ends = _end_ids(model_dir) or [min(special, default=0)]
+    writer.add_eos_token_id(ends[0])
+    writer.add_bos_token_id(ends[0])
+    writer.add_pad_token_id(ends[-1])
+
+
+def _end_ids(model_dir: Path) -> list[int]:
+    """The ids that end an answer; readers know one, our own code all of them."""
+    for name in ("generation_config.json", "config.json"):
+        named = read_object(model_dir / name).get("eos_token_id")
+        if named is not None:
+            return [int(token) for token in (named if isinstance(named, list) else [named])]
+    return []
+
+
+def _write_folder(writer: Any, model_dir: Path) -> None:
+    """The small files of the folder, each under the key that others know where there is one."""
+    writer.add_string(gguf.Keys.Tokenizer.HF_JSON, (model_dir / "tokenizer.json").read_text("utf-8"))
+    template = read_object(model_dir / "tokenizer_config.json").get("chat_template")
+    if (model_dir / "chat_template.jinja").is_file():
+        template = (model_dir / "chat_template.jinja").read_text("utf-8")
+    if isinstance(template, str):
+        writer.add_chat_template(template)
+    for name in FOLDER_FILES:
+        if (model_dir / name).is_file():
+            writer.add_string(FILE_KEY + name, (model_dir / name).read_text("utf-8"))
 
 
 def _write_weights(writer: Any, model_dir: Path, shape: Shape, dtype: GgufType) -> None:
     seen: set[str] = set()
-    for file in sorted(model_dir.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - safe_open is no mapping
-                target = _gguf_name(name)
-                if target is None or (target == "output.weight" and shape.tied):
-                    continue
-                tensor = weights.get_tensor(name).to(torch.float32)
-                if shape.architecture == "llama" and target.endswith(("attn_q.weight", "attn_k.weight")):
-                    heads = shape.num_heads if target.endswith("attn_q.weight") else shape.num_kv_heads
-                    tensor = _interleave_rotary(tensor, heads)
-                _add(writer, target, np.ascontiguousarray(tensor.numpy()), dtype)
-                seen.add(target)
+    weights = open_weights(model_dir)
+    for name in weights.shapes:
+        if name.endswith("rotary_emb.inv_freq"):
+            continue  # recomputed from the base frequency
+        target = gguf_name(name)
+        if target is None:
+            raise InvalidData(f"The checkpoint has a weight {name!r} that its architecture does not have.")
+        if target == "output.weight" and shape.tied:
+            continue
+        tensor = weights.read(name).to(torch.float32)
+        if shape.architecture == "llama" and target.endswith(("attn_q.weight", "attn_k.weight")):
+            heads = shape.num_heads if target.endswith("attn_q.weight") else shape.num_kv_heads
+            tensor = interleave_rotary(tensor, heads)
+        _add(writer, target, np.ascontiguousarray(tensor.numpy()), dtype, model_dir.name)
+        seen.add(target)
     layers = {f"blk.{layer}.{part}.weight" for layer in range(shape.num_layers) for part in ("attn_q", "attn_k", "ffn_down")}
     missing = ({"token_embd.weight", "output_norm.weight"} | layers) - seen
     if missing:
@@ -211,36 +248,30 @@ def _write_weights(writer: Any, model_dir: Path, shape: Shape, dtype: GgufType) 
         )
 
 
-def _gguf_name(name: str) -> str | None:
-    if name in _TOP_LEVEL:
-        return _TOP_LEVEL[name]
-    match = _LAYER.match(name)
-    if match is not None and match[2] in _IN_LAYER:
-        return f"blk.{match[1]}.{_IN_LAYER[match[2]]}.{match[3]}"
-    if name.endswith("rotary_emb.inv_freq"):
-        return None  # recomputed from the base frequency
-    raise InvalidData(f"The checkpoint has a weight {name!r} that its architecture does not have.")
-
-
-def _interleave_rotary(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows from Hugging Face's half-split order to the interleaved one that llama.cpp uses for architecture "llama"."""
-    rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
-
-
-def _add(writer: Any, name: str, values: np.ndarray[Any, Any], dtype: GgufType) -> None:
-    kind = dtype if values.ndim > 1 else "f32"
-    if kind == "q8_0" and values.shape[-1] % _Q8_GROUP:
+def _add(writer: Any, name: str, values: npt.NDArray[np.float32], dtype: GgufType, where: str) -> None:
+    kind: GgufType = dtype if values.ndim > 1 else "f32"
+    if kind in ("q4_0", "q4_1") and name in _KEPT_AT_EIGHT:
+        kind = "q8_0"
+    if kind in ("q8_0", "q4_0", "q4_1") and values.shape[-1] % _GROUP:
         raise InvalidRequest(
-            f"{name} has rows of {values.shape[-1]} numbers, which int8 cannot store: it needs a multiple of {_Q8_GROUP}.",
+            f"{name} has rows of {values.shape[-1]} numbers, which {_BITS[kind]} cannot store: "
+            f"it needs a multiple of {_GROUP}.",
             hint="Deploy this model with precision f32 or bf16.",
             param="precision",
         )
     if kind == "f32":
         writer.add_tensor(name, values)
+        return
+    raw = quantised(values, kind)
+    if kind in _BITS:
+        check_matrix(name, values, gguf.dequantize(raw, _TENSOR_TYPES[kind]), _BITS[kind], where)
+    if kind == "f16":
+        writer.add_tensor(name, raw)
     else:
-        raw = gguf.quantize(values, _TENSOR_TYPES[kind])
-        if kind == "f16":
-            writer.add_tensor(name, raw)
-        else:
-            writer.add_tensor(name, raw, raw_dtype=_TENSOR_TYPES[kind])
+        writer.add_tensor(name, raw, raw_dtype=_TENSOR_TYPES[kind])
+
+
+def quantised(values: npt.NDArray[np.float32], kind: GgufType) -> npt.NDArray[Any]:
+    """A matrix as the bytes that GGUF stores of it, row by row."""
+    stored: npt.NDArray[Any] = gguf.quantize(values, _TENSOR_TYPES[kind])
+    return stored

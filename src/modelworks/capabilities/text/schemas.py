@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, field_validator, model_validator
 
 from modelworks.contract.run import Level
 
 Preset = Literal["tiny", "small", "custom"]
-Precision = Literal["auto", "f32", "bf16", "int8"]
+Precision = Literal["auto", "f32", "bf16", "int8", "int4"]
+#: What the weights of a version can be stored as beside plain numbers.
+Quantised = Literal["int8", "int4"]
 CachePrecision = Literal["auto", "f32", "bf16", "u8"]
 #: What test data hold: running text, conversations, pairs of a better and a worse answer, or multiple choice.
 TestForm = Literal["text", "chat", "preference", "choice"]
@@ -282,6 +284,25 @@ class EvaluateParams(BaseModel):
         return self
 
 
+class QuantiseParams(EvaluateParams):
+    """Which smaller versions are made, and how what they cost is measured; the rest says how data are measured."""
+
+    to: list[Quantised] = Field(
+        ["int8", "int4"],
+        min_length=1,
+        description="int8: eight bits in groups of 32 with one scale each (GGUF's Q8_0). int4: four bits alike (Q4_0), the "
+        "embeddings eight.",
+    )
+    speed_tokens: int = Field(48, ge=1, le=4096, description="Tokens that each of eight answers has when speed is measured.")
+
+    @field_validator("to")
+    @classmethod
+    def _check_twice(cls, value: list[Quantised]) -> list[Quantised]:
+        if len(set(value)) != len(value):
+            raise ValueError("a precision is named twice")
+        return value
+
+
 class ServeOptions(BaseModel):
     """Options of a deployment of a language model."""
 
@@ -289,8 +310,8 @@ class ServeOptions(BaseModel):
 
     precision: Precision = Field(
         "auto",
-        description="Numbers the weights are computed in. auto: f32 below a hundred million weights, else int8 (openvino) "
-        "or bf16 (transformers).",
+        description="Numbers the weights are computed in. auto: those that a quantised version stores, else f32 below a "
+        "hundred million weights, else int8 (openvino) or bf16 (transformers). int4: quantised versions only.",
     )
     kv_cache_precision: CachePrecision = Field(
         "auto", description="Numbers the attention cache is kept in. auto: f32 with precision f32, else u8 (openvino only)."

@@ -239,11 +239,13 @@ def _task(task: Task) -> TaskInfo:
         cleans_data=task.cleaner is not None,
         labels_data=task.labeler is not None,
         evaluable=task.evaluator is not None,
+        quantisable=task.quantiser is not None,
         input=task.input.model_json_schema(),
         output=task.output.model_json_schema(),
         options=_schema(task.options),
         train_params=_schema(task.train_params),
         evaluate_params=_schema(task.evaluate_params),
+        quantise_params=_schema(task.quantise_params),
         resources=asdict(task.resources),
     )
 

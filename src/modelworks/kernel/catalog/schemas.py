@@ -440,11 +440,14 @@ class TaskInfo(BaseModel):
     cleans_data: bool = False
     labels_data: bool = False
     evaluable: bool
+    #: Whether runs of the verb quantise are offered for its models.
+    quantisable: bool = False
     input: dict[str, Any]
     output: dict[str, Any]
     options: dict[str, Any] | None = None
     train_params: dict[str, Any] | None = None
     evaluate_params: dict[str, Any] | None = None
+    quantise_params: dict[str, Any] | None = None
     resources: dict[str, float]
 
 

@@ -110,18 +110,18 @@ class JobsService:
             slots.check(resources)
         if spec.output_name is not None:
             references.check_name(spec.output_name)
-        elif spec.verb in ("train", "pull", "label"):
+        elif spec.verb in ("train", "pull", "label", "quantise"):
             raise InvalidRequest(
                 f"A run of the verb {spec.verb!r} needs a name for what it makes.",
                 hint="Give output_name.",
                 param="output_name",
             )
         inputs = {role: self._resolve(session, project_id, role, ref) for role, ref in spec.inputs.items()}
-        required = task.train_inputs if task is not None and spec.verb == "train" else ()
+        required = _required_inputs(spec.verb, task)
         for role in required:
             if role not in inputs:
                 raise InvalidRequest(
-                    f"A training of {spec.task!r} needs the input {role!r}.",
+                    f"A run of the verb {spec.verb!r} and the task {spec.task!r} needs the input {role!r}.",
                     hint=f'Give inputs: {{"{role}": "…"}}.',
                     param=f"inputs.{role}",
                     code="missing_required_parameter",
@@ -372,6 +372,7 @@ def _find(spec: JobSpec) -> tuple[Capability, Task]:
     offered = {
         "train": task.trainer is not None,
         "evaluate": task.evaluator is not None,
+        "quantise": task.quantiser is not None,
         "validate": task.validator is not None,
         "clean": task.cleaner is not None,
         "label": task.labeler is not None,
@@ -388,6 +389,13 @@ def _find(spec: JobSpec) -> tuple[Capability, Task]:
     return capability, task
 
 
+def _required_inputs(verb: str, task: Task | None) -> Sequence[str]:
+    """Roles without which the run could only fail."""
+    if task is not None and verb == "train":
+        return task.train_inputs
+    return ("base",) if verb == "quantise" else ()
+
+
 def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:
     """The parameters with every default filled in, so that the run can be repeated after the defaults have changed."""
     if task is None:
@@ -396,6 +404,7 @@ def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:
         kind = {
             "train": task.train_params,
             "evaluate": task.evaluate_params,
+            "quantise": task.quantise_params,
             "validate": task.validate_params,
             "clean": task.clean_params,
             "label": task.label_params,

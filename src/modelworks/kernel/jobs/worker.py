@@ -27,6 +27,7 @@ from pydantic import BaseModel, ValidationError
 from modelworks.contract.capability import Task
 from modelworks.contract.errors import Cancelled, InvalidData, InvalidRequest, ModelworksError, NotFound, StorageFull
 from modelworks.contract.media import File
+from modelworks.contract.quantisation import QuantiseReport
 from modelworks.contract.run import LocalDataset, LocalModel
 from modelworks.kernel.catalog import find_task, materialise, resolve_import
 from modelworks.kernel.catalog.checkpoint import check_folder
@@ -237,6 +238,7 @@ def perform(spec: LaunchSpec, run: JournalRun) -> dict[str, Any] | None:
     performers = {
         "train": _train,
         "evaluate": _evaluate,
+        "quantise": _quantise,
         "batch": _batch,
         "validate": _validate,
         "clean": _clean,
@@ -256,6 +258,11 @@ def _evaluate(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
     found = _callable(task.evaluator)(run, _validated(task.evaluate_params, spec.params, "params"))
     task.check_metrics(found)
     return {"metrics": {name: _finite(f"The metric {name!r}", value) for name, value in found.items()}}
+
+
+def _quantise(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
+    report = _callable(task.quantiser)(run, _validated(task.quantise_params, spec.params, "params"))
+    return QuantiseReport.model_validate(report).model_dump(mode="json")
 
 
 def _batch(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from modelworks.capabilities.text.gguf_file import GgufFile
+from modelworks.capabilities.text.weights import GGUF_WEIGHTS
 from modelworks.contract.errors import InvalidData, UnsafeArtifact, UnsupportedArchitecture
 
 #: Formats that run code when they are read.
@@ -21,7 +23,7 @@ _FETCH_AGAIN = "Fetch the checkpoint again."
 
 
 def check_checkpoint(folder: Path, name: str | None = None) -> dict[str, Any]:
-    """Check a Hugging Face folder and return its parsed `config.json`.
+    """Check a Hugging Face folder, or one whose weights are a GGUF file, and return its parsed `config.json`.
 
     Args:
         folder: only read.
@@ -34,6 +36,10 @@ def check_checkpoint(folder: Path, name: str | None = None) -> dict[str, Any]:
     """
     name = name or folder.name
     weights = sorted(folder.glob("*.safetensors"))
+    if not weights and (folder / GGUF_WEIGHTS).is_file():
+        config = _read_config(folder, name)
+        GgufFile(folder / GGUF_WEIGHTS)
+        return config
     if not weights:
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PICKLE_SUFFIXES)
         if pickles:

@@ -6,20 +6,22 @@ import json
 import logging
 import math
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from modelworks.capabilities.text.engines.base import TokenEngine
 from modelworks.capabilities.text.engines.integrity import check_checkpoint
-from modelworks.capabilities.text.engines.logits import LogitsEngine
-from modelworks.capabilities.text.engines.probe import Probe
+from modelworks.capabilities.text.engines.logits import LogitsDecoder, LogitsEngine
+from modelworks.capabilities.text.engines.probe import STORED_KEY, Probe
+from modelworks.capabilities.text.engines.tolerance import READ_TOLERANCE, TOLERANCES, allowed_difference
 from modelworks.capabilities.text.engines.transformers_model import TransformersDecoder, load_model
-from modelworks.capabilities.text.schemas import ServeOptions
+from modelworks.capabilities.text.schemas import Quantised, ServeOptions
+from modelworks.capabilities.text.weights import num_parameters, open_weights, precision_of
 from modelworks.contract import LocalModel
 from modelworks.contract.errors import InvalidRequest, MissingExtra, UnsupportedArchitecture, UnsupportedParameter
 
@@ -32,8 +34,8 @@ _SMALL_MODEL = 100_000_000
 #: Up to this many weights, the checkpoint is loaded a second time to compare an engine with it.
 _PROBED_MODEL = 50_000_000
 _PROBE_LENGTH = 12
-#: Largest accepted difference of a probe's logits, by precision; the README lists what was measured.
-_PROBE_TOLERANCE = {"f32": 0.01, "bf16": 1.0, "int8": 1.5}
+#: Makes the plugin multiply quantised matrices with activations that are not rounded, so that only the matrices are compared.
+_EXACT_ACTIVATIONS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class Checkpoint:
     vocab_size: int
     #: What the trained graph answered, where the model was trained here.
     probe: Probe | None = None
+    #: The precision of weights that are stored quantised.
+    quantised: Quantised | None = None
+    #: What the stored numbers of a quantised version answered when it was made.
+    stored_probe: Probe | None = None
 
     @classmethod
     def of(cls, model: LocalModel) -> Checkpoint:
@@ -63,8 +69,19 @@ class Checkpoint:
                 f"config.json of {model.ref!r} ({config['model_type']!r}) names no context length or vocabulary size.",
                 hint="Only decoders with max_position_embeddings and vocab_size can be served.",
             )
-        probe = Probe.of(model.metadata)
-        return cls(model.path, model.ref, model.digest, config, _count(model.path), context, vocab_size, probe)
+        weights = open_weights(model.path)
+        return cls(
+            folder=model.path,
+            ref=model.ref,
+            digest=model.digest,
+            config=config,
+            num_parameters=num_parameters(weights),
+            context_length=context,
+            vocab_size=vocab_size,
+            probe=Probe.of(model.metadata),
+            quantised=precision_of(weights),
+            stored_probe=Probe.of(model.metadata, STORED_KEY),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +109,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     except ImportError as error:
         raise MissingExtra.of(error.name or "openvino-genai", "text") from error
     shape = Shape.of(checkpoint.config)
-    precision = options.precision
+    precision = _stored_precision(checkpoint, options) or options.precision
     if precision == "auto":
         precision = "f32" if checkpoint.num_parameters < _SMALL_MODEL else "int8"
     cache_precision = options.kv_cache_precision
@@ -116,15 +133,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
         # The pinned version divides by zero in bf16 matrix products on one thread.
         num_threads = max(2, num_threads)
     properties["INFERENCE_NUM_THREADS"] = num_threads
-    if checkpoint.num_parameters <= _PROBED_MODEL:
-        decoder = GraphDecoder(folder, properties)
-        probe = _probe_ids(checkpoint.vocab_size)
-        got = decoder.read(decoder.new_state(), probe, 0)
-        _compare(checkpoint, probe, got, precision)
-        if checkpoint.probe is not None:
-            answered = decoder.read(decoder.new_state(), list(checkpoint.probe.ids), 0)
-            checkpoint.probe.check(answered, _PROBE_TOLERANCE[precision], checkpoint.ref)
-        del decoder
+    _prove(checkpoint, lambda more: GraphDecoder(folder, {**properties, **more}), precision)
     engine = OpenVINOEngine(
         folder,
         properties,
@@ -136,6 +145,60 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     return Opened(engine, context_length)
 
 
+def _stored_precision(checkpoint: Checkpoint, options: ServeOptions) -> Quantised | None:
+    """The precision of a quantised version, None for others.
+
+    Raises:
+        UnsupportedParameter: another one is asked for.
+    """
+    if checkpoint.quantised is not None and options.precision not in ("auto", checkpoint.quantised):
+        raise UnsupportedParameter(
+            f"The weights of {checkpoint.ref!r} are stored as {checkpoint.quantised}, so there is no precision "
+            f"{options.precision} of them.",
+            hint=f"Use auto or {checkpoint.quantised}, or deploy the model that it was made from.",
+            param="precision",
+        )
+    if checkpoint.quantised is None and options.precision == "int4":
+        raise UnsupportedParameter(
+            f"The weights of {checkpoint.ref!r} are not stored as int4.",
+            hint="Make a version of four bits first, and see what it costs: modelworks quantise MODEL --to int4.",
+            param="precision",
+        )
+    return checkpoint.quantised
+
+
+def _prove(checkpoint: Checkpoint, compiled: Callable[[Mapping[str, Any]], LogitsDecoder], precision: str) -> None:
+    """Hold what the engine computes against what was trained, and quantised weights against what was quantised.
+
+    Args:
+        compiled: the engine's graph with further properties.
+
+    Raises:
+        UnsupportedArchitecture: it computes something else than the checkpoint says.
+        IntegrityFailed: the weights are not those that were trained, or not those that were quantised.
+    """
+    tolerance = TOLERANCES[precision].logits
+    small = checkpoint.num_parameters <= _PROBED_MODEL
+    if checkpoint.quantised is not None and (small or checkpoint.stored_probe is not None):
+        exact = compiled(_EXACT_ACTIVATIONS)
+        if small:
+            ids = probe_ids(checkpoint.vocab_size)
+            _compare(checkpoint, ids, exact.read(exact.new_state(), ids, 0), READ_TOLERANCE)
+        if checkpoint.stored_probe is not None:
+            answered = exact.read(exact.new_state(), list(checkpoint.stored_probe.ids), 0)
+            checkpoint.stored_probe.check(answered, READ_TOLERANCE, checkpoint.ref)
+        del exact
+    if not small and checkpoint.probe is None:
+        return
+    decoder = compiled({})
+    if small:
+        ids = probe_ids(checkpoint.vocab_size)
+        _compare(checkpoint, ids, decoder.read(decoder.new_state(), ids, 0), tolerance)
+    if checkpoint.probe is not None:
+        answered = decoder.read(decoder.new_state(), list(checkpoint.probe.ids), 0)
+        checkpoint.probe.check(answered, tolerance, checkpoint.ref)
+
+
 def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     """The engine for any architecture.
 
@@ -144,9 +207,11 @@ def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
         UnsupportedParameter: int8, or a cache precision.
         IntegrityFailed: the weights are not those that were trained.
     """
-    if options.precision == "int8":
+    if _stored_precision(checkpoint, options) is None and options.precision in ("int8", "int4"):
         raise UnsupportedParameter(
-            "The engine transformers has no precision int8.", hint="Use f32 or bf16, or the engine openvino.", param="precision"
+            f"The engine transformers has no precision {options.precision}.",
+            hint="Use f32 or bf16, or the engine openvino.",
+            param="precision",
         )
     if options.kv_cache_precision != "auto":
         raise UnsupportedParameter(
@@ -155,14 +220,18 @@ def open_transformers(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
             param="kv_cache_precision",
         )
     small = checkpoint.num_parameters < _SMALL_MODEL
-    full = options.precision == "f32" or (options.precision == "auto" and small)
+    full = options.precision == "f32" or (options.precision in ("auto", checkpoint.quantised) and small)
     if options.num_threads is not None:
         torch.set_num_threads(options.num_threads)
     model = load_model(checkpoint.folder, torch.float32 if full else torch.bfloat16, checkpoint.ref)
     decoder = TransformersDecoder(model)
     if checkpoint.probe is not None:
         answered = decoder.read(decoder.new_state(), list(checkpoint.probe.ids), 0)
-        checkpoint.probe.check(answered, _PROBE_TOLERANCE["f32" if full else "bf16"], checkpoint.ref)
+        tolerance = TOLERANCES[checkpoint.quantised or ("f32" if full else "bf16")]
+        checkpoint.probe.check(answered, tolerance.logits, checkpoint.ref)
+    if checkpoint.stored_probe is not None:
+        answered = decoder.read(decoder.new_state(), list(checkpoint.stored_probe.ids), 0)
+        checkpoint.stored_probe.check(answered, READ_TOLERANCE if full else TOLERANCES["bf16"].logits, checkpoint.ref)
     engine = LogitsEngine("transformers", decoder, options.max_batch)
     return Opened(engine, min(checkpoint.context_length, options.context_length or checkpoint.context_length))
 
@@ -188,13 +257,13 @@ def open_any(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
         ) from error
 
 
-def _compare(checkpoint: Checkpoint, probe: list[int], got: np.ndarray[Any, Any], precision: str) -> None:
+def _compare(checkpoint: Checkpoint, probe: list[int], got: np.ndarray[Any, Any], tolerance: float) -> None:
     """Refuse an engine whose logits (vocabulary) after `probe` are not those of the checkpoint."""
     decoder = TransformersDecoder(load_model(checkpoint.folder, torch.float32, checkpoint.ref))
     expected = decoder.read(decoder.new_state(), probe, 0)
     difference = float(np.abs(got - expected).max())
     # Logits of a sharper model differ by more for the same relative error.
-    allowed = _PROBE_TOLERANCE[precision] * max(1.0, float(expected.std()))
+    allowed = allowed_difference(tolerance, float(expected.std()))
     if not math.isfinite(difference) or difference > allowed:
         raise UnsupportedArchitecture(
             f"OpenVINO GenAI computes other logits than the checkpoint: they differ by {difference:.3g}, "
@@ -207,7 +276,8 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _probe_ids(vocab_size: int) -> list[int]:
+def probe_ids(vocab_size: int) -> list[int]:
+    """The row of ids on which an engine is held against a checkpoint."""
     return [int(token) for token in np.random.default_rng(0).integers(0, vocab_size, _PROBE_LENGTH)]
 
 
@@ -232,15 +302,6 @@ def _cache(shape: Shape, options: ServeOptions, cache_precision: str, block_toke
         _log.warning("the context is %d tokens, not the model's %d, because cache_size_bytes holds no more", fits, context)
         context = fits
     return min(affordable, (math.ceil(context / block_tokens) + 1) * options.max_batch), context
-
-
-def _count(folder: Path) -> int:
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - safe_open is no mapping
-                total += math.prod(weights.get_slice(name).get_shape())
-    return total
 
 
 def generation_defaults(folder: Path) -> dict[str, Any]:

@@ -23,9 +23,9 @@ import numpy.typing as npt
 import openvino as ov
 import openvino_genai
 import torch
-from safetensors import safe_open
 
 from modelworks.capabilities.text.gguf_export import Shape, export
+from modelworks.capabilities.text.weights import open_weights, quantised_file, vectors_of
 from modelworks.contract.errors import UnsupportedArchitecture
 
 #: Raised whenever what is written changes.
@@ -52,6 +52,7 @@ def converted(model_dir: Path, digest: str, *, int8: bool) -> Path:
         model_dir: the checkpoint; only read.
         digest: names its content.
         int8: matrices in eight bits, in groups of 32 with one scale each (GGUF's Q8_0); else the checkpoint's own in f32.
+            A checkpoint that is quantised already stays as it is.
 
     Raises:
         UnsupportedArchitecture: OpenVINO GenAI does not read this architecture, or reads it differently than known.
@@ -76,7 +77,12 @@ def converted(model_dir: Path, digest: str, *, int8: bool) -> Path:
 
 def _convert(model_dir: Path, folder: Path, *, int8: bool) -> None:
     gguf_file = folder / "model.gguf"
-    export(model_dir, gguf_file, "q8_0" if int8 else "f16")
+    quantised = quantised_file(model_dir)
+    if quantised is not None:
+        # Linked, not copied: the library writes beside the name that it is given.
+        gguf_file.symlink_to(quantised.absolute())
+    else:
+        export(model_dir, gguf_file, "q8_0" if int8 else "f16")
     reader = subprocess.run(
         [sys.executable, "-m", "modelworks.capabilities.text.engines.gguf_reader", str(gguf_file)],
         capture_output=True,
@@ -90,7 +96,7 @@ def _convert(model_dir: Path, folder: Path, *, int8: bool) -> None:
     rough = folder / _GRAPH
     graph = ov.Core().read_model(rough)
     shape = Shape.of(json.loads((model_dir / "config.json").read_text("utf-8")))
-    _repair(graph, model_dir, shape, matrices=not int8)
+    _repair(graph, model_dir, shape, matrices=not int8 and quantised is None)
     graph.set_rt_info("f32", ["runtime_options", "KV_CACHE_PRECISION"])
     ov.serialize(graph, str(folder / "exact.xml"), str(folder / "exact.bin"))
     del graph  # it reads from the file that is replaced now
@@ -103,23 +109,17 @@ def _repair(graph: Any, model_dir: Path, shape: Shape, *, matrices: bool) -> Non
 
     Matrices are found by name. Vectors have lost theirs: they are found by their value, of which the rounding is known.
     """
-    vectors = [_frequencies(shape)]
-    named: dict[str, tuple[Path, str]] = {}
-    for file in sorted(model_dir.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 - safe_open is no mapping
-                named[name] = (file, name)
-                if len(weights.get_slice(name).get_shape()) == 1:
-                    vectors.append(weights.get_tensor(name).to(torch.float32).numpy())
+    weights = open_weights(model_dir)
+    vectors = [_frequencies(shape), *(vector.numpy() for vector in vectors_of(weights))]
     exact = {(vector.size, vector.astype(np.float16).tobytes()): vector for vector in vectors}
     for node in list(graph.get_ordered_ops()):
         if node.get_type_name() != "Constant" or node.get_element_type() != ov.Type.f16 or node.get_output_size() != 1:
             continue
         size = int(np.prod(tuple(node.shape)))
         name = node.get_friendly_name().replace("[", ".").replace("]", "")
-        if name in named:
+        if name in weights.shapes:
             if matrices:
-                _replace(node, _read(*named[name]))
+                _replace(node, weights.read(name).to(torch.float32).numpy())
         elif size > 1 and node.get_friendly_name().endswith("_compressed"):
             vector = exact.get((size, np.asarray(node.get_data()).astype(np.float16).tobytes()))
             if vector is None:
@@ -145,9 +145,3 @@ def _frequencies(shape: Shape) -> npt.NDArray[np.float32]:
     exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.int64).float() / shape.head_dim
     frequencies: npt.NDArray[np.float32] = (1.0 / (shape.rope_theta**exponents)).numpy()
     return frequencies
-
-
-def _read(file: Path, name: str) -> npt.NDArray[np.float32]:
-    with safe_open(file, framework="pt") as weights:
-        values: npt.NDArray[np.float32] = weights.get_tensor(name).to(torch.float32).numpy()
-    return values

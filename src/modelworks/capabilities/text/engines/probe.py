@@ -11,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from modelworks.capabilities.text.engines.tolerance import allowed_difference
 from modelworks.contract.errors import IntegrityFailed
 
 #: The key in a version's metadata.
 METADATA_KEY = "probe"
+#: The key of what the numbers that a quantised version stores answered, computed without any engine.
+STORED_KEY = "stored_probe"
 _MAX_IDS, _NUM_TOP, _NUM_SPREAD = 32, 16, 16
 
 
@@ -40,9 +43,9 @@ class Probe:
         return cls(read, kept, float(logits_v.std()))
 
     @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> Probe | None:
+    def of(cls, metadata: Mapping[str, Any], key: str = METADATA_KEY) -> Probe | None:
         """The probe in a version's metadata, None for a model that was not trained here."""
-        record = metadata.get(METADATA_KEY)
+        record = metadata.get(key)
         if not isinstance(record, dict):
             return None
         logits = {int(token): float(value) for token, value in record["logits"].items()}
@@ -53,6 +56,13 @@ class Probe:
         logits = {str(token): value for token, value in self.logits.items()}
         return {"ids": list(self.ids), "logits": logits, "spread": self.spread}
 
+    def difference(self, got: npt.NDArray[np.float32]) -> float:
+        """The largest difference between logits (vocabulary) after `ids` and those that were kept."""
+        return max(
+            (abs(float(got[token]) - value) if token < got.size else math.inf for token, value in self.logits.items()),
+            default=0.0,
+        )
+
     def check(self, got: npt.NDArray[np.float32], tolerance: float, name: str) -> None:
         """Compare the logits (vocabulary) of an engine after `ids`.
 
@@ -62,12 +72,9 @@ class Probe:
         Raises:
             IntegrityFailed: they are not those of the trained graph.
         """
-        difference = max(
-            (abs(float(got[token]) - value) if token < got.size else math.inf for token, value in self.logits.items()),
-            default=0.0,
-        )
+        difference = self.difference(got)
         # Logits of a sharper model differ by more for the same relative error.
-        allowed = tolerance * max(1.0, self.spread)
+        allowed = allowed_difference(tolerance, self.spread)
         if not difference <= allowed:
             raise IntegrityFailed(
                 f"The model {name!r} would not answer as it was trained: its logits differ by {difference:.3g} from those of "

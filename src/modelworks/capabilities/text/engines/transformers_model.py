@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging as transformers_logging
 
+from modelworks.capabilities.text.weights import open_weights, quantised_file, state_of
 from modelworks.contract.errors import InvalidData, UnsupportedArchitecture
 
 #: Endings of the class names under which transformers saves models that predict the next token.
@@ -18,7 +19,9 @@ _CAUSAL = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "ForConditionalGener
 
 
 def load_model(folder: Path, dtype: torch.dtype, name: str | None = None) -> Any:
-    """Load a checkpoint for reading, from safetensors and without running code that comes with it.
+    """Load a checkpoint for reading, from safetensors or GGUF and without running code that comes with it.
+
+    Quantised weights are given the numbers that they stand for.
 
     Args:
         folder: a Hugging Face folder.
@@ -42,17 +45,15 @@ def load_model(folder: Path, dtype: torch.dtype, name: str | None = None) -> Any
         raise UnsupportedArchitecture(f"Architecture {config.model_type!r} is no causal language model in transformers.")
     _check_purpose(config, name)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            # Looked at below: transformers' own refusal names no weight.
-            ignore_mismatched_sizes=True,
-        )
+        # Looked at below: transformers' own refusal of other shapes names no weight.
+        wanted = {"config": config, "dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        if quantised_file(folder) is None:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **wanted
+            )
+        else:
+            kind = AutoModelForCausalLM._model_mapping[type(config)]
+            model, report = kind.from_pretrained(None, state_dict=state_of(open_weights(folder), dtype), **wanted)
     except (RuntimeError, ValueError, OSError) as error:
         raise InvalidData(f"The weights of {name!r} cannot be loaded: {_first_sentence(error)}") from error
     mismatched = sorted(report["mismatched_keys"])

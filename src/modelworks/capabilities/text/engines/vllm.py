@@ -19,6 +19,8 @@ from modelworks.contract.errors import InvalidRequest, MissingExtra, Unsupported
 #: The Python interpreter of the environment in which vLLM is installed.
 PYTHON_VARIABLE = "MODELWORKS_VLLM_PYTHON"
 
+#: The file of a quantised version (`weights.GGUF_WEIGHTS`, which is too heavy to import here).
+_QUANTISED = "model.gguf"
 _DTYPES = {"auto": "auto", "f32": "float32", "bf16": "bfloat16"}
 
 
@@ -28,7 +30,7 @@ def command(model: LocalModel | None, options: BaseModel | None) -> ServerComman
     Raises:
         MissingExtra: no vLLM is named or found.
         UnsupportedParameter: int8, for which vLLM wants a checkpoint that was quantised beforehand.
-        InvalidRequest: no model was given.
+        InvalidRequest: no model was given, or a quantised version.
         IntegrityFailed: its template, tokenizer or end ids are not those it was trained with.
     """
     if model is None:
@@ -38,6 +40,12 @@ def command(model: LocalModel | None, options: BaseModel | None) -> ServerComman
         from modelworks.capabilities.text.prompt_format import served_format
 
         served_format(model)
+    if (model.path / _QUANTISED).is_file():
+        raise InvalidRequest(
+            f"The weights of {model.ref!r} are quantised in a way that vLLM is not asked to read.",
+            hint="Deploy the model that it was made from, or use the engine openvino.",
+            param="engine",
+        )
     chosen = options if isinstance(options, ServeOptions) else ServeOptions()
     if chosen.precision not in _DTYPES:
         raise UnsupportedParameter(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelworks.contract.errors import InvalidData
@@ -42,6 +42,11 @@ class SampleReport:
         }
         values |= {name: (float(value), 1.0) for name, value in (scores or {}).items()}
         self._samples.append(SampleResult(sample=sample, values=values, detail=dict(detail or {})))
+
+    @property
+    def samples(self) -> Sequence[SampleResult]:
+        """What was added, in order."""
+        return self._samples
 
     def metrics(self) -> dict[str, float]:
         """Each metric over all samples, and the perplexity.
