@@ -8,7 +8,9 @@ from pydantic import ValidationError
 from modelworks.capabilities.text.schemas import (
     PRESETS,
     AdapterParams,
+    DistillationParams,
     EvaluateParams,
+    LabelParams,
     LoraParams,
     PreferenceParams,
     PretrainParams,
@@ -60,15 +62,15 @@ def test_wrong_options_are_refused() -> None:
 
 
 def test_every_parameter_is_explained() -> None:
-    training = (PretrainParams, SupervisedParams, LoraParams, PreferenceParams, AdapterParams)
-    for schema in (*training, ServeOptions, EvaluateParams):
+    training = (PretrainParams, SupervisedParams, LoraParams, PreferenceParams, DistillationParams, AdapterParams)
+    for schema in (*training, ServeOptions, EvaluateParams, LabelParams):
         for name, field in schema.model_fields.items():
             assert field.description, f"{schema.__name__}.{name}"
 
 
 def test_the_method_decides_which_parameters_there_are() -> None:
     assert isinstance(TrainParams.model_validate({"preset": "small"}).root, PretrainParams)
-    for kind in (SupervisedParams, LoraParams, PreferenceParams, PretrainParams):
+    for kind in (SupervisedParams, LoraParams, PreferenceParams, DistillationParams, PretrainParams):
         params = kind()
         assert type(TrainParams.model_validate(params.model_dump(mode="json")).root) is kind
         assert TrainParams(params).model_dump() == params.model_dump()
@@ -76,4 +78,4 @@ def test_the_method_decides_which_parameters_there_are() -> None:
         with pytest.raises(ValidationError):
             TrainParams.model_validate(wrong)
     names = {next(iter(each.values())).rpartition("/")[2] for each in TrainParams.model_json_schema()["oneOf"]}
-    assert names == {"PretrainParams", "SupervisedParams", "LoraParams", "PreferenceParams"}
+    assert names == {"PretrainParams", "SupervisedParams", "LoraParams", "PreferenceParams", "DistillationParams"}

@@ -34,7 +34,7 @@ def test_the_chosen_alternative_fills_in_its_defaults(rooms: Rooms) -> None:
         ({"method": "lora", "rnak": 4}, "unknown_parameter", "params.rnak", "no parameter 'rnak'"),
         ({"method": "lora", "rank": 0}, "invalid_parameters", "params.rank", "greater than or equal to 1"),
         ({"method": "preference", "adapter": {"rank": 0}}, "invalid_parameters", "params.adapter.rank", "greater than"),
-        ({"method": "magic"}, "invalid_parameters", "params", "pretrain, supervised, lora or preference"),
+        ({"method": "magic"}, "invalid_parameters", "params", "pretrain, supervised, lora"),
     ],
 )
 def test_what_does_not_belong_to_it_is_refused_with_the_place(

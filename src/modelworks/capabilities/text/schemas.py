@@ -217,6 +217,21 @@ class PreferenceParams(TuningParams):
     adapter: AdapterParams | None = Field(None, description="Train a low-rank adapter instead of all weights.")
 
 
+class DistillationParams(TuningParams):
+    """Distillation (Hinton et al. 2015): a student learns the answers, and how likely a teacher finds every other token."""
+
+    method: Literal["distillation"] = Field("distillation", description="Learn from the logits of a larger model.")
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="Highest learning rate, reached after the warm-up.")
+    temperature: float = Field(2.0, gt=0, le=100, description="Both models' logits are divided by it before they are compared.")
+    teacher_share: float = Field(
+        0.5, ge=0, le=1, description="Part of the loss that asks for agreement with the teacher; the rest asks for the answers."
+    )
+    packing: bool = Field(
+        True, description="Put several samples into one row, invisible to each other; off: one padded row per sample."
+    )
+    adapter: AdapterParams | None = Field(None, description="Train a low-rank adapter instead of all weights.")
+
+
 def _method(value: Any) -> str:
     """The method that raw or validated parameters name; pre-training where they name none."""
     method = value.get("method", "pretrain") if isinstance(value, dict) else getattr(value, "method", "pretrain")
@@ -229,11 +244,12 @@ class TrainParams(
             Annotated[PretrainParams, Tag("pretrain")]
             | Annotated[SupervisedParams, Tag("supervised")]
             | Annotated[LoraParams, Tag("lora")]
-            | Annotated[PreferenceParams, Tag("preference")],
+            | Annotated[PreferenceParams, Tag("preference")]
+            | Annotated[DistillationParams, Tag("distillation")],
             Discriminator(
                 _method,
                 custom_error_type="unknown_method",
-                custom_error_message="method must be pretrain, supervised, lora or preference",
+                custom_error_message="method must be pretrain, supervised, lora, preference or distillation",
             ),
         ]
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from modelworks.capabilities.text.schemas import LoraParams, PreferenceParams, SupervisedParams, TrainParams
+from modelworks.capabilities.text.schemas import LoraParams, SupervisedParams, TrainParams, TuningParams
 from modelworks.capabilities.text.train import train
 from modelworks.contract import LocalModel
 from modelworks.testing.fake_run import FakeRun
@@ -31,7 +31,7 @@ def write_lines(folder: Path, records: list[dict[str, Any]]) -> Path:
     return folder
 
 
-def tuned(run: FakeRun, params: SupervisedParams | LoraParams | PreferenceParams) -> FakeRun:
+def tuned(run: FakeRun, params: TuningParams) -> FakeRun:
     """A run of the capability's trainer, through the parameters that a user gives."""
     train(run, TrainParams.model_validate(params.model_dump()))
     return run

@@ -137,8 +137,8 @@ def collate(bins: Sequence[Sequence[Row]]) -> Batch:
     return Batch(tensors, weight=float(weights_bt.sum()), num_tokens=num_tokens)
 
 
-def token_losses(model: Any, batch: Batch, columns_k: torch.Tensor | None = None) -> torch.Tensor:
-    """Negative log-likelihood of every target in nats, bt f32, unweighted; bk where only some columns are wanted.
+def token_logits(model: Any, batch: Batch, columns_k: torch.Tensor | None = None) -> torch.Tensor:
+    """The logits of every position, btv f32; bkv where only some columns are wanted.
 
     The head is the widest layer of all: columns in which no row learns anything need not pass through it.
     """
@@ -150,21 +150,35 @@ def token_losses(model: Any, batch: Batch, columns_k: torch.Tensor | None = None
         use_cache=False,
         **more,
     ).logits
-    targets_bt = batch.tensors["targets"]
-    if columns_k is not None:
-        targets_bt = targets_bt[:, columns_k]
-        if logits_btv.shape[1] != columns_k.numel():
-            # An architecture that knows nothing of the wish.
-            logits_btv = logits_btv[:, columns_k]
-    losses: torch.Tensor = functional.cross_entropy(
-        logits_btv.float().flatten(0, 1), targets_bt.flatten(), reduction="none"
-    ).view_as(targets_bt)
+    if columns_k is not None and logits_btv.shape[1] != columns_k.numel():
+        # An architecture that knows nothing of the wish.
+        logits_btv = logits_btv[:, columns_k]
+    found: torch.Tensor = logits_btv.float()
+    return found
+
+
+def token_losses(model: Any, batch: Batch, columns_k: torch.Tensor | None = None) -> torch.Tensor:
+    """Negative log-likelihood of every target in nats, bt f32, unweighted; bk where only some columns are wanted."""
+    return losses_of(token_logits(model, batch, columns_k), batch, columns_k)
+
+
+def losses_of(logits_btv: torch.Tensor, batch: Batch, columns_k: torch.Tensor | None = None) -> torch.Tensor:
+    """What `token_losses` makes of the logits."""
+    targets_bt = batch.tensors["targets"] if columns_k is None else batch.tensors["targets"][:, columns_k]
+    losses: torch.Tensor = functional.cross_entropy(logits_btv.flatten(0, 1), targets_bt.flatten(), reduction="none").view_as(
+        targets_bt
+    )
     return losses
+
+
+def learnt_columns(weights_bt: torch.Tensor) -> torch.Tensor:
+    """The columns in which some row learns something, k int64."""
+    return (weights_bt != 0).any(dim=0).nonzero().flatten()
 
 
 def weighted_losses(model: Any, batch: Batch, weights_bt: torch.Tensor) -> torch.Tensor:
     """The loss of each row in nats, summed with weights, b f32."""
-    columns_k = (weights_bt != 0).any(dim=0).nonzero().flatten()
+    columns_k = learnt_columns(weights_bt)
     return (token_losses(model, batch, columns_k) * weights_bt[:, columns_k]).sum(dim=1)
 
 

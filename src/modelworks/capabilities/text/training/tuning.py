@@ -22,16 +22,24 @@ from modelworks.capabilities.text.engines.opening import Checkpoint
 from modelworks.capabilities.text.engines.probe import METADATA_KEY, Probe
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.prompt_format import PromptFormat, served_format
-from modelworks.capabilities.text.schemas import PROMPT_FORMAT, AdapterParams, LoraParams, PreferenceParams, SupervisedParams
+from modelworks.capabilities.text.schemas import (
+    PROMPT_FORMAT,
+    AdapterParams,
+    DistillationParams,
+    LoraParams,
+    PreferenceParams,
+    SupervisedParams,
+)
 from modelworks.capabilities.text.training import adapter as adapters
 from modelworks.capabilities.text.training.batches import RowSource, answers, check_packing
+from modelworks.capabilities.text.training.distillation import Distillation, teacher_of
 from modelworks.capabilities.text.training.loop import Objective, Schedule, Source, TrainingLoop
 from modelworks.capabilities.text.training.preference import Pair, PairSource, Preference, pair_of, with_references
 from modelworks.capabilities.text.training.rows import Row, conversation_rows, within
 from modelworks.contract.errors import IntegrityFailed, InvalidRequest
 from modelworks.contract.run import LocalModel, Run
 
-Params = SupervisedParams | LoraParams | PreferenceParams
+Params = SupervisedParams | LoraParams | PreferenceParams | DistillationParams
 _S = TypeVar("_S", ChatSample, PreferenceSample)
 
 #: Largest difference of a logit between the trained graph and the saved weights, relative to the logits' spread: rounding of
@@ -55,8 +63,8 @@ class _Material:
 def tune(run: Run, params: Params) -> None:
     """Train and save with `run.save`: a Hugging Face folder, and for an adapter `adapter/` inside it, as peft reads it.
 
-    Inputs: model "base"; data set "train" of conversations, or of preferences for the method `preference`; optionally data set
-    "validation", else a part of "train" is held out.
+    Inputs: model "base"; model "teacher" for the method `distillation`; data set "train" of conversations, or of preferences
+    for the method `preference`; optionally data set "validation", else a part of "train" is held out.
 
     Raises:
         InvalidRequest: there is no base model, it has no usable chat template, or the loss stopped being a number.
@@ -86,7 +94,7 @@ def tune(run: Run, params: Params) -> None:
     run.raise_if_cancelled()
     if params.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    shape = params if isinstance(params, LoraParams) else params.adapter if isinstance(params, PreferenceParams) else None
+    shape = params if isinstance(params, LoraParams) else getattr(params, "adapter", None)
     torch.manual_seed(run.seed)
     if shape is not None:
         model = adapters.attach(model, shape)
@@ -137,7 +145,10 @@ def _material(run: Run, params: Params, prompt_format: PromptFormat, model: Any,
         packing=params.packing,
         seed=run.seed,
     )
-    return _Material(row_source, answers, rows[:_PROBE_ROWS], len(rows), too_long)
+    objective: Objective = answers
+    if isinstance(params, DistillationParams):
+        objective = Distillation(teacher_of(run, prompt_format), len(prompt_format.tokenizer), params)
+    return _Material(row_source, objective, rows[:_PROBE_ROWS], len(rows), too_long)
 
 
 def _samples(run: Run, params: Params, read: Any) -> tuple[list[Any], list[Any]]:
@@ -233,6 +244,9 @@ def _save(
         PROMPT_FORMAT: prompt_format.record(),
         METADATA_KEY: taken.record(),
     }
+    if isinstance(params, DistillationParams):
+        teacher = run.model("teacher")
+        metadata["teacher"] = {"ref": teacher.ref, "digest": teacher.digest}
     if shape is not None:
         metadata["adapter"] = {"folder": adapters.FOLDER, "base": base.ref, "base_digest": base.digest, "rank": shape.rank}
     run.save(folder, kind="model", metadata=metadata)
