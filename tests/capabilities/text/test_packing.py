@@ -7,7 +7,7 @@ import pytest
 
 from modelworks.capabilities.text.chat_examples import turns
 from modelworks.capabilities.text.data import Document
-from modelworks.capabilities.text.packing import Blocks, write_tokens
+from modelworks.capabilities.text.packing import Blocks, ReplayedBlocks, write_tokens
 from modelworks.capabilities.text.tokenizer import train_tokenizer
 from modelworks.contract.errors import InvalidData
 from modelworks.testing.tiny_data import sentences
@@ -90,3 +90,25 @@ def test_a_text_shorter_than_a_block_is_still_a_block(tmp_path: Path) -> None:
     inputs, targets = Blocks(path, 7, block_length=64, batch_size=2, seed=0).batch(9)
     assert inputs.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
     assert targets.tolist() == [[1, 2, 3, 4, 5, 6]] * 2
+
+
+def test_replayed_blocks_lie_evenly_among_fresh_ones_and_none_is_lost(tmp_path: Path) -> None:
+    np.arange(1001, dtype=np.uint32).tofile(tmp_path / "fresh")
+    np.arange(5000, 5201, dtype=np.uint32).tofile(tmp_path / "old")
+    fresh = Blocks(tmp_path / "fresh", 1001, block_length=10, batch_size=8, seed=3)
+    old = Blocks(tmp_path / "old", 201, block_length=10, batch_size=8, seed=3)
+    mixed = ReplayedBlocks(fresh, old, 0.25)
+    batches = [mixed.batch(step) for step in range(15)]
+    assert all(inputs.shape == (8, 10) and (inputs + 1 == targets).all() for inputs, targets in batches)
+    assert [int((inputs[:, 0] >= 5000).sum()) for inputs, _ in batches] == [2] * 15
+    rows = [row for inputs, _ in batches for row in inputs]
+    assert len({int(row[0]) for row in rows if row[0] < 5000}) == 90, "in one pass, no fresh block comes twice"
+    # A resumed run asks for a late step first.
+    late = ReplayedBlocks(Blocks(tmp_path / "fresh", 1001, 10, 8, 3), Blocks(tmp_path / "old", 201, 10, 8, 3), 0.25).batch(11)
+    assert (late[0] == batches[11][0]).all()
+
+
+def test_blocks_of_two_lengths_do_not_mix(tmp_path: Path) -> None:
+    np.arange(101, dtype=np.uint32).tofile(tmp_path / "tokens")
+    with pytest.raises(ValueError, match="10 and of 20 tokens"):
+        ReplayedBlocks(Blocks(tmp_path / "tokens", 101, 10, 2, 0), Blocks(tmp_path / "tokens", 101, 20, 2, 0), 0.5)

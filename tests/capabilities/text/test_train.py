@@ -98,6 +98,36 @@ def test_a_base_model_is_continued_from(tmp_path: Path, documents: Path, trained
     run.check_inputs_unchanged()
 
 
+def test_what_is_replayed_is_forgotten_less(tmp_path: Path, documents: Path, trained: FakeRun) -> None:
+    base = trained.saved[0].path
+    tokenizer = load_tokenizer(base)
+    old = torch.tensor([tokenizer("\n".join(file.read_text() for file in sorted(documents.rglob("*.txt"))))["input_ids"][:512]])
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(20):
+        (other / f"{number}.txt").write_text(" ".join(str(each * 7919 % 1000) for each in range(number, number + 80)))
+
+    def loss_after(folder: str, **more: Path) -> float:
+        run = FakeRun(tmp_path / folder, datasets={"train": other, **more}, models={"base": base}, seed=1)
+        changed = {"steps": 12, "learning_rate": 6e-3, "warmup_steps": 0, "replay_fraction": 0.5, "chat_fraction": 0}
+        train.pretrain(run, PretrainParams(**{**TINY, **changed}))
+        assert run.saved[0].metadata["metrics"]["tokens_seen"] == 12 * 4 * 64
+        model = AutoModelForCausalLM.from_pretrained(run.saved[0].path)
+        with torch.no_grad():
+            return float(model(input_ids=old.reshape(4, 128), labels=old.reshape(4, 128)).loss)
+
+    assert loss_after("replayed", replay=documents) < loss_after("alone") - 0.5
+
+
+def test_a_short_text_is_replayed_in_short_blocks(tmp_path: Path, documents: Path, trained: FakeRun) -> None:
+    (tmp_path / "short").mkdir()
+    (tmp_path / "short" / "a.txt").write_text("The pump was repaired during the night.")
+    inputs = {"train": documents, "replay": tmp_path / "short"}
+    run = FakeRun(tmp_path / "run", datasets=inputs, models={"base": trained.saved[0].path}, seed=1)
+    train.pretrain(run, PretrainParams(**{**TINY, "steps": 1, "chat_fraction": 0}))
+    assert 4 <= run.saved[0].metadata["metrics"]["tokens_seen"] < 4 * 64
+
+
 def test_a_given_tokenizer_is_used(tmp_path: Path, documents: Path, trained: FakeRun) -> None:
     given = trained.saved[0].path
     run = FakeRun(tmp_path, datasets={"train": documents}, models={"tokenizer": given}, seed=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -31,7 +32,7 @@ class Blocks:
         self._tokens = np.memmap(path, dtype=np.uint32, mode="r", shape=(num_tokens,))
         self.num_tokens = num_tokens
         self.block_length = min(block_length, num_tokens - 1)
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._seed = seed
         # One token more than the block, the target of its last position.
         self._num_blocks = max(1, (num_tokens - 1) // self.block_length)
@@ -41,11 +42,10 @@ class Blocks:
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets of a step, each (batch, block) int64; `step` counts from 0."""
-        rows = [self._block(step * self._batch_size + row) for row in range(self._batch_size)]
-        block = torch.from_numpy(np.stack(rows).astype(np.int64))
-        return block[:, :-1].contiguous(), block[:, 1:].contiguous()
+        return _shifted([self.block(step * self.batch_size + row) for row in range(self.batch_size)])
 
-    def _block(self, position: int) -> npt.NDArray[np.uint32]:
+    def block(self, position: int) -> npt.NDArray[np.uint32]:
+        """The ids of one block and of the token after it; `position` counts from 0 over all passes."""
         epoch, index = divmod(position, self._num_blocks)
         if epoch != self._epoch:
             # Each pass is cut at other places and read in another order.
@@ -56,6 +56,42 @@ class Blocks:
             self._epoch = epoch
         start = self._offset + int(self._order[index]) * self.block_length
         return self._tokens[start : start + self.block_length + 1]
+
+
+class ReplayedBlocks:
+    """Blocks of new text with blocks of old text spread evenly among them, so that a model does not forget what it knew.
+
+    Method: replay in continued pre-training (Ibrahim et al. 2024). As with `Blocks`, a step's number and the seed say it all.
+
+    Args:
+        fresh: the text that is learnt.
+        replayed: text of the kind that was learnt before; blocks of the same length.
+        fraction: the part of all blocks that is replayed, from 0 to 1.
+    """
+
+    def __init__(self, fresh: Blocks, replayed: Blocks, fraction: float) -> None:
+        if fresh.block_length != replayed.block_length:
+            raise ValueError(f"blocks of {fresh.block_length} and of {replayed.block_length} tokens do not mix")
+        self._fresh = fresh
+        self._replayed = replayed
+        self._fraction = fraction
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of a step, each (batch, block) int64; `step` counts from 0."""
+        first = step * self._fresh.batch_size
+        rows = [self._row(position) for position in range(first, first + self._fresh.batch_size)]
+        return _shifted(rows)
+
+    def _row(self, position: int) -> npt.NDArray[np.uint32]:
+        before = math.floor(position * self._fraction)
+        if math.floor((position + 1) * self._fraction) > before:
+            return self._replayed.block(before)
+        return self._fresh.block(position - before)
+
+
+def _shifted(rows: Sequence[npt.NDArray[np.uint32]]) -> tuple[torch.Tensor, torch.Tensor]:
+    block = torch.from_numpy(np.stack(rows).astype(np.int64))
+    return block[:, :-1].contiguous(), block[:, 1:].contiguous()
 
 
 def write_tokens(

@@ -93,6 +93,9 @@ class PretrainParams(BaseModel):
     chat_fraction: float = Field(
         0.15, ge=0, le=0.9, description="Part of the training text that is turned into question and answer turns."
     )
+    replay_fraction: float = Field(
+        0.2, gt=0, lt=1, description="Part of the training that reads the data set of the role replay, where one is given."
+    )
     system_prompt: str = Field(
         "You are a helpful assistant.", max_length=8192, description="System message of the chat turns seen in training."
     )

@@ -20,7 +20,7 @@ from modelworks.capabilities.text.data import Document, read_documents, split
 from modelworks.capabilities.text.engines.integrity import check_checkpoint
 from modelworks.capabilities.text.engines.probe import METADATA_KEY, Probe
 from modelworks.capabilities.text.engines.transformers_model import load_model
-from modelworks.capabilities.text.packing import Blocks, write_tokens
+from modelworks.capabilities.text.packing import Blocks, ReplayedBlocks, write_tokens
 from modelworks.capabilities.text.prompt_format import PromptFormat
 from modelworks.capabilities.text.schemas import PROMPT_FORMAT, PretrainParams, TrainParams
 from modelworks.capabilities.text.tokenizer import (
@@ -62,7 +62,8 @@ def pretrain(run: Run, params: PretrainParams) -> None:
     """Train a model and save it with `run.save` as a Hugging Face folder.
 
     Inputs: data set "train" (plain text, see `data.read_documents`); optionally model "base", whose weights and tokenizer are
-    continued from, or model "tokenizer", of which only the tokenizer is taken.
+    continued from, or model "tokenizer", of which only the tokenizer is taken; optionally data set "replay", plain text of the
+    kind that the base model knows, which is read in between (`replay_fraction`) so that it is not forgotten.
 
     Raises:
         InvalidData: the data set holds no text, or text that is not UTF-8.
@@ -77,12 +78,9 @@ def pretrain(run: Run, params: PretrainParams) -> None:
     vocabulary = _vocabulary(run, params, training)
     model = _model(run, params, vocabulary)
     context_length = int(model.config.max_position_embeddings)
-    blocks = {
-        part: _blocks(
-            run, params, vocabulary, documents, part, min(params.block_length or params.context_length, context_length)
-        )
-        for part, documents in (("training", training), ("validation", validation))
-    }
+    length = min(params.block_length or params.context_length, context_length)
+    learnt = _learnt(run, params, vocabulary, training, length)
+    held_out = _blocks(run, params, vocabulary, validation, "validation", length)
     run.raise_if_cancelled()
     schedule = Schedule(
         num_steps=params.num_steps,
@@ -95,13 +93,13 @@ def pretrain(run: Run, params: PretrainParams) -> None:
         validate_every=params.validate_every,
         log_every=params.log_every,
     )
-    source = _Text(params, blocks["training"], blocks["validation"])
+    source = _Text(params, learnt, held_out)
     loop = TrainingLoop(run, schedule, model, vocabulary.tokenizer, source, _next_token)
     done = loop.finish()
     metrics = loop.validation_metrics()
     run.log(done.step, **metrics)
     model.eval()
-    probe = Probe.taken(model, blocks["validation"].batch(0)[0][0].tolist())
+    probe = Probe.taken(model, held_out.batch(0)[0][0].tolist())
     _save(run, params, model, vocabulary, done, metrics["validation_loss"], probe, licence=data.licence)
 
 
@@ -161,6 +159,21 @@ def _model(run: Run, params: PretrainParams, vocabulary: _Vocabulary) -> Any:
     return Qwen3ForCausalLM(config)
 
 
+def _learnt(
+    run: Run, params: PretrainParams, vocabulary: _Vocabulary, documents: Sequence[Document], length: int
+) -> Blocks | ReplayedBlocks:
+    """The blocks that are trained on: the new text, and among it what is replayed."""
+    fresh = _blocks(run, params, vocabulary, documents, "training", length)
+    if not run.has_input("replay"):
+        return fresh
+    known = list(read_documents(run.dataset("replay").path))
+    # A data set that is shorter than a block shortens the blocks of both.
+    replayed = _blocks(run, params, vocabulary, known, "replay", fresh.block_length)
+    if replayed.block_length < fresh.block_length:
+        fresh = _blocks(run, params, vocabulary, documents, "training", replayed.block_length)
+    return ReplayedBlocks(fresh, replayed, params.replay_fraction)
+
+
 def _blocks(
     run: Run, params: PretrainParams, vocabulary: _Vocabulary, documents: Sequence[Document], part: str, block_length: int
 ) -> Blocks:
@@ -171,7 +184,7 @@ def _blocks(
         vocabulary.tokenizer,
         end_id=vocabulary.end_id,
         # Held-out text is measured as it is, so that losses compare between runs with other chat settings.
-        chat_fraction=params.chat_fraction if part == "training" else 0.0,
+        chat_fraction=0.0 if part == "validation" else params.chat_fraction,
         system_prompt=params.system_prompt,
         seed=run.seed,
     )
@@ -181,7 +194,7 @@ def _blocks(
 class _Text:
     """Blocks of text as a source of the loop."""
 
-    def __init__(self, params: PretrainParams, training: Blocks, validation: Blocks) -> None:
+    def __init__(self, params: PretrainParams, training: Blocks | ReplayedBlocks, validation: Blocks) -> None:
         self._params = params
         self._training = training
         self._validation = validation
