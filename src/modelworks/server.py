@@ -31,7 +31,15 @@ from modelworks.kernel.base.lock import ServerLock
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
-from modelworks.kernel.gateway import FileService, FineTuningService, GatewayService, TuningSteps
+from modelworks.kernel.gateway import (
+    EvalService,
+    EvalSteps,
+    FileService,
+    FineTuningService,
+    GatewayService,
+    Measuring,
+    TuningSteps,
+)
 from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, RunDeployments, Supervisor
 from modelworks.kernel.jobs import routes as jobs_routes
 from modelworks.kernel.serving import ReplicaPool
@@ -71,6 +79,8 @@ class Platform:
     files: FileService
     tuning: FineTuningService
     tuning_steps: TuningSteps
+    evals: EvalService
+    eval_steps: EvalSteps
     lock: ServerLock
     closing: ExitStack = field(default_factory=ExitStack)
     _guard: asyncio.Task[None] | None = None
@@ -81,6 +91,7 @@ class Platform:
         self.supervisor.start()
         self.reconciler.start()
         self.tuning_steps.start()
+        self.eval_steps.start()
         self._guard = asyncio.create_task(self._guard_lock())
 
     async def _guard_lock(self) -> None:
@@ -100,6 +111,7 @@ class Platform:
         """End the replicas of this machine and stop following runs; runs go on and are taken over by the next server."""
         if self._guard is not None:
             self._guard.cancel()
+        await self.eval_steps.stop()
         await run_in_threadpool(self.tuning_steps.stop)
         await run_in_threadpool(self.reconciler.close)
         await run_in_threadpool(self.supervisor.stop)
@@ -176,6 +188,9 @@ def create_platform(settings: Settings) -> Platform:
         pool = ReplicaPool(
             max_queue=settings.max_queue, load_wait_s=settings.load_wait_s, resolver=GuardedResolver(settings.egress_allow)
         )
+        # Models that evals ask are asked as clients ask them.
+        asked = GatewayService(access=access, usage=usage, pool=pool, db=db, jobs=jobs, catalog=catalog, clock=clock)
+        evals = EvalService(db, asked, files, clock, base_url=settings.public_url or settings.local_url)
         return Platform(
             settings=settings,
             db=db,
@@ -194,6 +209,8 @@ def create_platform(settings: Settings) -> Platform:
             files=files,
             tuning=tuning,
             tuning_steps=TuningSteps(tuning, jobs, catalog, serving, files, clock, events),
+            evals=evals,
+            eval_steps=EvalSteps(evals, asked, files, Measuring(db, catalog, files)),
             lock=lock,
             closing=opening.pop_all(),
         )
@@ -257,6 +274,7 @@ def create_app(platform: Platform) -> FastAPI:
         max_body_bytes=settings.max_body_bytes,
         files=platform.files,
         tuning=platform.tuning,
+        evals=platform.evals,
         cors_origins=settings.cors_origins,
         observe=_observe,
     )

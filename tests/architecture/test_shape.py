@@ -84,6 +84,14 @@ DRIVERS: dict[str, dict[str, str]] = {
         "tuning_routes.py": "/v1/fine_tuning/jobs",
         "grader_routes.py": "/v1/fine_tuning/alpha/graders",
         "asking.py": "deployed models, asked on behalf of a caller",
+        "evals.py": "evals as clients ask for them and see them",
+        "eval_steps.py": "what eval runs do by themselves",
+        "eval_items.py": "the items of an eval's run",
+        "eval_wire.py": "the wire form of evals",
+        "eval_routes.py": "/v1/evals",
+        "measuring.py": "what an eval run measured, told to the catalog",
+        "grading.py": "judging in a process of its own",
+        "grading_worker.py": "the process that judges",
     },
 }
 

@@ -28,6 +28,7 @@ Prefix = Literal[
     "upload",
     "part",
     "ftjob",
+    "evalrun",
 ]
 
 

@@ -143,9 +143,12 @@ class Evaluations:
                 hint="Evaluate both again with this version of the capability.",
                 code="report_unusable",
             )
+        known = (*task.metrics, *task.optional_metrics)
+        # What a client's own criteria measure is not known to the task; more of it is better.
+        own = dict.fromkeys(name for each in ours.values() for name in each.values if name not in known)
         measured = [
             name
-            for name in (*task.metrics, *task.optional_metrics)
+            for name in (*known, *own)
             if any(name in each.values for each in ours.values()) and any(name in each.values for each in theirs.values())
         ]
         chosen = metric or next(iter(measured), None)

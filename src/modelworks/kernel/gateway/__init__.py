@@ -7,15 +7,29 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from modelworks.kernel.gateway import errors, file_routes, grader_routes, tuning_routes
+from modelworks.kernel.gateway import errors, eval_routes, file_routes, grader_routes, tuning_routes
+from modelworks.kernel.gateway.eval_steps import EvalSteps
+from modelworks.kernel.gateway.evals import EvalService
 from modelworks.kernel.gateway.files import FileService
 from modelworks.kernel.gateway.fine_tuning import FineTuningService
+from modelworks.kernel.gateway.measuring import Measuring
 from modelworks.kernel.gateway.middleware import Edge, Observer
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.tuning_steps import TuningSteps
 
-__all__ = ["FileService", "FineTuningService", "GatewayService", "Observer", "TuningSteps", "install", "router"]
+__all__ = [
+    "EvalService",
+    "EvalSteps",
+    "FileService",
+    "FineTuningService",
+    "GatewayService",
+    "Measuring",
+    "Observer",
+    "TuningSteps",
+    "install",
+    "router",
+]
 
 #: Uploads have a limit of their own.
 UNLIMITED = ("/api/blobs", *file_routes.FORM_PATHS)
@@ -28,6 +42,7 @@ def install(
     max_body_bytes: int,
     files: FileService | None = None,
     tuning: FineTuningService | None = None,
+    evals: EvalService | None = None,
     cors_origins: Sequence[str] = (),
     observe: Observer | None = None,
 ) -> None:
@@ -39,6 +54,7 @@ def install(
         max_body_bytes: see `Edge`.
         files: for `/v1/files` and `/v1/uploads`; without it there are none.
         tuning: for `/v1/fine_tuning`; without it there is none.
+        evals: for `/v1/evals`; without it there is none.
         cors_origins: origins of web pages that may call the API from a browser; `*` for all, none by default.
         observe: see `Observer`.
     """
@@ -49,6 +65,8 @@ def install(
         app.include_router(file_routes.router(gateway, files))
     if tuning is not None:
         app.include_router(tuning_routes.router(gateway, tuning))
+    if evals is not None:
+        app.include_router(eval_routes.router(gateway, evals))
     app.add_middleware(Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, observe=observe)
     if cors_origins:
         # Outside of `Edge`, so that the answer to a bug carries the headers without which a browser hides it.

@@ -52,6 +52,19 @@ async def complete(gateway: GatewayService, principal: Principal, scope: Scope, 
     return found
 
 
+def check(gateway: GatewayService, principal: Principal, body: dict[str, Any]) -> None:
+    """Whether this could be asked now: the model is there, the key may ask it, every parameter is right.
+
+    Raises:
+        PermissionDenied, ModelNotFound, InvalidRequest: as `complete` would; nothing is asked and nothing recorded.
+    """
+    principal.require("inference")
+    gateway.model(principal, model_name(body))
+    meter = gateway.meter(principal, {"type": "internal"}, _ENDPOINT)
+    meter.model = body["model"]
+    ChatCall(gateway, principal, meter, body)
+
+
 class Asking:
     """The door of `contract.grading.Ask` for threads beside the server's event loop; make it inside the loop."""
 

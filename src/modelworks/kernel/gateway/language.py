@@ -228,10 +228,10 @@ class CompletionCall:
                 for prompt_index in range(1, len(self._generations)):
                     group.create_task(ask(prompt_index))
         except BaseExceptionGroup as failures:
-            raise _most_telling(failures) from failures
+            raise most_telling(failures) from failures
 
 
-def _most_telling(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+def most_telling(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     """An error that the caller may see before one that is a bug."""
     leaves: list[BaseException] = []
     pending: list[BaseException] = [failures]

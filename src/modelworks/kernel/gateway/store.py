@@ -1,4 +1,4 @@
-"""The tables of what clients keep at OpenAI's routes: files, uploads, fine-tuning jobs and their events."""
+"""The tables of what clients keep at OpenAI's routes: files, uploads, fine-tuning jobs, evals and their runs."""
 
 from __future__ import annotations
 
@@ -116,3 +116,68 @@ class FineTuningEventRow(Base):
     type: Mapped[str] = mapped_column(String(16))
     message: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any]]
+
+
+class EvalRow(Base):
+    """What is asked of models: the form of the items, and the criteria by which answers are judged."""
+
+    __tablename__ = "evals"
+    __table_args__ = (Index("ix_evals_project_id_id", "project_id", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(Text)
+    #: {"item_schema": {…}, "include_sample_schema": bool}
+    source_config: Mapped[dict[str, Any]]
+    testing_criteria: Mapped[list[dict[str, Any]]]
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata")
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class EvalRunRow(Base):
+    """One pass over items: answers are asked for or given, and judged. The server works it off item by item."""
+
+    __tablename__ = "eval_runs"
+    __table_args__ = (Index("ix_eval_runs_eval_id_id", "eval_id", "id"), Index("ix_eval_runs_state", "state"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    eval_id: Mapped[str] = mapped_column(ForeignKey("evals.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(String(40))
+    key_id: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(Text)
+    #: The model that is asked; None where the items hold the answers.
+    model: Mapped[str | None] = mapped_column(String(256))
+    data_source: Mapped[dict[str, Any]]
+    #: queued (its items are not stored yet), in_progress, completed, canceled or failed.
+    state: Mapped[str] = mapped_column(String(16))
+    #: Sums over the items that are done, changed together with them; see `eval_items.Tally`.
+    tally: Mapped[dict[str, Any]]
+    num_items: Mapped[int]
+    error: Mapped[dict[str, Any] | None]
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata")
+    #: The catalog's record of what was measured, where it could be made.
+    evaluation_id: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class EvalItemRow(Base):
+    """One item of a run with its answer and what the criteria say of it."""
+
+    __tablename__ = "eval_items"
+    __table_args__ = (Index("ix_eval_items_run_id_state_seq", "run_id", "state", "seq"),)
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("eval_runs.id", ondelete="CASCADE"), primary_key=True)
+    #: The line of the file, or the place in the list, from 1.
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    #: pending (to be asked), sampled (to be judged), pass, fail or error.
+    state: Mapped[str] = mapped_column(String(8))
+    item: Mapped[dict[str, Any]]
+    #: The namespace `sample` of the criteria's templates.
+    sample: Mapped[dict[str, Any] | None]
+    results: Mapped[list[dict[str, Any]]]
+    #: The version that answered.
+    version_id: Mapped[str | None] = mapped_column(String(40))
+    done_at: Mapped[datetime | None]

@@ -58,7 +58,7 @@ def check(file: BinaryIO, form: Form) -> Findings:
     """Read a whole file and say what is wrong with it, line by line. An empty file has a fault, too."""
     findings = Findings()
     look = _chat if form == "chat" else _preference
-    for number, line in _lines(file):
+    for number, line in lines_of(file):
         if line is None:
             findings.add(Fault(number, None, f"it is longer than {MAX_LINE_BYTES} bytes; split the example"))
             continue
@@ -78,7 +78,7 @@ def check(file: BinaryIO, form: Form) -> Findings:
 _Found = Iterator[tuple[str | None, str]]
 
 
-def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
     number = 0
     while line := file.readline(MAX_LINE_BYTES + 1):
         number += 1
