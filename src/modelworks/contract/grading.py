@@ -212,6 +212,12 @@ def parse_grader(values: Any, param: str = "grader") -> Grader:
     return found  # type: ignore[no-any-return]
 
 
+def models_of(grader: Grader) -> set[str]:
+    """The deployed models that a grader asks."""
+    parts = [*grader.graders.values()] if isinstance(grader, MultiGrader) else [grader]
+    return {part.model for part in parts if isinstance(part, _ModelGrader)}
+
+
 class Sample(BaseModel):
     """What a model answered: the namespace `sample`."""
 

@@ -96,7 +96,9 @@ def form_of(folder: Path) -> TestForm:
         if isinstance(record, dict) and _CHAT_FIELDS & record.keys():
             return "chat"
     first = next(iter(read_samples(folder)), None)
-    return "text" if first is None or isinstance(first, Fault) else kind_of(first)
+    kind = "text" if first is None or isinstance(first, Fault) else kind_of(first)
+    # A prompt without an answer is read as a conversation, which says what it lacks.
+    return "chat" if kind == "prompt" else kind
 
 
 def _measure_documents(

@@ -18,7 +18,14 @@ from typing import Any
 
 from modelworks.capabilities.text.datasets.files import Record, list_files, read_records
 from modelworks.capabilities.text.datasets.forms import understand
-from modelworks.capabilities.text.datasets.samples import ChatSample, Fault, PreferenceSample, Sample, record_of
+from modelworks.capabilities.text.datasets.samples import (
+    ChatSample,
+    Fault,
+    PreferenceSample,
+    PromptSample,
+    Sample,
+    record_of,
+)
 from modelworks.capabilities.text.schemas import LabelParams
 from modelworks.contract.deployment import Deployment
 from modelworks.contract.errors import InvalidData, InvalidRequest, ModelworksError, PermissionDenied
@@ -80,7 +87,7 @@ def _prompt_of(sample: Sample) -> Prompt:
     if isinstance(sample, ChatSample):
         last = max(place for place, message in enumerate(sample.messages) if message["role"] == "assistant")
         return Prompt(sample.messages[:last], sample.tools, sample.source, sample.line)
-    if isinstance(sample, PreferenceSample):
+    if isinstance(sample, PreferenceSample | PromptSample):
         return Prompt(sample.messages, sample.tools, sample.source, sample.line)
     return Prompt([{"role": "user", "content": sample.text}], None, sample.source, sample.line)
 

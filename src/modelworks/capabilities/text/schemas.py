@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from modelworks.capabilities.text.grading.opening import open_grader
+from modelworks.contract.errors import ModelworksError
+from modelworks.contract.grading import Grader, models_of
 from modelworks.contract.run import Level
 
 Preset = Literal["tiny", "small", "custom"]
@@ -235,6 +240,78 @@ class DistillationParams(TuningParams):
     adapter: AdapterParams | None = Field(None, description="Train a low-rank adapter instead of all weights.")
 
 
+class ReinforcementParams(TuningParams):
+    """Group relative policy optimisation (Shao et al. 2024): of several answers to a prompt, the better ones become likelier.
+
+    Departures from the paper, each of which a parameter takes back: advantages are not divided by their deviation, and a token
+    counts the same in a long and a short answer (Liu et al. 2025, "Dr. GRPO"), since these divisions favour groups that are
+    nearly solved and wrong answers that are long; ratios are clipped further above than below (Yu et al. 2025, "DAPO").
+    """
+
+    method: Literal["reinforcement"] = Field("reinforcement", description="Learn what a grader rewards (GRPO).")
+    grader: Grader = Field(description="What judges an answer; see the guide to graders.")
+    epochs: float = Field(1.0, gt=0, le=10_000, description="Passes over the data set; ignored when steps is given.")
+    batch_size: int = Field(4, ge=1, le=65_536, description="Prompts that are answered at a time.")
+    group_size: int = Field(8, ge=2, le=1024, description="Answers to each prompt, which are compared with each other.")
+    max_answer_tokens: int = Field(256, ge=1, le=1_000_000, description="Longest answer; a longer one is cut off and counted.")
+    temperature: float = Field(
+        1.0, gt=0, le=2, description="How freely answers are drawn; learning is for the same temperature."
+    )
+    learning_rate: float = Field(1e-6, gt=0, le=1, description="Highest learning rate; 1e-5 with an adapter, when not given.")
+    beta: float = Field(0.01, ge=0, le=10, description="How strongly the model is held to the base model; 0 saves its memory.")
+    updates: int = Field(
+        1, ge=1, le=64, description="Optimiser steps per set of answers; 1 learns only from answers of the model as it is."
+    )
+    clip_low: float = Field(0.2, gt=0, lt=1, description="How much less likely an answer's token may become in these updates.")
+    clip_high: float = Field(0.28, gt=0, le=10, description="How much likelier; more than clip_low keeps rare tokens alive.")
+    scale_advantages: bool = Field(False, description="Divide by the rewards' deviation within a group, as the paper does.")
+    length_weighting: Literal["constant", "token", "answer"] = Field(
+        "constant",
+        description="What the loss is a mean over: the answers' longest length (unbiased), their tokens (DAPO), or first "
+        "within each answer (the paper, which lets wrong answers grow).",
+    )
+    reward_cut: bool = Field(False, description="Let an answer that was cut off earn something; else its reward is 0 at most.")
+    mask_cut: bool = Field(False, description="Learn nothing from answers that were cut off.")
+    answer_format: str | None = Field(
+        None, max_length=2000, description="A regular expression for the whole answer; another one earns 0 at most."
+    )
+    validation_samples: int = Field(
+        1, ge=1, le=1024, description="Answers to each held-out prompt when the reward is measured."
+    )
+    max_validation_prompts: int = Field(64, ge=1, description="Most held-out prompts that are answered at a time.")
+    checkpoint_every: int = Field(20, ge=1, description="Steps between checkpoints.")
+    validate_every: int = Field(20, ge=1, description="Steps between measurements on held-out prompts.")
+    log_every: int = Field(1, ge=1, description="Steps between points of the curves.")
+    adapter: AdapterParams | None = Field(None, description="Train a low-rank adapter instead of all weights.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_rate(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("adapter") is not None:
+            return {"learning_rate": 1e-5, **values}
+        return values
+
+    @field_validator("grader", mode="after")
+    @classmethod
+    def _check_grader(cls, value: Grader) -> Grader:
+        if len(models_of(value)) > 1:
+            raise PydanticCustomError("several_judges", "asks several models, and a training can ask one, its input judge")
+        try:
+            open_grader(value)
+        except ModelworksError as error:
+            raise PydanticCustomError("grader", "{reason}", {"reason": f"{error.message.rstrip('.')}"}) from error
+        return value
+
+    @field_validator("answer_format", mode="after")
+    @classmethod
+    def _check_format(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise PydanticCustomError("regex", "is no regular expression: {reason}", {"reason": str(error)}) from error
+        return value
+
+
 def _method(value: Any) -> str:
     """The method that raw or validated parameters name; pre-training where they name none."""
     method = value.get("method", "pretrain") if isinstance(value, dict) else getattr(value, "method", "pretrain")
@@ -248,11 +325,12 @@ class TrainParams(
             | Annotated[SupervisedParams, Tag("supervised")]
             | Annotated[LoraParams, Tag("lora")]
             | Annotated[PreferenceParams, Tag("preference")]
-            | Annotated[DistillationParams, Tag("distillation")],
+            | Annotated[DistillationParams, Tag("distillation")]
+            | Annotated[ReinforcementParams, Tag("reinforcement")],
             Discriminator(
                 _method,
                 custom_error_type="unknown_method",
-                custom_error_message="method must be pretrain, supervised, lora, preference or distillation",
+                custom_error_message="method must be pretrain, supervised, lora, preference, distillation or reinforcement",
             ),
         ]
     ]

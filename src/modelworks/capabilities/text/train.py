@@ -22,7 +22,7 @@ from modelworks.capabilities.text.engines.probe import METADATA_KEY, Probe
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.packing import Blocks, ReplayedBlocks, write_tokens
 from modelworks.capabilities.text.prompt_format import PromptFormat
-from modelworks.capabilities.text.schemas import PROMPT_FORMAT, PretrainParams, TrainParams
+from modelworks.capabilities.text.schemas import PROMPT_FORMAT, PretrainParams, ReinforcementParams, TrainParams
 from modelworks.capabilities.text.tokenizer import (
     END_OF_TEXT,
     TURN_END,
@@ -51,6 +51,11 @@ def train(run: Run, params: TrainParams) -> None:
     chosen = params.root
     if isinstance(chosen, PretrainParams):
         pretrain(run, chosen)
+        return
+    if isinstance(chosen, ReinforcementParams):
+        from modelworks.capabilities.text.training.reinforcement import reinforce
+
+        reinforce(run, chosen)
         return
     # Adapters bring a library of their own, which pre-training does without.
     from modelworks.capabilities.text.training.tuning import tune

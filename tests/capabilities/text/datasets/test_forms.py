@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelworks.capabilities.text.datasets import ChatSample, Fault, PreferenceSample, TextSample, read_chat, read_preferences
+from modelworks.capabilities.text.datasets import (
+    ChatSample,
+    Fault,
+    PreferenceSample,
+    PromptSample,
+    TextSample,
+    read_chat,
+    read_preferences,
+    read_prompts,
+)
 from modelworks.capabilities.text.datasets.files import Record
 from modelworks.capabilities.text.datasets.forms import read_samples, understand
 from modelworks.capabilities.text.datasets.samples import record_of
@@ -42,6 +51,30 @@ def test_openai_chat_with_tools_and_weights() -> None:
     assert sample.messages[3] == result
     assert sample.tools == [TOOL]
     assert (sample.source, sample.line) == ("f.jsonl", 3)
+
+
+def test_a_prompt_with_what_its_answers_are_judged_by() -> None:
+    record = {"messages": [USER], "reference_answer": "4", "steps": [{"n": 1}]}
+    sample = read(record)
+    assert isinstance(sample, PromptSample)
+    assert (sample.messages, sample.item, record_of(sample)) == ([USER], record, record)
+    # Without anything to judge by it is a conversation that lacks its answer, and with an answer it is one.
+    assert codes({"messages": [USER], "id": 7})[0] == ("no_answer", "messages")
+    assert isinstance(read({"messages": [USER, ANSWER], "reference_answer": "4"}), ChatSample)
+    assert codes({"messages": [{"role": "system", "content": "x"}], "want": 1}) == [("role_order", "messages")]
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep]
+    assert codes({"messages": [USER], "want": deep}) == [("too_deep", None)]
+
+
+def test_prompts_and_conversations_are_not_mixed(tmp_path: Path) -> None:
+    lines = [{"messages": [USER], "reference_answer": "4"}, {"messages": [USER, ANSWER]}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    with pytest.raises(InvalidData, match="line 2: a sample of kind 'chat' among prompts"):
+        list(read_prompts(tmp_path))
+    with pytest.raises(InvalidData, match="line 1: a sample of kind 'prompt' among conversations"):
+        list(read_chat(tmp_path))
 
 
 def test_parts_of_text_are_joined() -> None:

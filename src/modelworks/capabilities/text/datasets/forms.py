@@ -26,6 +26,7 @@ from modelworks.capabilities.text.datasets.samples import (
     Fault,
     Message,
     PreferenceSample,
+    PromptSample,
     Sample,
     TextSample,
     record_of,
@@ -61,10 +62,12 @@ _MAY_BE_PACKED = (
 #: Schemas are shallow; what is deeper is meant to break whoever walks through it.
 _MAX_DEPTH = 100
 _TURN_FIELDS = frozenset({"role", "from", "messages"})
+#: What a conversation's record has beside its messages; a prompt's has more: what its answers are judged by.
+_CHAT_FIELDS = frozenset({"messages", "tools", "functions", "parallel_tool_calls", "id", "source"})
 _FORMS_HINT = (
     'Known forms: {"messages": […]}, {"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}, '
     '{"prompt": …, "chosen": …, "rejected": …}, {"conversations": […]}, {"instruction": …, "output": …}, '
-    '{"prompt": …, "completion": …}, {"text": …}.'
+    '{"prompt": …, "completion": …}, {"text": …}, and for graders {"messages": […], "reference_answer": …}.'
 )
 
 
@@ -102,9 +105,11 @@ def understand(record: Record) -> tuple[Sample | None, list[Fault]]:
 def _check_writable(sample: Sample, complaints: Complaints) -> None:
     """A sample can be written as JSON again: tables hold more types than that, and tools are taken as they are."""
     tools = None if isinstance(sample, TextSample) else sample.tools
-    if _is_deeper(tools, _MAX_DEPTH):
-        complaints.add("tools", "too_deep", f"The tools are nested more than {_MAX_DEPTH} deep.", "Make them flatter.")
-        return
+    for field, value in (("tools", tools), (None, sample.item if isinstance(sample, PromptSample) else None)):
+        if _is_deeper(value, _MAX_DEPTH):
+            what = "The record is" if field is None else "The tools are"
+            complaints.add(field, "too_deep", f"{what} nested more than {_MAX_DEPTH} deep.", "Make it flatter.")
+            return
     try:
         json.dumps(record_of(sample), ensure_ascii=False, allow_nan=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -161,9 +166,16 @@ def _unpacked(value: dict[str, Any]) -> dict[str, Any]:
     return unpacked
 
 
-def _openai_chat(value: dict[str, Any], complaints: Complaints) -> ChatSample:
+def _openai_chat(value: dict[str, Any], complaints: Complaints) -> ChatSample | PromptSample:
     messages = read_messages(value["messages"], "messages", complaints)
-    return _chat(messages, read_tools(value.get("tools"), "tools", complaints), "messages", complaints)
+    tools = read_tools(value.get("tools"), "tools", complaints)
+    if messages and messages[-1]["role"] != "assistant" and set(value) - _CHAT_FIELDS:
+        for message in messages:
+            message.pop("weight", None)
+        if complaints.is_usable:
+            check_order(messages, "messages", complaints, is_prompt=True)
+        return PromptSample(messages, tools, value, complaints.file, complaints.line)
+    return _chat(messages, tools, "messages", complaints)
 
 
 def _chat(messages: list[Message], tools: list[dict[str, Any]] | None, field: str, complaints: Complaints) -> ChatSample:

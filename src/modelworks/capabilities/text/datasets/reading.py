@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from modelworks.capabilities.text.datasets.forms import read_samples
-from modelworks.capabilities.text.datasets.samples import ChatSample, Fault, PreferenceSample, Sample, kind_of
+from modelworks.capabilities.text.datasets.samples import ChatSample, Fault, PreferenceSample, PromptSample, Sample, kind_of
 from modelworks.contract.errors import InvalidData
 
-S = TypeVar("S", ChatSample, PreferenceSample)
+S = TypeVar("S", ChatSample, PreferenceSample, PromptSample)
 
-_WANTED = {ChatSample: "conversations", PreferenceSample: "pairs of a chosen and a rejected answer"}
+_WANTED: dict[type[Sample], str] = {
+    ChatSample: "conversations",
+    PreferenceSample: "pairs of a chosen and a rejected answer",
+    PromptSample: "prompts with what their answers are judged by",
+}
 
 
 def read_chat(folder: Path) -> Iterator[ChatSample]:
@@ -31,6 +35,15 @@ def read_preferences(folder: Path) -> Iterator[PreferenceSample]:
         InvalidData: the first error, a sample that is no pair, or none at all.
     """
     return _only(folder, PreferenceSample)
+
+
+def read_prompts(folder: Path) -> Iterator[PromptSample]:
+    """The prompts of a data set (a folder, searched in depth, or one file): the last message is what is to be answered.
+
+    Raises:
+        InvalidData: the first error, a sample that is no prompt, or none at all.
+    """
+    return _only(folder, PromptSample)
 
 
 def _only(folder: Path, kind: type[S]) -> Iterator[S]:

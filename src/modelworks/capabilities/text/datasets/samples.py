@@ -48,8 +48,19 @@ class TextSample:
     line: int
 
 
-Sample = ChatSample | PreferenceSample | TextSample
-SampleKind = Literal["chat", "preference", "text"]
+@dataclass(frozen=True, slots=True)
+class PromptSample:
+    """A prompt without an answer, and the whole record (`item`): what a grader judges answers by lies beside the messages."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]] | None
+    item: dict[str, Any]
+    source: str
+    line: int
+
+
+Sample = ChatSample | PreferenceSample | PromptSample | TextSample
+SampleKind = Literal["chat", "preference", "prompt", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +87,17 @@ class Fault:
 
 
 def kind_of(sample: Sample) -> SampleKind:
-    """Which of the three forms a sample has."""
+    """Which of the four forms a sample has."""
     if isinstance(sample, ChatSample):
         return "chat"
+    if isinstance(sample, PromptSample):
+        return "prompt"
     return "preference" if isinstance(sample, PreferenceSample) else "text"
 
 
 def messages_of(sample: Sample) -> list[Message]:
     """Every message of a sample, those of both answers of a preference included; none for a text."""
-    if isinstance(sample, ChatSample):
+    if isinstance(sample, ChatSample | PromptSample):
         return sample.messages
     return [*sample.messages, *sample.chosen, *sample.rejected] if isinstance(sample, PreferenceSample) else []
 
@@ -113,6 +126,8 @@ def record_of(sample: Sample) -> dict[str, Any]:
     """A sample as the line of JSON that is read back as the same sample (OpenAI's forms, or {"text": …})."""
     if isinstance(sample, TextSample):
         return {"text": sample.text}
+    if isinstance(sample, PromptSample):
+        return sample.item
     if isinstance(sample, PreferenceSample):
         prompt: dict[str, Any] = {"messages": sample.messages}
         if sample.tools is not None:

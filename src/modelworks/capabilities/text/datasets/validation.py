@@ -15,6 +15,7 @@ from modelworks.capabilities.text.datasets.samples import (
     ChatSample,
     Fault,
     PreferenceSample,
+    PromptSample,
     Sample,
     TextSample,
     digest_of,
@@ -169,6 +170,8 @@ class _Validation:
             sizes = [self._count(text_of([message])) + _TOKENS_PER_MESSAGE for message in messages_of(sample)]
             learnt = sum(size for size, weight in zip(sizes, sample.weights, strict=True) if weight)
             return sum(sizes), learnt
+        if isinstance(sample, PromptSample):
+            return sum(self._count(text_of([message])) + _TOKENS_PER_MESSAGE for message in sample.messages), 0
         return self._measure_pair(sample)
 
     def _measure_pair(self, sample: PreferenceSample) -> tuple[int, int]:

@@ -10,11 +10,13 @@ from importlib import resources
 from typing import Any
 
 from modelworks.capabilities.text.grading.verdict import Failed, filled, one_by_one, scored
-from modelworks.contract.errors import ModelworksError
+from modelworks.contract.errors import Cancelled, ModelworksError
 from modelworks.contract.generation import Message, Sampling
 from modelworks.contract.grading import Ask, Case, Grade, GraderMessage, LabelModelGrader, ModelAnswer, ScoreModelGrader
 from modelworks.contract.template import Template
 
+#: Questions to a model at the same time.
+_AT_A_TIME = 8
 _OBJECT = re.compile(r"\{[^{}]*\}")
 
 
@@ -37,7 +39,7 @@ class _Judge:
         self.templates = tuple(template for _, template in self._turns)
 
     def grade(self, cases: Sequence[Case]) -> list[Grade]:
-        return one_by_one(cases, self._judge)
+        return one_by_one(cases, self._judge, at_a_time=_AT_A_TIME)
 
     def _judge(self, case: Case) -> Grade:
         answer = self._answer(case)
@@ -60,6 +62,8 @@ class _Judge:
             )
         try:
             return self._ask(self._model, messages, self._sampling)
+        except Cancelled:
+            raise
         except ModelworksError as error:
             raise Failed(
                 f"The model {self._model!r} gave no verdict: {error.message}",

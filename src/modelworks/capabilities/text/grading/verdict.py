@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from modelworks.contract.errors import InvalidData
@@ -43,15 +44,23 @@ def filled(template: Template, case: Case) -> str:
         raise Failed(error.message, **fault) from error
 
 
-def one_by_one(cases: Sequence[Case], judge: Callable[[Case], Grade]) -> list[Grade]:
-    """A verdict per case; one that fails does not hold up the others."""
-    grades = []
-    for case in cases:
+def one_by_one(cases: Sequence[Case], judge: Callable[[Case], Grade], *, at_a_time: int = 1) -> list[Grade]:
+    """A verdict per case; one that fails does not hold up the others.
+
+    Args:
+        at_a_time: cases that are judged side by side, in threads.
+    """
+
+    def settled(case: Case) -> Grade:
         try:
-            grades.append(judge(case))
+            return judge(case)
         except Failed as failed:
-            grades.append(failed.grade())
-    return grades
+            return failed.grade()
+
+    if at_a_time == 1 or len(cases) < 2:
+        return [settled(case) for case in cases]
+    with ThreadPoolExecutor(min(at_a_time, len(cases)), thread_name_prefix="judge") as threads:
+        return list(threads.map(settled, cases))
 
 
 def scored(score: float, threshold: float | None, middle: float = 0.5) -> Grade:

@@ -68,6 +68,9 @@ class Schedule:
     log_every: int
     #: Measurements without a lower validation loss after which training ends; None: never.
     patience: int | None = None
+    #: Steps that are stopped only together: of a group that was begun, the next attempt would not find what it read.
+    #: `checkpoint_every` is a multiple of it.
+    group: int = 1
 
     def learning_rate_after(self, step: int) -> float:
         """The rate of the step that follows `step` finished ones."""
@@ -130,7 +133,8 @@ class TrainingLoop:
         started, tokens_before = time.monotonic(), self._at.tokens_seen
         self._run.progress(self._at.step, total, "steps")
         while self._at.step < total and not self._is_over():
-            self._stop_if_asked()
+            if self._at.step % schedule.group == 0:
+                self._stop_if_asked()
             learning_rate = schedule.learning_rate_after(self._at.step)
             loss, further = self._step(learning_rate)
             step = self._at.step

@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from modelworks.capabilities.text.checkpoint import Position
-from modelworks.capabilities.text.datasets import ChatSample, PreferenceSample, read_chat, read_preferences
+from modelworks.capabilities.text.datasets import ChatSample, PreferenceSample, PromptSample, read_chat, read_preferences
 from modelworks.capabilities.text.datasets.samples import digest_of
 from modelworks.capabilities.text.engines.opening import Checkpoint
 from modelworks.capabilities.text.engines.probe import METADATA_KEY, Probe
@@ -28,7 +28,9 @@ from modelworks.capabilities.text.schemas import (
     DistillationParams,
     LoraParams,
     PreferenceParams,
+    ReinforcementParams,
     SupervisedParams,
+    TuningParams,
 )
 from modelworks.capabilities.text.training import adapter as adapters
 from modelworks.capabilities.text.training.batches import RowSource, answers, check_packing
@@ -40,7 +42,7 @@ from modelworks.contract.errors import IntegrityFailed, InvalidRequest
 from modelworks.contract.run import LocalModel, Run
 
 Params = SupervisedParams | LoraParams | PreferenceParams | DistillationParams
-_S = TypeVar("_S", ChatSample, PreferenceSample)
+_S = TypeVar("_S", ChatSample, PreferenceSample, PromptSample)
 
 #: Largest difference of a logit between the trained graph and the saved weights, relative to the logits' spread: rounding of
 #: a merge in f32 stays two orders below it.
@@ -73,10 +75,7 @@ def tune(run: Run, params: Params) -> None:
             those that were trained.
         Cancelled: the user stopped the run; a checkpoint was stored first.
     """
-    if not run.has_input("base"):
-        raise InvalidRequest(
-            f"The method {params.method!r} needs a base model.", hint="Give one under the role base.", param="inputs.base"
-        )
+    require_base(run, params)
     if params.num_threads is not None:
         torch.set_num_threads(params.num_threads)
     base = run.model("base")
@@ -86,11 +85,7 @@ def tune(run: Run, params: Params) -> None:
     length = min(params.max_length or checkpoint.context_length, checkpoint.context_length)
     material = _material(run, params, prompt_format, model, length)
     if params.patience is not None and next(iter(material.source.validation()), None) is None:
-        raise InvalidRequest(
-            "patience needs samples that are held out.",
-            hint="Give a data set validation, or a validation_fraction above 0.",
-            param="patience",
-        )
+        raise no_patience()
     run.raise_if_cancelled()
     if params.gradient_checkpointing:
         model.activation_checkpointing_enable()
@@ -99,7 +94,7 @@ def tune(run: Run, params: Params) -> None:
     if shape is not None:
         model = adapters.attach(model, shape)
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    schedule = _schedule(params, material.source.steps_per_epoch)
+    schedule = schedule_of(params, material.source.steps_per_epoch)
     source: Source = material.source
     loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, material.objective)
     done = loop.finish()
@@ -113,13 +108,31 @@ def tune(run: Run, params: Params) -> None:
         "num_trained_parameters": float(num_trained),
     }
     metrics |= {"loss": done.last_loss, "first_loss": done.first_loss} | counts
-    _save(run, params, base, model, shape, prompt_format, material.probe, done, metrics)
+    save_tuned(run, params, base, model, shape, prompt_format, material.probe, done, metrics)
+
+
+def require_base(run: Run, params: TuningParams) -> None:
+    """Raise InvalidRequest unless the run has a base model."""
+    if not run.has_input("base"):
+        method = getattr(params, "method", "")
+        raise InvalidRequest(
+            f"The method {method!r} needs a base model.", hint="Give one under the role base.", param="inputs.base"
+        )
+
+
+def no_patience() -> InvalidRequest:
+    """What to raise where training is to stop early and nothing is held out."""
+    return InvalidRequest(
+        "patience needs samples that are held out.",
+        hint="Give a data set validation, or a validation_fraction above 0.",
+        param="patience",
+    )
 
 
 def _material(run: Run, params: Params, prompt_format: PromptFormat, model: Any, length: int) -> _Material:
     run.progress(0, 1, "steps")
     if isinstance(params, PreferenceParams):
-        training, validation = _samples(run, params, read_preferences)
+        training, validation = read_parts(run, params, read_preferences)
         pairs, too_long = _pairs(prompt_format, training, length)
         held_out = _pairs(prompt_format, validation, length)[0] if validation else []
         source = PairSource(
@@ -131,7 +144,7 @@ def _material(run: Run, params: Params, prompt_format: PromptFormat, model: Any,
         )
         probe = [pair.chosen for pair in pairs[:_PROBE_ROWS]]
         return _Material(source, Preference(params.beta), probe, len(pairs), too_long)
-    chats, held_out_chats = _samples(run, params, read_chat)
+    chats, held_out_chats = read_parts(run, params, read_chat)
     rows, too_long = within(_rows(prompt_format, chats), length)
     held_out_rows = within(_rows(prompt_format, held_out_chats), length)[0] if held_out_chats else []
     if params.packing:
@@ -151,7 +164,7 @@ def _material(run: Run, params: Params, prompt_format: PromptFormat, model: Any,
     return _Material(row_source, objective, rows[:_PROBE_ROWS], len(rows), too_long)
 
 
-def _samples(run: Run, params: Params, read: Any) -> tuple[list[Any], list[Any]]:
+def read_parts(run: Run, params: TuningParams, read: Any) -> tuple[list[Any], list[Any]]:
     """Training and validation samples."""
     training = list(read(run.dataset("train").path))
     if run.has_input("validation"):
@@ -188,7 +201,8 @@ def _pairs(prompt_format: PromptFormat, samples: Iterable[PreferenceSample], len
     return [pair for place, pair in found if len(longer[place].ids) <= length], num_too_long
 
 
-def _schedule(params: Params, steps_per_epoch: int) -> Schedule:
+def schedule_of(params: TuningParams, steps_per_epoch: int) -> Schedule:
+    """How long and how fast is trained, by the parameters."""
     num_steps = params.steps or max(1, math.ceil(params.epochs * steps_per_epoch))
     return Schedule(
         num_steps=num_steps,
@@ -204,9 +218,9 @@ def _schedule(params: Params, steps_per_epoch: int) -> Schedule:
     )
 
 
-def _save(
+def save_tuned(
     run: Run,
-    params: Params,
+    params: Params | ReinforcementParams,
     base: LocalModel,
     model: Any,
     shape: AdapterParams | None,
@@ -215,6 +229,11 @@ def _save(
     done: Position,
     metrics: dict[str, float],
 ) -> None:
+    """Save the tuned model, its adapter merged, once what was written computes what was trained.
+
+    Raises:
+        IntegrityFailed: it does not.
+    """
     folder = run.workdir / "model"
     expected = probe_logits(model, probe)
     taken = Probe.taken(model, probe[0].ids)
