@@ -14,6 +14,7 @@ from modelworks.capabilities.text.schemas import (
     LoraParams,
     PreferenceParams,
     PretrainParams,
+    ReinforcementParams,
     ServeOptions,
     SupervisedParams,
     TrainParams,
@@ -62,7 +63,15 @@ def test_wrong_options_are_refused() -> None:
 
 
 def test_every_parameter_is_explained() -> None:
-    training = (PretrainParams, SupervisedParams, LoraParams, PreferenceParams, DistillationParams, AdapterParams)
+    training = (
+        PretrainParams,
+        SupervisedParams,
+        LoraParams,
+        PreferenceParams,
+        DistillationParams,
+        ReinforcementParams,
+        AdapterParams,
+    )
     for schema in (*training, ServeOptions, EvaluateParams, LabelParams):
         for name, field in schema.model_fields.items():
             assert field.description, f"{schema.__name__}.{name}"
@@ -78,4 +87,11 @@ def test_the_method_decides_which_parameters_there_are() -> None:
         with pytest.raises(ValidationError):
             TrainParams.model_validate(wrong)
     names = {next(iter(each.values())).rpartition("/")[2] for each in TrainParams.model_json_schema()["oneOf"]}
-    assert names == {"PretrainParams", "SupervisedParams", "LoraParams", "PreferenceParams", "DistillationParams"}
+    assert names == {
+        "PretrainParams",
+        "SupervisedParams",
+        "LoraParams",
+        "PreferenceParams",
+        "DistillationParams",
+        "ReinforcementParams",
+    }
