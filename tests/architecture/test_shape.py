@@ -49,6 +49,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "folder.py": "the layout of an attempt's folder",
         "shipping.py": "the journal over HTTP from another machine",
         "slots.py": "which runs fit together",
+        "gang.py": "one attempt shared by several Ray Train workers",
         "curation.py": "data sets through the functions of their task",
         "deployments.py": "which deployments a run may ask, and its key for them",
         "asking.py": "a run's questions to deployments",

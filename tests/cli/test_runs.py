@@ -83,6 +83,8 @@ def test_train_sends_what_was_asked_for(cli: Cli, runs: FakeServer) -> None:
             "7",
             "--resource",
             "cpu=2",
+            "--workers",
+            "2",
         ),
     )
     assert (done.code, done.out) == (0, "run_1\n")
@@ -95,8 +97,15 @@ def test_train_sends_what_was_asked_for(cli: Cli, runs: FakeServer) -> None:
         "inputs": {"base": "qwen", "train": "corpus", "validation": "held-out@v2"},
         "params": {"steps": 100, "preset": "tiny", "optimizer": {"lr": 3e-4}, "tags": [1, 2]},
         "seed": 7,
-        "resources": {"cpu": 2},
+        "resources": {"cpu": 2, "workers": 2},
     }
+
+
+def test_the_plan_says_what_the_workers_occupy(cli: Cli, runs: FakeServer) -> None:
+    occupied = {"cpu": 1.0, "memory_bytes": 2 << 30, "gpu": 0, "workers": 2}
+    runs.on("POST", "/api/runs", {"id": "run_1", "state": "queued", "verb": "train", "resources": occupied})
+    done = cli("train", "text", "--name", "base", "--data", "corpus", "--workers", "2", "--dry-run")
+    assert "2 workers, each 1 cores, 2.0 GiB" in done.out
 
 
 def test_a_capability_names_its_only_task(cli: Cli, runs: FakeServer) -> None:

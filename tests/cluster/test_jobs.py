@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,3 +96,23 @@ def test_a_run_on_the_cluster_is_cancelled_and_an_impossible_one_explains_itself
     assert done.error is not None
     assert done.error["message"] == "ValueError: step 2 is impossible"
     assert "Traceback" in rooms.log(failing.id)
+
+
+def test_workers_on_two_nodes_share_a_run_and_all_of_them_hear_that_it_is_cancelled(
+    rooms: Rooms, ray_cluster: RayCluster
+) -> None:
+    # A node has two cores, so that each gets one worker.
+    run = rooms.submit(
+        task="toy-together",
+        inputs={"train": rooms.dataset()},
+        params={"steps": 100_000, "pause_s": 0.05},
+        resources={"workers": 2, "cpu": 1.5},
+    )
+    until(rooms, run.id, lambda run: run.progress is not None and run.progress["done"] >= 3)
+    with rooms.db.transaction() as session:
+        rooms.jobs.cancel(session, run.project_id, run.id)
+    done = until(rooms, run.id, lambda run: run.is_over)
+    assert (done.state, done.attempt, done.has_checkpoint) == ("cancelled", 1, True), rooms.log(run.id)
+    assert rooms.metrics(run.id)["total"][3] == 27.0
+    nodes = set(re.findall(r"ip=([0-9.]+), pid=(\d+)\) world_rank", rooms.log(run.id)))
+    assert len(nodes) == 2

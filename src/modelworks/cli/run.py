@@ -60,6 +60,16 @@ def _error_text(record: Record) -> str:
     return " ".join(str(error[field]) for field in ("message", "hint") if error.get(field))
 
 
+def _resources_text(given: Record) -> str:
+    """What a run occupies, as a person says it: the same for each of several workers."""
+    if not given:
+        return ""
+    workers, gpu = int(given.get("workers") or 1), float(given.get("gpu") or 0)
+    parts = [f"{plain(float(given['cpu']))} cores", size_text(given["memory_bytes"])]
+    parts += [f"{plain(gpu)} accelerators"] if gpu else []
+    return (f"{workers} workers, each " if workers > 1 else "") + ", ".join(parts)
+
+
 def _output_names(record: Record) -> list[str]:
     return [f"{made['name']}@v{made['number']}" for made in record.get("outputs") or []]
 
@@ -81,6 +91,7 @@ FIELDS: list[Column] = [
     ("Inputs", lambda record: {role: given.get("ref") for role, given in (record.get("inputs") or {}).items()}),
     ("Params", "params"),
     ("Seed", "seed"),
+    ("Resources", lambda record: _resources_text(record.get("resources") or {})),
     ("Result", _output_names),
     ("Measured", lambda record: (record.get("result") or {}).get("metrics") or record.get("result")),
     ("Error", _error_text),
@@ -102,6 +113,9 @@ def train(
     param: Params = None,
     seed: Seed = None,
     resource: Annotated[list[str] | None, typer.Option("--resource", help="cpu=…, memory_bytes=…, gpu=…")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that share the training, each with those resources.")
+    ] = None,
     follow_: Follow = False,
     dry_run: DryRun = False,
     output: Output = Format.table,
@@ -112,6 +126,7 @@ def train(
         inputs = roles_of(base or [], "base")
         for role, ref in roles_of(data or [], "train").items():
             inputs[role] = dataset_ref(client, ref, dry_run=dry_run)
+        resources = pairs_of(resource or [], "--resource") | ({} if workers is None else {"workers": workers})
         run = client.runs.submit(
             verb="train",
             capability=capability,
@@ -120,7 +135,7 @@ def train(
             params=pairs_of(param or [], "-p"),
             name=name,
             seed=seed,
-            resources=pairs_of(resource or [], "--resource") or None,
+            resources=resources or None,
             dry_run=dry_run,
         )
         answer(client, run, output, dry_run=dry_run, stay=follow_)

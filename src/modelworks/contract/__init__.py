@@ -2,7 +2,7 @@
 
 from modelworks.contract.capability import ENTRY_POINT_GROUP, Capability, ImportPath, Mode, Resources, ServerCommand, Task
 from modelworks.contract.errors import ModelworksError
-from modelworks.contract.run import Level, LocalDataset, LocalModel, Run, Verb
+from modelworks.contract.run import Level, LocalDataset, LocalModel, Run, Verb, World
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -18,4 +18,5 @@ __all__ = [
     "ServerCommand",
     "Task",
     "Verb",
+    "World",
 ]

@@ -27,15 +27,25 @@ _NAME = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What one run or one replica occupies: cores, bytes, whole or fractional accelerators."""
+    """What one run or one replica occupies: cores, bytes, whole or fractional accelerators, each times `workers`."""
 
     cpu: float = 1.0
     memory_bytes: int = 1 << 30
     gpu: float = 0.0
+    #: Processes that share a training; each of them occupies the above.
+    workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.cpu <= 0 or self.memory_bytes <= 0 or self.gpu < 0:
+        if self.cpu <= 0 or self.memory_bytes <= 0 or self.gpu < 0 or self.workers < 1:
             raise ValueError(f"resources must be positive: {self}")
+        if self.workers > 1 and self.gpu % 1:
+            raise ValueError(f"each of several workers needs whole accelerators: {self}")
+
+    @property
+    def total(self) -> Resources:
+        """What all workers occupy together."""
+        count = self.workers
+        return Resources(cpu=count * self.cpu, memory_bytes=count * self.memory_bytes, gpu=count * self.gpu)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +83,8 @@ class Task:
     #: A `contract.predictor.Quantiser`: makes smaller versions of a model, and says what each costs.
     quantiser: ImportPath | None = None
     quantise_params: type[BaseModel] | None = None
+    #: The trainer can share one training with further processes (see `Run.world`).
+    distributed: bool = False
     evaluator: ImportPath | None = None
     evaluate_params: type[BaseModel] | None = None
     #: The evaluator returns each of these, whatever the data; the first one is what versions are compared by.
@@ -106,6 +118,8 @@ class Task:
             raise ValueError(f"task {self.name!r}: mode {self.mode!r} needs a predictor")
         if self.trainer is not None and self.train_params is None:
             raise ValueError(f"task {self.name!r}: a trainer needs train_params")
+        if self.distributed and self.trainer is None:
+            raise ValueError(f"task {self.name!r}: only a trainer can be distributed")
         if (self.evaluator is None) != (not self.metrics):
             raise ValueError(f"task {self.name!r}: an evaluator and its metrics are declared together")
         declared = (*self.metrics, *self.optional_metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -48,12 +49,35 @@ class LocalDataset(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes that share one run, and which of them this is."""
+
+    #: From 0; the first one's words are the run's.
+    rank: int = 0
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"there is no rank {self.rank} in a world of {self.size}")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks for the run."""
+        return self.rank == 0
+
+
 @runtime_checkable
 class Run(Protocol):
     """One run of a trainer, an evaluator or a job predictor, on whatever executor.
 
     After a crash the kernel starts a new attempt of the same run: `id`, `seed` and the inputs are the same, `workdir` is
     fresh, and `resume_from` is the folder last given to `checkpoint`.
+
+    A trainer whose task is declared `distributed` may be called in several processes at a time, on one machine or many
+    (`world`). torch's default process group is then set up: gloo for tensors in main memory, NCCL for those on accelerators.
+    All of them call this door at the same places. What the first one logs, checkpoints and saves is taken, the same calls of
+    the others do nothing; `workdir` is each process's own; `raise_if_cancelled` raises in all of them or in none.
     """
 
     @property
@@ -70,6 +94,11 @@ class Run(Protocol):
     @property
     def attempt(self) -> int:
         """1 for the first attempt."""
+        ...
+
+    @property
+    def world(self) -> World:
+        """The processes that share this run; alone unless the run asked for workers."""
         ...
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 
 from modelworks.contract.deployment import Deployment
 from modelworks.contract.errors import Cancelled, InvalidRequest, NotFound
-from modelworks.contract.run import LocalDataset, LocalModel
+from modelworks.contract.run import LocalDataset, LocalModel, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class FakeRun:
         deployments: by role, anything that has the name and the `complete` of `contract.deployment.Deployment`.
         seed: what `run.seed` says.
         resume_from: a folder given to `checkpoint` before, e.g. `first.checkpoints[-1].path`; makes this the second attempt.
+        world: the processes that share the run; the caller sets torch's process group up and gives each its own `root`.
         cancel_at: `raise_if_cancelled` raises once a step of at least this number has been logged; 0 raises at once.
 
     Like the kernel's run it copies what is checkpointed or saved at the time of the call, so a trainer may go on writing
@@ -88,7 +89,9 @@ class FakeRun:
         seed: int = 0,
         resume_from: Path | None = None,
         cancel_at: int | None = None,
+        world: World | None = None,
     ) -> None:
+        self._world = world or World()
         self._models = {role: _local_model(role, given) for role, given in (models or {}).items()}
         self._datasets = {role: _local_dataset(role, given) for role, given in (datasets or {}).items()}
         self._deployments = dict(deployments or {})
@@ -127,6 +130,10 @@ class FakeRun:
     @property
     def attempt(self) -> int:
         return self._attempt
+
+    @property
+    def world(self) -> World:
+        return self._world
 
     @property
     def resume_from(self) -> Path | None:
@@ -176,11 +183,15 @@ class FakeRun:
         self.progress_points.append(ProgressPoint(done, total, what))
 
     def checkpoint(self, path: Path) -> None:
+        if not self._world.is_first:
+            return
         copy = self._folder / "checkpoints" / str(len(self.checkpoints) + 1)
         _copy(path, copy, what="checkpoint")
         self.checkpoints.append(Checkpoint(copy, self.logs[-1].step if self.logs else None))
 
     def save(self, path: Path, *, kind: str, metadata: Mapping[str, Any] | None = None) -> None:
+        if not self._world.is_first:
+            return
         copy = self._folder / "saved" / str(len(self.saved) + 1)
         if path.is_file():
             copy.mkdir(parents=True)

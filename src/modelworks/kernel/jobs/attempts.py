@@ -32,7 +32,7 @@ from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.jobs.deployments import RunDeployments
 from modelworks.kernel.jobs.executors import Launch, Status
 from modelworks.kernel.jobs.journal import JournalEntry
-from modelworks.kernel.jobs.schemas import ACTIVE, IngestReply, LaunchInput, LaunchSpec, RunState
+from modelworks.kernel.jobs.schemas import ACTIVE, GangSpec, IngestReply, LaunchInput, LaunchSpec, RunState
 from modelworks.kernel.jobs.store import RunEventRow, RunMetricRow, RunRow
 
 #: Longest pause before an attempt follows one that crashed.
@@ -477,6 +477,7 @@ class Attempts:
             storage_url=storage_url if "://" in storage_url else str(Path(storage_url).absolute()),
             storage_options=settings.storage_options,
             cache_dir=None if remote else str(settings.home / "cache" / "versions"),
+            gang=_gang(Resources(**row.resources), remote=remote),
             heartbeat_s=max(0.05, min(2.0, settings.heartbeat_timeout_s / 4)),
             environment=environment,
         )
@@ -523,6 +524,18 @@ def announce(session: Session, events: Events, row: RunRow) -> None:
     """Tell the process, once the transaction is committed, that a run has changed."""
     payload = {"run_id": row.id, "project_id": row.project_id, "state": row.state}
     event.listen(session, "after_commit", lambda _session: events.publish("run.changed", **payload), once=True)
+
+
+def _gang(resources: Resources, *, remote: bool) -> GangSpec | None:
+    if resources.workers == 1:
+        return None
+    return GangSpec(
+        workers=resources.workers,
+        cpu=resources.cpu,
+        memory_bytes=resources.memory_bytes,
+        gpu=resources.gpu,
+        embedded=not remote,
+    )
 
 
 def _locked(session: Session, run_id: str) -> RunRow | None:

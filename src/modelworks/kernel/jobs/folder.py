@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ class AttemptFolder:
         self.work = path / "work"
         self.resume = path / "resume"
         self.inputs = path / "inputs"
+        #: Of the attempt's own Ray, whose sockets need a short path.
+        self.ray = Path(tempfile.gettempdir()) / f"mw-{path.parent.name[-12:]}-{path.name}"
 
     @classmethod
     def of(cls, home: Path, run_id: str, attempt: int) -> AttemptFolder:
@@ -89,7 +92,7 @@ class AttemptFolder:
         """Delete everything but the log."""
         for file in (self.spec, self.journal, self.heartbeat, self.cancel, self.exit):
             file.unlink(missing_ok=True)
-        for folder in (self.work, self.resume, self.inputs):
+        for folder in (self.work, self.resume, self.inputs, self.ray):
             _make_deletable(folder)
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -27,10 +27,17 @@ class ResourcesOverride(BaseModel):
     cpu: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     memory_bytes: int | None = Field(default=None, gt=0)
     gpu: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    #: Processes that share a training, each with the above; needs a task whose trainer is distributed.
+    workers: int | None = Field(default=None, ge=1, le=4096)
 
     def over(self, declared: Resources) -> Resources:
-        """The declared resources with the given values in their place."""
+        """The declared resources with the given values in their place.
+
+        Raises:
+            ValueError: they do not go together.
+        """
         return Resources(
+            workers=declared.workers if self.workers is None else self.workers,
             cpu=declared.cpu if self.cpu is None else self.cpu,
             memory_bytes=declared.memory_bytes if self.memory_bytes is None else self.memory_bytes,
             gpu=declared.gpu if self.gpu is None else self.gpu,
@@ -146,6 +153,17 @@ class LaunchInput(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
+class GangSpec(BaseModel):
+    """The workers that share an attempt; `cpu`, `memory_bytes` and `gpu` are of each of them."""
+
+    workers: int = Field(ge=2)
+    cpu: float
+    memory_bytes: int
+    gpu: float
+    #: True: a Ray of the attempt's own on this machine. False: the cluster that the attempt runs on.
+    embedded: bool
+
+
 class LaunchSpec(BaseModel):
     """One attempt, complete: a worker needs this, the storage and nothing else. Holds secrets: never logged."""
 
@@ -169,6 +187,8 @@ class LaunchSpec(BaseModel):
     #: Folder for materialised versions, shared by all runs of a machine; None: the attempt's own folder.
     cache_dir: str | None
     heartbeat_s: float
+    #: More than one: that many Ray Train workers share the attempt (see `gang`).
+    gang: GangSpec | None = None
     #: Settings that code of the kernel reads in the worker (MODELWORKS_…).
     environment: dict[str, str] = Field(default_factory=dict)
 

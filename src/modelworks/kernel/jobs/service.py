@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from modelworks.contract.capability import Capability, Resources, Task
-from modelworks.contract.errors import Conflict, InvalidRequest, NotFound
+from modelworks.contract.errors import Conflict, InvalidRequest, MissingExtra, NotFound
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
@@ -104,10 +106,12 @@ class JobsService:
         if spec.verb == "pull":
             self._catalog.check_source(params["source"])
         declared = _PULL_RESOURCES if task is None else task.resources
-        resources = declared if spec.resources is None else spec.resources.over(declared)
+        resources = _wanted(spec, task, declared)
+        if resources.workers > 1 and self._settings.executor == "local" and find_spec("ray") is None:
+            raise MissingExtra.of("ray", "cluster")
         slots = capacity(self._settings)
         if slots is not None:
-            slots.check(resources)
+            slots.check(resources.total)
         if spec.output_name is not None:
             references.check_name(spec.output_name)
         elif spec.verb in ("train", "pull", "label", "quantise"):
@@ -148,7 +152,7 @@ class JobsService:
             params=params,
             output_name=spec.output_name,
             seed=spec.seed,
-            resources={"cpu": resources.cpu, "memory_bytes": resources.memory_bytes, "gpu": resources.gpu},
+            resources=asdict(resources),
             state="queued",
             executor=self._settings.executor,
             handle=None,
@@ -394,6 +398,24 @@ def _required_inputs(verb: str, task: Task | None) -> Sequence[str]:
     if task is not None and verb == "train":
         return task.train_inputs
     return ("base",) if verb == "quantise" else ()
+
+
+def _wanted(spec: JobSpec, task: Task | None, declared: Resources) -> Resources:
+    if spec.resources is None:
+        return declared
+    try:
+        resources = spec.resources.over(declared)
+    except ValueError as error:
+        raise InvalidRequest(f"The resources do not go together: {error}.", param="resources") from error
+    if resources.workers > 1 and not (task is not None and task.distributed and spec.verb == "train"):
+        what = f"A run of the verb {spec.verb!r}" if task is None or spec.verb != "train" else f"A training of {task.name!r}"
+        raise InvalidRequest(
+            f"{what} cannot be shared by {resources.workers} workers.",
+            hint="Leave workers at 1.",
+            param="resources.workers",
+            code="not_distributed",
+        )
+    return resources
 
 
 def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:

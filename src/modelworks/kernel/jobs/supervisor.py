@@ -256,9 +256,10 @@ class Supervisor:
     def _devices(self, run: ActiveRun, running: Sequence[ActiveRun]) -> tuple[int, ...] | None:
         if self._capacity is None:
             return ()
-        if not self._capacity.fits(run.resources, [other.resources for other in running]):
+        wanted = run.resources.total
+        if not self._capacity.fits(wanted, [other.resources.total for other in running]):
             return None
-        return self._capacity.devices(run.resources, [(other.devices, other.resources.gpu) for other in running])
+        return self._capacity.devices(wanted, [(other.devices, other.resources.total.gpu) for other in running])
 
     def _start(self, run: ActiveRun, devices: tuple[int, ...]) -> bool:
         try:

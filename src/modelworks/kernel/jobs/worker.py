@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -28,7 +28,7 @@ from modelworks.contract.capability import Task
 from modelworks.contract.errors import Cancelled, InvalidData, InvalidRequest, ModelworksError, NotFound, StorageFull
 from modelworks.contract.media import File
 from modelworks.contract.quantisation import QuantiseReport
-from modelworks.contract.run import LocalDataset, LocalModel
+from modelworks.contract.run import LocalDataset, LocalModel, World
 from modelworks.kernel.catalog import find_task, materialise, resolve_import
 from modelworks.kernel.catalog.checkpoint import check_folder
 from modelworks.kernel.jobs.asking import AskedDeployment
@@ -50,6 +50,12 @@ PULL_PARAMS = "modelworks.kernel.catalog.pulling:PullParams"
 _MAX_MESSAGE_CHARS = 2000
 
 
+class Journal(Protocol):
+    """What a run writes to: the attempt's own journal, or a line to where it is."""
+
+    def append(self, type_: str, data: dict[str, Any], *, durable: bool = False) -> object: ...
+
+
 class JournalRun:
     """Implements the contract's `Run`: whatever goes through it is written into the journal.
 
@@ -59,6 +65,7 @@ class JournalRun:
         blobs: where checkpoints and results go and inputs come from.
         journal: of this attempt, empty.
         is_cancelled: whether the user has asked to stop.
+        world: the processes that share the run.
     """
 
     def __init__(
@@ -66,21 +73,20 @@ class JournalRun:
         spec: LaunchSpec,
         folder: AttemptFolder,
         blobs: BlobStore,
-        journal: JournalWriter,
+        journal: Journal,
         is_cancelled: Callable[[], bool],
+        world: World | None = None,
     ) -> None:
         self._spec = spec
         self._folder = folder
         self._blobs = blobs
         self._journal = journal
         self._is_cancelled = is_cancelled
+        self._world = world or World()
         self._paths: dict[str, Path] = {}
         self._asked: dict[str, AskedDeployment] = {}
         self._last_step: int | None = None
-        self._resume_from: Path | None = None
-        if spec.checkpoint is not None:
-            blobs.materialise(spec.checkpoint, folder.resume)
-            self._resume_from = folder.resume
+        self._is_resumable = False
 
     @property
     def id(self) -> str:
@@ -99,8 +105,18 @@ class JournalRun:
         return self._spec.attempt
 
     @property
+    def world(self) -> World:
+        return self._world
+
+    @property
     def resume_from(self) -> Path | None:
-        return self._resume_from
+        if self._spec.checkpoint is None:
+            return None
+        if not self._is_resumable:
+            # Not before it is asked for: who only leads others never is.
+            self._blobs.materialise(self._spec.checkpoint, self._folder.resume)
+            self._is_resumable = True
+        return self._folder.resume
 
     def model(self, role: str = "base") -> LocalModel:
         """The model given under that role; raises NotFound where the run has no such input."""
@@ -180,6 +196,12 @@ class JournalRun:
         if self._is_cancelled():
             raise Cancelled("The run was cancelled.", hint="Resume it to go on from the last checkpoint.")
 
+    def share(self) -> None:
+        """Let the spec's gang do what the attempt is to do; raises what ended it. See `gang.lead`."""
+        from modelworks.kernel.jobs.gang import lead
+
+        lead(self._spec, self._folder, cast(JournalWriter, self._journal), self._is_cancelled)
+
     def _input(self, role: str, kind: str) -> LaunchInput:
         given = self._spec.inputs.get(role)
         if given is None or given.kind != kind:
@@ -251,7 +273,11 @@ def perform(spec: LaunchSpec, run: JournalRun) -> dict[str, Any] | None:
 
 
 def _train(task: Task, spec: LaunchSpec, run: JournalRun) -> None:
-    _callable(task.trainer)(run, _validated(task.train_params, spec.params, "params"))
+    params = _validated(task.train_params, spec.params, "params")
+    if spec.gang is not None:
+        run.share()
+    else:
+        _callable(task.trainer)(run, params)
 
 
 def _evaluate(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
@@ -335,10 +361,9 @@ def conduct(spec: LaunchSpec, run: Callable[[], JournalRun], journal: JournalWri
     except BaseException as error:
         with contextlib.suppress(OSError):
             traceback.print_exc()
-        readable = _readable(error)
         # What may go away by itself is tried again; what is wrong with the input or the code would only happen again.
         retry = isinstance(error, ModelworksError) and error.retryable and error.status >= 502
-        return _close(journal, folder, "failed", {"error": readable.to_wire(), "retry": retry}, EXIT_FAILED)
+        return _close(journal, folder, "failed", {"error": readable(error).to_wire(), "retry": retry}, EXIT_FAILED)
 
 
 def _close(journal: JournalWriter, folder: AttemptFolder, outcome: str, data: dict[str, Any], code: int) -> int:
@@ -349,7 +374,8 @@ def _close(journal: JournalWriter, folder: AttemptFolder, outcome: str, data: di
     return code
 
 
-def _readable(error: BaseException) -> ModelworksError:
+def readable(error: BaseException) -> ModelworksError:
+    """What a person is told of an error: itself where it was meant for them."""
     if isinstance(error, ModelworksError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

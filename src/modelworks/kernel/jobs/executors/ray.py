@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+from modelworks.contract.capability import Resources
 from modelworks.contract.errors import MissingExtra, Unavailable
 from modelworks.kernel.jobs.executors import Launch, Status
 from modelworks.kernel.jobs.shipping import ATTEMPT, RUN, TOKEN, URL
@@ -24,6 +25,8 @@ _ENTRYPOINT = 'exec "${MODELWORKS_PYTHON:-$MODELWORKS_SERVER_PYTHON}" -P -m mode
 #: How long a cluster that does not answer is left alone.
 _AWAY_S = 5.0
 _MAX_DETAIL_CHARS = 500
+#: What the process occupies that leads several workers: enough to be placed on a node that works, too little to be in the way.
+_LEADER = Resources(cpu=0.1, memory_bytes=512 << 20)
 #: Refusals of a cluster that is coming up or has just lost nodes: it will take the job later, so the run is not to blame.
 _NOT_YET = ("No available agent", "status code 502", "status code 503", "status code 504")
 
@@ -66,6 +69,8 @@ class RayExecutor:
         """Submit the job; raises Unavailable while the cluster does not answer, MissingExtra without Ray."""
         handle = f"{launch.run_id}-{launch.attempt}"
         wanted = launch.resources
+        # Of several workers each gets its place from Ray Train; the attempt's process only leads them.
+        own = wanted if wanted.workers == 1 else _LEADER
         environment = {
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(max(1, int(wanted.cpu))),
@@ -79,9 +84,9 @@ class RayExecutor:
             lambda client: client.submit_job(
                 entrypoint=_ENTRYPOINT,
                 submission_id=handle,
-                entrypoint_num_cpus=wanted.cpu,
-                entrypoint_num_gpus=wanted.gpu or None,
-                entrypoint_memory=wanted.memory_bytes,
+                entrypoint_num_cpus=own.cpu,
+                entrypoint_num_gpus=own.gpu or None,
+                entrypoint_memory=own.memory_bytes,
                 runtime_env={"env_vars": environment | self._env | dict(launch.env)},
                 metadata={"run_id": launch.run_id, "attempt": str(launch.attempt)},
             )

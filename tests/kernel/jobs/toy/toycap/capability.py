@@ -55,6 +55,17 @@ class LabelParams(BaseModel):
     die_after: int | None = None
 
 
+class TogetherParams(BaseModel):
+    """How far several workers count together, and which of them something happens to."""
+
+    steps: int = Field(default=6, ge=1)
+    checkpoint_every: int = Field(default=2, ge=1)
+    pause_s: float = 0.0
+    rank: int = 0
+    die_at: int | None = None
+    raise_at: int | None = None
+
+
 class MeasureParams(BaseModel):
     wrong: bool = False
 
@@ -82,6 +93,17 @@ capability = Capability(
             evaluator="toycap.work:evaluate",
             evaluate_params=MeasureParams,
             metrics=("accuracy", "loss"),
+            resources=SMALL,
+        ),
+        Task(
+            name="toy-together",
+            input=CountInput,
+            output=CountOutput,
+            predictor="toycap.work:count_all",
+            mode="job",
+            trainer="toycap.together:train",
+            train_params=TogetherParams,
+            distributed=True,
             resources=SMALL,
         ),
         Task(
