@@ -42,7 +42,10 @@ capability = Capability(
             evaluator=f"{_PACKAGE}.evaluate:evaluate",
             evaluate_params=EvaluateParams,
             metrics=("loss", "perplexity", "bits_per_byte"),
-            optional_metrics=("exact_match", "chrf", "rouge_l", "json_valid", "accuracy"),
+            optional_metrics=(
+                *("exact_match", "chrf", "rouge_l", "bleu", "sentence_bleu", "json_valid", "accuracy"),
+                *("tool_accuracy", "pass_at_1", "pass_at_10", "pass_at_100"),
+            ),
             lower_is_better=("loss", "perplexity", "bits_per_byte"),
             resources=Resources(cpu=1.0, memory_bytes=2 << 30),
         ),

@@ -1,4 +1,4 @@
-"""Measure a language model on held-out data, sample by sample: running text, conversations, preferences, multiple choice."""
+"""Measure a language model on held-out data, sample by sample: text, conversations, preferences, choices, code and calls."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ from modelworks.capabilities.text.datasets.forms import read_samples
 from modelworks.capabilities.text.datasets.samples import Fault, kind_of
 from modelworks.capabilities.text.engines.opening import Checkpoint
 from modelworks.capabilities.text.engines.transformers_model import load_model
-from modelworks.capabilities.text.evaluation.chat import Writer, measure_chats
+from modelworks.capabilities.text.evaluation.chat import measure_chats
 from modelworks.capabilities.text.evaluation.choice import measure_questions, read_pairs, read_questions
+from modelworks.capabilities.text.evaluation.code import measure_problems
 from modelworks.capabilities.text.evaluation.likelihood import Measure
+from modelworks.capabilities.text.evaluation.records import files_of, read_lines
 from modelworks.capabilities.text.evaluation.report import SampleReport
+from modelworks.capabilities.text.evaluation.tools import measure_requests
+from modelworks.capabilities.text.evaluation.writing import Writer
 from modelworks.capabilities.text.prompt_format import PromptFormat, served_format
 from modelworks.capabilities.text.schemas import EvaluateParams, TestForm
 from modelworks.capabilities.text.tokenizer import END_OF_TEXT, encode_plain
+from modelworks.contract.errors import InvalidData
 from modelworks.contract.run import Run
 
 #: Fields that only a conversation's record has, in the forms that are read.
 _CHAT_FIELDS = frozenset({"messages", "conversations", "instruction"})
+#: Longest answer in tokens, where it is not given.
+_ANSWER_TOKENS = {"chat": 128, "tools": 256, "code": 512}
+_WRITTEN = {"chat": measure_chats, "code": measure_problems, "tools": measure_requests}
 
 
 def evaluate(run: Run, params: EvaluateParams) -> Mapping[str, float]:
@@ -34,14 +42,17 @@ def evaluate(run: Run, params: EvaluateParams) -> Mapping[str, float]:
 
     Running text: every token of every document is predicted exactly once, with at least `window - stride` tokens before it
     where the document has them (Press et al. 2021, "sliding window"). The first token is predicted from the model's end-of-text
-    token; for a model without one, it is not counted. Conversations and multiple choice: see `evaluation.chat` and
-    `evaluation.choice` (preferences too); there, the tokens of the given answers are what counts.
+    token; for a model without one, it is not counted. For conversations, multiple choice and
+    preferences, programming problems and calls of functions see `evaluation.chat`, `choice`, `code` and `tools`; there, the
+    tokens of the given answers are what counts.
 
     Returns:
         `loss`: mean negative log-likelihood per token, in nats. `perplexity`: its exponential. `bits_per_byte`: the whole
         negative log-likelihood in bits over the UTF-8 bytes of the text, which compares models with different tokenizers.
-        Conversations, where answers are written: `exact_match`, `chrf`, `rouge_l`, and `json_valid` where a given answer is
-        JSON; each a mean from 0 to 1. Multiple choice and preferences: `accuracy`.
+        Conversations, where answers are written: `exact_match`, `chrf`, `rouge_l`, `sentence_bleu`, and `json_valid` where a
+        given answer is JSON; each a mean from 0 to 1; `bleu` over all of them. Multiple choice and preferences: `accuracy`.
+        Programming problems: `pass_at_1`, `pass_at_10`, `pass_at_100`. Requests that functions answer, and conversations that
+        end with calls: `tool_accuracy`.
 
     Raises:
         InvalidData: the data set holds nothing to measure or a fault, or the checkpoint is damaged.
@@ -74,31 +85,41 @@ def measured(
     if form == "text":
         return _measure_documents(run, folder, params, prompt_format.tokenizer, measure)
     prompt_format = prompt_format.for_training()
-    if form == "chat":
-        writer = Writer(model, prompt_format, checkpoint.context_length, params.max_answer_tokens)
-        return measure_chats(run, folder, params, prompt_format, measure, writer)
+    if form in _WRITTEN:
+        longest = params.max_answer_tokens or _ANSWER_TOKENS[form]
+        writer = Writer(model, prompt_format, checkpoint.context_length, longest)
+        return _WRITTEN[form](run, folder, params, prompt_format, measure, writer)
     questions = read_questions(folder) if form == "choice" else read_pairs(folder)
     return measure_questions(run, questions, params, prompt_format, measure)
 
 
 def form_of(folder: Path) -> TestForm:
-    """What kind of test data a data set holds, by its first record: `choice`, `chat`, `preference`, else `text`."""
-    files = [folder] if folder.is_file() else sorted(folder.rglob("*.jsonl"))
-    for file in files:
-        with file.open(encoding="utf-8-sig", errors="replace") as lines:
-            line = next((line for line in lines if line.strip()), "")
+    """What kind of test data a data set holds, by its first record: a form that only tests have, else one of a training's."""
+    for _, file in files_of(folder):
         try:
+            line = next((line for _, line in read_lines(file)), "")
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError, InvalidData):
             continue
-        if isinstance(record, dict) and "choices" in record:
-            return "choice"
-        if isinstance(record, dict) and _CHAT_FIELDS & record.keys():
-            return "chat"
+        form = _form_of(record) if isinstance(record, dict) else None
+        if form is not None:
+            return form
     first = next(iter(read_samples(folder)), None)
     kind = "text" if first is None or isinstance(first, Fault) else kind_of(first)
     # A prompt without an answer is read as a conversation, which says what it lacks.
     return "chat" if kind == "prompt" else kind
+
+
+def _form_of(record: dict[str, object]) -> TestForm | None:
+    """The form that a record's fields tell; None where they are those of other forms too."""
+    fields = record.keys()
+    if "choices" in fields:
+        return "choice"
+    if {"prompt", "test", "entry_point"} <= fields or {"buggy", "json_testcases"} <= fields:
+        return "code"
+    if {"question", "function"} <= fields:
+        return "tools"
+    return "chat" if _CHAT_FIELDS & fields else None
 
 
 def _measure_documents(

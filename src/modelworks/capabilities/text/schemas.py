@@ -20,8 +20,9 @@ Precision = Literal["auto", "f32", "bf16", "int8", "int4"]
 #: What the weights of a version can be stored as beside plain numbers.
 Quantised = Literal["int8", "int4"]
 CachePrecision = Literal["auto", "f32", "bf16", "u8"]
-#: What test data hold: running text, conversations, pairs of a better and a worse answer, or multiple choice.
-TestForm = Literal["text", "chat", "preference", "choice"]
+#: What test data hold: running text, conversations, pairs of a better and a worse answer, multiple choice, programming
+#: problems, or requests that functions answer.
+TestForm = Literal["text", "chat", "preference", "choice", "code", "tools"]
 
 #: The key in a version's metadata, and with .json the file in a model's folder, that say what format it was trained with.
 PROMPT_FORMAT = "prompt_format"
@@ -371,7 +372,23 @@ class EvaluateParams(BaseModel):
     max_answers: int = Field(
         50, ge=0, description="Conversations whose last answer the model writes itself, to be compared with the given one."
     )
-    max_answer_tokens: int = Field(128, ge=1, le=1_000_000, description="Longest answer that it writes.")
+    max_answer_tokens: int | None = Field(
+        None, ge=1, le=1_000_000, description="Longest answer that it writes; when not given 128, for tools 256, for code 512."
+    )
+    code_prompt: Literal["completion", "chat"] = Field(
+        "completion", description="Programming problems are given to be continued, or asked for in a chat."
+    )
+    samples_per_problem: int = Field(
+        1, ge=1, le=1000, description="Programs written for each problem; pass@10 and pass@100 need as many."
+    )
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="Of these programs; when not given 0 for one, 0.8 for several."
+    )
+    code_timeout_s: float = Field(10.0, gt=0, le=3600, description="Seconds that one program may take.")
+    code_memory_bytes: int = Field(512 << 20, ge=64 << 20, description="Memory that one program may take.")
+    allow_weaker_sandbox: bool = Field(
+        False, description="Run the model's programs where nothing shuts off files and network; only for code that you trust."
+    )
     num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; all cores when not given.")
 
     @model_validator(mode="after")

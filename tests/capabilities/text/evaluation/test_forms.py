@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.evaluate import evaluate, form_of
-from modelworks.capabilities.text.evaluation.chat import Writer
 from modelworks.capabilities.text.evaluation.report import SampleReport
+from modelworks.capabilities.text.evaluation.writing import Writer
 from modelworks.capabilities.text.prompt_format import PromptFormat
 from modelworks.capabilities.text.schemas import EvaluateParams
 from modelworks.capabilities.text.tokenizer import load_tokenizer
@@ -75,7 +75,8 @@ def test_chats_count_the_answers_tokens_after_what_serving_would_give(tmp_path: 
 def test_the_first_chats_are_answered_and_scored(tmp_path: Path, model: LocalModel) -> None:
     run = run_on(tmp_path, model, write(tmp_path / "data", *chat_records()))
     metrics = evaluate(run, EvaluateParams(max_answers=2, max_answer_tokens=6, num_threads=1))
-    assert set(metrics) == {"loss", "perplexity", "bits_per_byte", "exact_match", "chrf", "rouge_l", "json_valid"}
+    texts = {"exact_match", "chrf", "rouge_l", "sentence_bleu", "bleu", "json_valid"}
+    assert set(metrics) == {"loss", "perplexity", "bits_per_byte", *texts}
     first, second, third = samples_of(run)
     assert [each.sample for each in (first, second, third)] == ["data.jsonl:1", "data.jsonl:2", "data.jsonl:3"]
     assert "answer" in first.detail
@@ -83,6 +84,97 @@ def test_the_first_chats_are_answered_and_scored(tmp_path: Path, model: LocalMod
     assert "json_valid" not in first.values
     assert set(third.values) == {"loss", "bits_per_byte"}
     assert metrics["chrf"] == pytest.approx((first.values["chrf"][0] + second.values["chrf"][0]) / 2)
+    assert "bleu" not in first.values, "it is no mean over samples"
+
+
+@pytest.fixture
+def with_tools(tmp_path: Path, model: LocalModel) -> Path:
+    """The model with a template that has a place for tools, and for calls."""
+    folder = tmp_path / "with-tools"
+    folder.mkdir()
+    for file in model.path.iterdir():
+        if file.is_file():
+            (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "prompt_format.json").unlink()
+    template = (
+        "{%- for tool in tools or [] -%}<|im_start|>system\n{{ tool | tojson }}<|im_end|>\n{%- endfor -%}"
+        "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content }}"
+        "{%- for call in message.tool_calls or [] -%}<tool_call>{{ call.function | tojson }}</tool_call>{%- endfor -%}"
+        "<|im_end|>\n{%- endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    )
+    (folder / "chat_template.jinja").write_text(template, "utf-8")
+    return folder
+
+
+def says(monkeypatch: pytest.MonkeyPatch, *answers: str) -> list[list[int]]:
+    """Put answers into the model's mouth; returns the prompts that it is given."""
+    left, prompts = iter(answers), []
+
+    def answer(_self: Writer, ids: list[int], **_: Any) -> str:
+        prompts.append(list(ids))
+        return next(left)
+
+    monkeypatch.setattr(Writer, "answer", answer)
+    return prompts
+
+
+REQUESTS = [
+    {
+        "id": f"simple_{number}",
+        "question": [[{"role": "user", "content": f"Add {number} and 2."}]],
+        "function": [
+            {
+                "name": "add",
+                "parameters": {
+                    "type": "dict",
+                    "properties": {"a": {"type": "float"}, "b": {"type": "float"}},
+                    "required": ["a"],
+                },
+            }
+        ],
+        "ground_truth": truth,
+    }
+    for number, truth in enumerate([[{"add": {"a": [0.0], "b": [2.0]}}], [{"add": {"a": [1.0], "b": [2.0]}}], []])
+]
+
+
+@pytest.mark.parametrize("place", [True, False])
+def test_requests_that_functions_answer(
+    tmp_path: Path, model: LocalModel, with_tools: Path, monkeypatch: pytest.MonkeyPatch, place: bool
+) -> None:
+    """With a template that has a place for tools, and with one that has none."""
+    prompts = says(monkeypatch, '[{"name": "add", "arguments": {"a": 0, "b": 2}}]', "add(a=1, b=3)", "There is nothing to add.")
+    data = write(tmp_path / "data", *REQUESTS)
+    assert form_of(data) == "tools"
+    run = run_on(tmp_path, with_tools if place else model, data)
+    metrics = evaluate(run, EvaluateParams(num_threads=1))
+    assert metrics["tool_accuracy"] == pytest.approx(2 / 3)
+    first, second, third = samples_of(run)
+    assert [each.values["tool_accuracy"] for each in (first, second, third)] == [(1.0, 1.0), (0.0, 1.0), (1.0, 1.0)]
+    assert second.detail["fault"] == "b is 3"
+    assert first.values["loss"][1] > 5, "the right call's tokens are counted"
+    asked = load_tokenizer(model.path).decode(prompts[0])
+    assert '"type": "object"' in asked
+    assert '"type": "number"' in asked
+    assert ("You can call the functions below" in asked) is not place
+    assert "user\nAdd 0 and 2.<|im_end|>" in asked
+    assert asked.rstrip().endswith("<|im_start|>assistant")
+
+
+def test_chats_that_end_with_calls_are_compared_call_by_call(
+    tmp_path: Path, with_tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("f", "g")]
+    calls = [{"id": f"c{name}", "type": "function", "function": {"name": name, "arguments": '{"x": 1}'}} for name in ("f", "g")]
+    chat = {
+        "messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": None, "tool_calls": calls}],
+        "tools": tools,
+    }
+    says(monkeypatch, "[g(x=1), f(x=1)]", "[f(x=1)]", "[f(x=1), g(x=2)]")
+    run = run_on(tmp_path, with_tools, write(tmp_path / "data", chat, chat, chat))
+    metrics = evaluate(run, EvaluateParams(num_threads=1))
+    assert [sample.values["tool_accuracy"][0] for sample in samples_of(run)] == [1.0, 0.0, 0.0]
+    assert "bleu" not in metrics
 
 
 def test_answers_are_the_greedy_ones_and_end_where_serving_ends(model: LocalModel) -> None:

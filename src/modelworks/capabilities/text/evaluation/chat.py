@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from modelworks.capabilities.text.datasets import ChatSample, read_chat
 from modelworks.capabilities.text.datasets.samples import text_of
-from modelworks.capabilities.text.engines.transformers_model import TransformersDecoder
+from modelworks.capabilities.text.evaluation.calls import Call, calls_in
 from modelworks.capabilities.text.evaluation.likelihood import Measure
 from modelworks.capabilities.text.evaluation.report import SampleReport
-from modelworks.capabilities.text.evaluation.scores import scores
+from modelworks.capabilities.text.evaluation.scores import corpus_bleu, scores
+from modelworks.capabilities.text.evaluation.writing import Writer
 from modelworks.capabilities.text.prompt_format import PromptFormat
 from modelworks.capabilities.text.schemas import EvaluateParams
 from modelworks.capabilities.text.training.rows import conversation_rows
 from modelworks.contract.generation import Message
 from modelworks.contract.run import Run
-
-
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """Writes answers greedily: at each place the likeliest token, as serving does at temperature 0."""
-
-    model: Any
-    prompt_format: PromptFormat
-    context_length: int
-    max_tokens: int
-
-    def answer(self, prompt_ids: Sequence[int]) -> str:
-        """The model's answer; empty where the prompt fills the context."""
-        room = min(self.max_tokens, self.context_length - len(prompt_ids))
-        decoder = TransformersDecoder(self.model)
-        state, written = decoder.new_state(), list[int]()
-        fresh = list(prompt_ids)
-        while len(written) < room:
-            token = int(decoder.read(state, fresh, len(prompt_ids) + len(written) - len(fresh)).argmax())
-            if token in self.prompt_format.stop_ids:
-                break
-            written.append(token)
-            fresh = [token]
-        return str(self.prompt_format.tokenizer.decode(written, skip_special_tokens=True))
 
 
 def measure_chats(
@@ -51,7 +27,8 @@ def measure_chats(
     """Measure each conversation of a data set.
 
     The likelihood counts the tokens of the answers whose weight is not 0, each after the ids that serving would give. Of the
-    first `max_answers` conversations that end with a text, the model also writes the last answer itself.
+    first `max_answers` conversations that end with an answer, the model also writes the last one itself: a text is compared
+    with the given one, calls of tools must be the same calls with the same arguments, in any order.
 
     Raises:
         InvalidData: a sample is no conversation, or the model's template refuses it.
@@ -59,6 +36,7 @@ def measure_chats(
     samples = list(islice(read_chat(folder), params.max_documents))
     report = SampleReport()
     num_written = 0
+    pairs: list[tuple[str, str]] = []
     for done, sample in enumerate(samples):
         run.raise_if_cancelled()
         where = f"{sample.source}:{sample.line}"
@@ -70,11 +48,16 @@ def measure_chats(
         answers = [message for message, weight in zip(sample.messages, sample.weights, strict=True) if weight > 0]
         found: dict[str, float] = {}
         detail: dict[str, str] = {}
-        if num_written < params.max_answers and _ends_with_text(sample):
+        if num_written < params.max_answers and _ends_with_answer(sample):
             num_written += 1
             turns = [Message.model_validate(message) for message in sample.messages[:-1]]
             answer = writer.answer(prompt_format.encoder.render(turns, sample.tools).ids())
-            found, detail = scores(answer, sample.messages[-1]["content"]), {"answer": answer}
+            detail = {"answer": answer}
+            if calls := sample.messages[-1].get("tool_calls"):
+                found = {"tool_accuracy": float(_same_calls(answer, calls))}
+            else:
+                pairs.append((answer, sample.messages[-1]["content"]))
+                found = scores(*pairs[-1])
         report.add(
             where,
             nats=nats,
@@ -84,9 +67,21 @@ def measure_chats(
             detail=detail,
         )
         run.progress(done + 1, len(samples), "conversations")
+    if pairs:
+        report.note(bleu=corpus_bleu(pairs))
     return report
 
 
-def _ends_with_text(sample: ChatSample) -> bool:
+def _ends_with_answer(sample: ChatSample) -> bool:
     last = sample.messages[-1]
-    return last["role"] == "assistant" and bool(last.get("content")) and not last.get("tool_calls") and len(sample.messages) > 1
+    return last["role"] == "assistant" and bool(last.get("content") or last.get("tool_calls")) and len(sample.messages) > 1
+
+
+def _same_calls(answer: str, calls: list[dict[str, Any]]) -> bool:
+    wanted = [Call(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls]
+    written = calls_in(answer)
+    return sorted(map(_key, written)) == sorted(map(_key, wanted))
+
+
+def _key(call: Call) -> str:
+    return json.dumps([call.name, call.arguments], sort_keys=True)

@@ -16,6 +16,11 @@ class SampleReport:
 
     def __init__(self) -> None:
         self._samples: list[SampleResult] = []
+        self._noted: dict[str, float] = {}
+
+    def note(self, **metrics: float) -> None:
+        """Add metrics of the whole set that are no mean over its samples."""
+        self._noted |= metrics
 
     def add(
         self,
@@ -49,7 +54,7 @@ class SampleReport:
         return self._samples
 
     def metrics(self) -> dict[str, float]:
-        """Each metric over all samples, and the perplexity.
+        """Each metric over all samples, the perplexity, and what was noted.
 
         Raises:
             InvalidData: no sample has a token that can be predicted.
@@ -64,7 +69,7 @@ class SampleReport:
             raise InvalidData("The data set has no token that can be predicted.", hint="Give it longer samples.")
         found = {name: total / weight for name, (total, weight) in sums.items()}
         # Beyond this the exponential is no finite number, and says nothing more anyway.
-        return {**found, "perplexity": math.exp(min(found["loss"], 700.0))}
+        return {**found, **self._noted, "perplexity": math.exp(min(found["loss"], 700.0))}
 
     def save(self, run: Run) -> None:
         """Save the samples, so that this model can be compared with others on the same data."""

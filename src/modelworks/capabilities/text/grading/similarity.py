@@ -9,7 +9,7 @@ import importlib.util
 from collections import Counter
 from collections.abc import Sequence
 
-from modelworks.capabilities.text.evaluation.scores import rouge_l, words
+from modelworks.capabilities.text.evaluation.scores import rouge_l, sentence_bleu, words
 from modelworks.contract.errors import MissingExtra, UnsupportedParameter
 from modelworks.contract.grading import SimilarityMetric
 
@@ -40,7 +40,7 @@ def similarity(metric: SimilarityMetric, text: str, reference: str) -> float:
     if metric == "fuzzy_match":
         return fuzzy_match(text, reference)
     if metric == "bleu":
-        return bleu(text, reference)
+        return sentence_bleu(text, reference)
     if metric == "rouge_l":
         return rouge_l(text, reference)
     ours, theirs = (words(each.lower())[:_MAX_WORDS] for each in (text, reference))
@@ -70,15 +70,6 @@ def _common(ours: str, theirs: str) -> int:
         matches = row & places.get(character, 0)
         row = ((row + matches) | (row - matches)) & full
     return len(ours) - row.bit_count()
-
-
-def bleu(text: str, reference: str) -> float:
-    """Sentence BLEU (Papineni et al. 2002) as sacrebleu computes it: exponential smoothing; Chinese is cut into characters."""
-    from sacrebleu.metrics.bleu import BLEU
-
-    is_chinese = any("\u3400" <= character <= "\u9fff" for character in reference)
-    scorer = BLEU(effective_order=True, tokenize="zh" if is_chinese else "13a")
-    return min(1.0, float(scorer.sentence_score(text, [reference]).score) / 100)
 
 
 def gleu(ours: Sequence[str], theirs: Sequence[str]) -> float:
