@@ -142,6 +142,10 @@ class AsyncArtifacts(AsyncGroup):
         """The version that a reference names now."""
         return dict(await self._transport.json("GET", f"{self._path}/{segment(ref)}"))
 
+    async def version(self, version_id: str) -> Record:
+        """A version of any kind with its files, a removed one too."""
+        return dict(await self._transport.json("GET", f"/api/versions/{segment(version_id)}"))
+
     async def register(self, /, name: str, files: Sequence[Mapping[str, Any]], **fields: Any) -> Record:
         """Make a version of stored blobs; `fields`: task, level, licence, source, card, metadata, parents."""
         body = {"name": name, "files": list(files), **given(**fields)}
@@ -468,6 +472,7 @@ class Artifacts(_Shell[AsyncArtifacts]):
 
     list = _waits(AsyncArtifacts.list)
     get = _waits(AsyncArtifacts.get)
+    version = _waits(AsyncArtifacts.version)
     register = _waits(AsyncArtifacts.register)
     add = _waits(AsyncArtifacts.add)
     remove = _waits(AsyncArtifacts.remove)

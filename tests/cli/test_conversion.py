@@ -1,14 +1,16 @@
-"""`quantise`."""
+"""`quantise` and `export`."""
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.cli.conftest import Cli
 from tests.cli.fake_server import Answer, FakeServer, page, sse
 
-CAPABILITIES = page([{"name": "text", "tasks": [{"name": "text-generation", "quantisable": True}]}])
+CAPABILITIES = page([{"name": "text", "tasks": [{"name": "text-generation", "quantisable": True, "exportable": True}]}])
 LOSS = {"full": 2.0, "quantised": 2.25, "low": 0.2, "high": 0.3}
 VARIANTS = [
     {"name": "full", "num_bytes": 4096, "tokens_per_cpu_s": 100.4, "logit_difference": 0.0, "metrics": {"test": {"loss": 2.0}}},
@@ -66,3 +68,43 @@ def test_quantise_for_programs(cli: Cli, models: FakeServer) -> None:
     done = cli("quantise", "chat", "--to", ",")
     assert done.code == 1
     assert "--to int8,int4" in done.err
+
+
+BYTES = b"GGUF and more"
+DIGEST = "sha256:" + hashlib.sha256(BYTES).hexdigest()
+MEANING = {"digest": "sha256:1", "recorded": "sha256:1", "agrees": "exactly"}
+
+
+@pytest.fixture
+def exports(models: FakeServer) -> FakeServer:
+    made = {"id": "art_1", "files": [{"path": path, "digest": DIGEST, "num_bytes": 13} for path in ("README.md", "model.gguf")]}
+    result = {"format": "gguf", "meaning": MEANING}
+    models.on("GET", "/api/runs/run_1", {**RUN, "verb": "export", "outputs": [{"version_id": "art_1"}], "result": result})
+    models.on("GET", "/api/versions/art_1", made)
+    models.on("GET", "/api/blobs/.*", lambda _: Answer(BYTES))
+    return models
+
+
+def test_export_writes_a_folder_or_one_file(cli: Cli, exports: FakeServer, tmp_path: Path) -> None:
+    done = cli("export", "chat@v2", str(tmp_path / "out"), "--to", "gguf", "--kind", "q8_0")
+    assert done.code == 0
+    sent = exports.calls("POST", "/api/runs")[-1].json
+    assert (sent["verb"], sent["inputs"], sent["output_name"]) == ("export", {"model": "chat@v2"}, "chat-gguf")
+    assert sent["params"] == {"to": "gguf", "kind": "q8_0"}
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["README.md", "model.gguf"]
+    assert "it agrees: exactly" in done.err
+    done = cli("export", "chat", str(tmp_path / "m.gguf"), "--to", "gguf", "-o", "json")
+    assert (tmp_path / "m.gguf").read_bytes() == BYTES
+    assert done.json["files"] == [str(tmp_path / "m.gguf")]
+    assert done.json["meaning"] == MEANING
+
+
+def test_export_overwrites_nothing(cli: Cli, exports: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_text("mine")
+    for place in (tmp_path / "m.gguf", tmp_path):
+        done = cli("export", "chat", str(place), "--to", "gguf")
+        assert done.code == 1
+        assert "is there already" in done.err
+    assert not exports.asked
+    assert cli("export", "chat", str(tmp_path / "new"), "--to", "hf", "--dry-run").code == 0
+    assert not (tmp_path / "new").exists()

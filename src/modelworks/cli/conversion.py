@@ -1,8 +1,10 @@
-"""`quantise`: smaller versions of a model, and what they cost."""
+"""`quantise`: smaller versions of a model, and what they cost. `export`: a model for other programs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +12,7 @@ import typer
 from modelworks.cli.connection import connect, pairs_of, roles_of
 from modelworks.cli.messages import tr
 from modelworks.cli.model import Reference
-from modelworks.cli.output import Column, DryRun, Format, Output, Record, bytes_of, note, plain, show_list
+from modelworks.cli.output import Column, DryRun, Format, Output, Record, bytes_of, note, plain, print_json, show_list
 from modelworks.cli.run import Params, Seed, answer, dataset_ref, ended, queued, resolve_task
 from modelworks.contract.errors import InvalidRequest
 
@@ -108,6 +110,65 @@ def _difference_text(found: Record) -> str:
     return f"{found['quantised'] - found['full']:+.4g} [{found['low']:+.4g}, {found['high']:+.4g}]"
 
 
+class Layout(StrEnum):
+    """What a model is written as."""
+
+    hf = "hf"
+    gguf = "gguf"
+
+
+def export(
+    ref: Reference,
+    target: Annotated[Path, typer.Argument(help="Folder to write to, new or empty; for gguf also a file that ends in .gguf.")],
+    to: Annotated[Layout, typer.Option("--to", help="hf: a Hugging Face folder. gguf: one file for llama.cpp and its kin.")],
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="What a GGUF file's matrices are stored as: f32, f16, bf16, q8_0 or q4_0.")
+    ] = None,
+    dry_run: DryRun = False,
+    output: Output = Format.table,
+) -> None:
+    """Write a model for other programs. It carries its tokenizer, template, licence and a digest of what it means."""
+    single = to is Layout.gguf and target.suffix == ".gguf"
+    if target.exists() and (single or not target.is_dir() or any(target.iterdir())):
+        raise InvalidRequest(
+            f"{target} is there already.", hint="Name a folder that is new or empty, or another file.", param="target"
+        )
+    with connect() as client:
+        version = client.models.get(ref)["version"]
+        capability, task = resolve_task(client, version.get("task") or "", "exportable")
+        run = client.runs.submit(
+            verb="export",
+            capability=capability,
+            task=task,
+            inputs={"model": ref},
+            params={"to": to.value, **({"kind": kind} if kind else {})},
+            name=f"{version['name']}-{to.value}",
+            dry_run=dry_run,
+        )
+        if dry_run:
+            answer(client, run, output, dry_run=True, stay=False)
+            return
+        run = ended(client, run["id"], output, shown=False)
+        made = client.models.version(run["outputs"][0]["version_id"])
+        files = [each for each in made["files"] if not single or each["path"].endswith(".gguf")]
+        places = {each["path"]: target if single else target / each["path"] for each in files}
+        for each in files:
+            client.blobs.download(each["digest"], places[each["path"]])
+    done = {"run_id": run["id"], "version_id": made["id"], "files": [str(place) for place in places.values()], **run["result"]}
+    if output is Format.json:
+        print_json(done)
+    elif output is Format.name:
+        for place in places.values():
+            typer.echo(str(place))
+    else:
+        show_list(
+            [{**each, "place": str(places[each["path"]])} for each in files], [("FILE", "place"), ("SIZE", bytes_of())], output
+        )
+        meaning = run["result"]["meaning"]
+        note(tr("Digest of meaning: {digest}; read back, it agrees: {how}.", digest=meaning["digest"], how=meaning["agrees"]))
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    app.command()(quantise)
+    for verb in (quantise, export):
+        app.command()(verb)

@@ -37,6 +37,7 @@ CHINESE = {
     "Uploaded {path} ({size}).": "已上传 {path}（{size}）。",
     "{path} is on the server already.": "{path} 已在服务器上。",
     "Run {run} is queued. Follow it with: modelworks jobs {run} -f": "运行 {run} 已排队。跟踪：modelworks jobs {run} -f",
+    "Digest of meaning: {digest}; read back, it agrees: {how}.": "含义摘要：{digest}；读回后一致性：{how}。",
     "Run {run} succeeded.": "运行 {run} 成功。",
     "Run {run} failed: {reason}": "运行 {run} 失败：{reason}",
     "Run {run} was cancelled.": "运行 {run} 已取消。",

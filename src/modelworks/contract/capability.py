@@ -85,6 +85,11 @@ class Task:
     quantise_params: type[BaseModel] | None = None
     #: The trainer can share one training with further processes (see `Run.world`).
     distributed: bool = False
+    #: A `contract.predictor.Exporter`: writes a model for other programs.
+    exporter: ImportPath | None = None
+    export_params: type[BaseModel] | None = None
+    #: `contract.predictor.Importer`s by the ending of a file's name (".gguf") that makes fetched files their business.
+    importers: Mapping[str, ImportPath] = field(default_factory=dict)
     evaluator: ImportPath | None = None
     evaluate_params: type[BaseModel] | None = None
     #: The evaluator returns each of these, whatever the data; the first one is what versions are compared by.
@@ -107,8 +112,9 @@ class Task:
             self.labeler,
             self.grader,
             self.quantiser,
+            self.exporter,
         )
-        paths = [*functions, *self.predictors.values(), *self.servers.values()]
+        paths = [*functions, *self.predictors.values(), *self.servers.values(), *self.importers.values()]
         for path in paths:
             if path is not None and not _IMPORT_PATH.match(path):
                 raise ValueError(f"{path!r} is not an import path of the form package.module:attribute")

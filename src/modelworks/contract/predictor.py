@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
@@ -73,6 +74,22 @@ class Quantiser(Protocol):
     """
 
     def __call__(self, run: Run, params: Any) -> QuantiseReport: ...
+
+
+class Exporter(Protocol):
+    """What `Task.exporter` names: saves the model of role "model" for other programs, as one folder of the kind "export"."""
+
+    def __call__(self, run: Run, params: Any) -> Mapping[str, Any]: ...
+
+
+class Importer(Protocol):
+    """What `Task.importers` names: makes a model of this task of files that were fetched.
+
+    Writes a folder `into` that is not there yet, or leaves it away where the files are to be kept as they are; returns what is
+    to be kept with the version (`task`, `licence` and more). Returns None where the files are not its business.
+    """
+
+    def __call__(self, folder: Path, into: Path) -> Mapping[str, Any] | None: ...
 
 
 class Evaluator(Protocol):

@@ -16,8 +16,8 @@ Level = Literal["L0", "L1", "L2"]
 
 #: What a run may do. `batch` and mode `job` call the task's predictor; `pull` and `ingest` belong to the kernel; `validate` and
 #: `clean` look at a data set, and `clean` makes a new one, as does `label`, in which a deployed model writes the answers;
-#: `quantise` makes smaller versions of a model.
-Verb = Literal["pull", "ingest", "label", "validate", "clean", "train", "evaluate", "quantise", "batch"]
+#: `quantise` makes smaller versions of a model, `export` writes one for other programs.
+Verb = Literal["pull", "ingest", "label", "validate", "clean", "train", "evaluate", "quantise", "export", "batch"]
 
 
 class LocalModel(BaseModel):

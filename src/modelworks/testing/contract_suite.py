@@ -145,8 +145,16 @@ class CapabilityContract:
 
     def test_code_named_by_import_path_exists(self) -> None:
         for task in self.capability.tasks:
-            functions = (task.predictor, task.trainer, task.evaluator, task.validator, task.cleaner, task.quantiser)
-            for path in (*functions, *task.predictors.values(), *task.servers.values()):
+            functions = (
+                task.predictor,
+                task.trainer,
+                task.evaluator,
+                task.validator,
+                task.cleaner,
+                task.quantiser,
+                task.exporter,
+            )
+            for path in (*functions, *task.predictors.values(), *task.servers.values(), *task.importers.values()):
                 if path is not None:
                     assert callable(_resolve(path)), f"{path} is not callable"
 
@@ -179,7 +187,7 @@ class CapabilityContract:
 
     def test_unknown_parameters_are_refused(self) -> None:
         for task in self.capability.tasks:
-            for schema in (task.train_params, task.evaluate_params, task.quantise_params, task.options):
+            for schema in (task.train_params, task.evaluate_params, task.quantise_params, task.export_params, task.options):
                 if schema is not None:
                     with pytest.raises(ValidationError):
                         schema.model_validate({"no_such_parameter": 1})
@@ -278,7 +286,7 @@ def _tasks(owner: Any, wanted: Callable[[Task], bool]) -> Iterator[Task]:
 
 
 def _schemas(task: Task) -> list[type[BaseModel]]:
-    optional = (task.options, task.train_params, task.evaluate_params, task.quantise_params)
+    optional = (task.options, task.train_params, task.evaluate_params, task.quantise_params, task.export_params)
     return [task.input, task.output, *(schema for schema in optional if schema is not None)]
 
 

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from modelworks.capabilities.text.datasets.params import CleanParams, ValidateParams
-from modelworks.capabilities.text.schemas import EvaluateParams, LabelParams, QuantiseParams, ServeOptions, TrainParams
+from modelworks.capabilities.text.schemas import (
+    EvaluateParams,
+    ExportParams,
+    LabelParams,
+    QuantiseParams,
+    ServeOptions,
+    TrainParams,
+)
 from modelworks.contract import Capability, Resources, Task
 from modelworks.contract.generation import GenerationChunk, GenerationInput
 
@@ -39,6 +46,12 @@ capability = Capability(
             train_inputs=("train",),
             quantiser=f"{_PACKAGE}.quantise:quantise",
             quantise_params=QuantiseParams,
+            exporter=f"{_PACKAGE}.export:export_model",
+            export_params=ExportParams,
+            importers={
+                ".gguf": f"{_PACKAGE}.gguf_import:import_gguf",
+                "meaning.json": f"{_PACKAGE}.meaning:check_exported",
+            },
             evaluator=f"{_PACKAGE}.evaluate:evaluate",
             evaluate_params=EvaluateParams,
             metrics=("loss", "perplexity", "bits_per_byte"),

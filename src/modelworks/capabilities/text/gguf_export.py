@@ -124,7 +124,15 @@ class Shape:
         )
 
 
-def export(model_dir: Path, target: Path, dtype: GgufType = "f32", *, complete: bool = False) -> None:
+def export(
+    model_dir: Path,
+    target: Path,
+    dtype: GgufType = "f32",
+    *,
+    complete: bool = False,
+    name: str | None = None,
+    licence: str | None = None,
+) -> None:
     """Write the checkpoint in `model_dir` to the file `target`, which appears whole or not at all.
 
     Args:
@@ -133,6 +141,7 @@ def export(model_dir: Path, target: Path, dtype: GgufType = "f32", *, complete: 
         dtype: of the matrices. Vectors stay f32.
         complete: put the tokenizer, the chat template and the configuration into the file as well, so that it can be opened
             without the folder. An engine that reads it beside its folder does without.
+        name, licence: of the model, for those who list files.
 
     Raises:
         UnsupportedArchitecture: see `Shape.of`.
@@ -147,6 +156,10 @@ def export(model_dir: Path, target: Path, dtype: GgufType = "f32", *, complete: 
         writer = gguf.GGUFWriter(temporary, shape.architecture)
         _write_shape(writer, shape, dtype)
         _write_vocabulary(writer, model_dir, shape.vocab_size)
+        if name is not None:
+            writer.add_name(name)
+        if licence is not None:
+            writer.add_license(licence)
         if complete:
             _write_folder(writer, model_dir)
         _write_weights(writer, model_dir, shape, dtype)

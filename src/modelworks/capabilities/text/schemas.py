@@ -417,6 +417,23 @@ class QuantiseParams(EvaluateParams):
         return value
 
 
+class ExportParams(BaseModel):
+    """As what a model is written for other programs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: Literal["gguf", "hf"] = Field("hf", description="hf: a Hugging Face folder. gguf: one file for llama.cpp and its kin.")
+    kind: Literal["auto", "f32", "f16", "bf16", "q8_0", "q4_0"] = Field(
+        "auto", description="What a GGUF file's matrices are stored as; auto: as they are."
+    )
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.to == "hf" and self.kind != "auto":
+            raise ValueError("kind belongs to gguf; a Hugging Face folder keeps the numbers as they are")
+        return self
+
+
 class ServeOptions(BaseModel):
     """Options of a deployment of a language model."""
 

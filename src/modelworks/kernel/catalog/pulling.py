@@ -15,6 +15,7 @@ from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError
 from modelworks.contract.run import Level, Run
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog.checkpoint import Limits, check_folder, detect_task, list_folder, read_json
+from modelworks.kernel.catalog.importing import imported
 from modelworks.kernel.catalog.schemas import SkippedFile, SourceInfo
 from modelworks.kernel.catalog.sources import SourcePolicy, open_source
 from modelworks.kernel.catalog.sources.source import licence_of, read_card
@@ -133,19 +134,22 @@ def pull(run: Run, params: PullParams) -> None:
         if _num_bytes(fetch) > 0:
             run.checkpoint(fetch)
         raise
-    run.save(fetched.path, kind=params.kind, metadata=_metadata(params, fetched))
+    path, found = fetched.path, dict[str, Any]()
+    if params.kind == "model":
+        path, found = imported(fetched.path, run.workdir / "imported")
+    run.save(path, kind=params.kind, metadata=_metadata(params, fetched, found))
 
 
-def _metadata(params: PullParams, fetched: FetchedSource) -> dict[str, Any]:
-    known: dict[str, Any] = {
+def _metadata(params: PullParams, fetched: FetchedSource, found: dict[str, Any]) -> dict[str, Any]:
+    known: dict[str, Any] = found | {
         "source": fetched.info.uri,
-        "licence": params.licence or fetched.licence,
+        "licence": params.licence or fetched.licence or found.get("licence"),
         "revision": fetched.info.revision,
         "card": fetched.card,
         "skipped": [f"{each.path}: {each.reason}" for each in fetched.skipped],
     }
     if params.kind == "model":
-        known["task"] = params.task or fetched.task
+        known["task"] = params.task or fetched.task or found.get("task")
         known["level"] = params.level or "L0"
     return {key: value for key, value in known.items() if value}
 

@@ -240,12 +240,14 @@ def _task(task: Task) -> TaskInfo:
         labels_data=task.labeler is not None,
         evaluable=task.evaluator is not None,
         quantisable=task.quantiser is not None,
+        exportable=task.exporter is not None,
         input=task.input.model_json_schema(),
         output=task.output.model_json_schema(),
         options=_schema(task.options),
         train_params=_schema(task.train_params),
         evaluate_params=_schema(task.evaluate_params),
         quantise_params=_schema(task.quantise_params),
+        export_params=_schema(task.export_params),
         resources=asdict(task.resources),
     )
 

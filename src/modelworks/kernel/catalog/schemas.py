@@ -442,12 +442,15 @@ class TaskInfo(BaseModel):
     evaluable: bool
     #: Whether runs of the verb quantise are offered for its models.
     quantisable: bool = False
+    #: Whether its models can be written for other programs (verb export).
+    exportable: bool = False
     input: dict[str, Any]
     output: dict[str, Any]
     options: dict[str, Any] | None = None
     train_params: dict[str, Any] | None = None
     evaluate_params: dict[str, Any] | None = None
     quantise_params: dict[str, Any] | None = None
+    export_params: dict[str, Any] | None = None
     resources: dict[str, float]
 
 

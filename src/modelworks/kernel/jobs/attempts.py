@@ -50,6 +50,7 @@ _WATCHED = (
     RunRow.cancel_requested_at,
 )
 #: Metadata of a save that the catalog keeps in columns of its own.
+_NO_CHILDREN = ("report", "export")
 _KNOWN_METADATA = ("task", "level", "licence", "metrics", "source", "card")
 
 
@@ -366,9 +367,9 @@ class Attempts:
             metadata=metadata,
             created_by_run=row.id,
             verified=bool(saved.get("verified")),
-            # A report speaks of a model; it is none of its children, and does not keep it from being removed.
+            # A report or an export is none of a model's children, and does not keep it from being removed.
             # A deployment is no parent: it was asked, not continued. Its licence is inherited by way of what was used.
-            parents=[version_id for _, kind, version_id in used if kind == "model" and saved["kind"] != "report"],
+            parents=[version_id for _, kind, version_id in used if kind == "model" and saved["kind"] not in _NO_CHILDREN],
             inputs=[(version_id, role) for role, _, version_id in used],
             **known,
         )

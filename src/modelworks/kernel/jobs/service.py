@@ -114,7 +114,7 @@ class JobsService:
             slots.check(resources.total)
         if spec.output_name is not None:
             references.check_name(spec.output_name)
-        elif spec.verb in ("train", "pull", "label", "quantise"):
+        elif spec.verb in ("train", "pull", "label", "quantise", "export"):
             raise InvalidRequest(
                 f"A run of the verb {spec.verb!r} needs a name for what it makes.",
                 hint="Give output_name.",
@@ -377,6 +377,7 @@ def _find(spec: JobSpec) -> tuple[Capability, Task]:
         "train": task.trainer is not None,
         "evaluate": task.evaluator is not None,
         "quantise": task.quantiser is not None,
+        "export": task.exporter is not None,
         "validate": task.validator is not None,
         "clean": task.cleaner is not None,
         "label": task.labeler is not None,
@@ -397,7 +398,7 @@ def _required_inputs(verb: str, task: Task | None) -> Sequence[str]:
     """Roles without which the run could only fail."""
     if task is not None and verb == "train":
         return task.train_inputs
-    return ("base",) if verb == "quantise" else ()
+    return {"quantise": ("base",), "export": ("model",)}.get(verb, ())
 
 
 def _wanted(spec: JobSpec, task: Task | None, declared: Resources) -> Resources:
@@ -427,6 +428,7 @@ def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:
             "train": task.train_params,
             "evaluate": task.evaluate_params,
             "quantise": task.quantise_params,
+            "export": task.export_params,
             "validate": task.validate_params,
             "clean": task.clean_params,
             "label": task.label_params,

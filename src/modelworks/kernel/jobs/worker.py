@@ -261,6 +261,7 @@ def perform(spec: LaunchSpec, run: JournalRun) -> dict[str, Any] | None:
         "train": _train,
         "evaluate": _evaluate,
         "quantise": _quantise,
+        "export": _export,
         "batch": _batch,
         "validate": _validate,
         "clean": _clean,
@@ -289,6 +290,10 @@ def _evaluate(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
 def _quantise(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
     report = _callable(task.quantiser)(run, _validated(task.quantise_params, spec.params, "params"))
     return QuantiseReport.model_validate(report).model_dump(mode="json")
+
+
+def _export(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
+    return dict(_callable(task.exporter)(run, _validated(task.export_params, spec.params, "params")))
 
 
 def _batch(task: Task, spec: LaunchSpec, run: JournalRun) -> dict[str, Any]:
