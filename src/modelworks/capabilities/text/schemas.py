@@ -27,6 +27,11 @@ TestForm = Literal["text", "chat", "preference", "choice", "code", "tools"]
 #: The key in a version's metadata, and with .json the file in a model's folder, that say what format it was trained with.
 PROMPT_FORMAT = "prompt_format"
 
+#: Where an adapter lies in the folder of its merged model, and its files, as peft names them.
+ADAPTER_FOLDER = "adapter"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
 #: What a preset means, field by field; a field that is given keeps its value.
 PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
     {

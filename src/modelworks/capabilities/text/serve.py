@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import BaseModel
 
+from modelworks.capabilities.text.engines.adapter import Adapter
 from modelworks.capabilities.text.engines.base import Decoding, Step, Ticket
 from modelworks.capabilities.text.engines.opening import (
     Checkpoint,
@@ -22,7 +24,13 @@ from modelworks.capabilities.text.incremental import StopFilter, Vocabulary, tex
 from modelworks.capabilities.text.prompt_format import served_format
 from modelworks.capabilities.text.schemas import ServeOptions
 from modelworks.contract import LocalModel
-from modelworks.contract.errors import ContextLengthExceeded, InvalidRequest, ModelworksError, UnsupportedParameter
+from modelworks.contract.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    ModelworksError,
+    NotFound,
+    UnsupportedParameter,
+)
 from modelworks.contract.generation import GenerationChunk, GenerationInput, GenerationUsage, TokenLogprob
 
 _MAX_SEED = 2**63
@@ -65,6 +73,9 @@ class Generator:
         self._stop_ids = frozenset(prompt_format.stop_ids)
         opened = type(self)._open(checkpoint, chosen)
         self._engine = opened.engine
+        self._adapters = opened.adapters
+        self._model = model
+        self._prompt_record = prompt_format.record()
         #: Prompt and answer together, in tokens.
         self.context_length = opened.context_length
         longest = max(map(len, prompt_format.tokenizer.get_vocab()), default=1)
@@ -84,16 +95,56 @@ class Generator:
         """Stop the engine; answers under way end with an error."""
         self._engine.close()
 
-    async def stream(self, request: GenerationInput) -> AsyncIterator[GenerationChunk]:
-        """Answer one request; closing the iterator stops the generation at once, in the middle of a prompt too.
+    def load_adapters(self, models: Sequence[LocalModel]) -> dict[str, ModelworksError]:
+        """See `AdapterHost.load_adapters`: files, base, prompt format and the answer to a probe must be those of the training.
 
         Raises:
+            UnsupportedParameter: the engine holds no adapters.
+            UnsupportedArchitecture: the base model's graph cannot carry them.
+        """
+        if self._adapters is None:
+            raise UnsupportedParameter(
+                f"The engine {self._engine.name} holds no adapters.",
+                hint="Deploy the base with the engine openvino, or the adapter's merged weights.",
+                param="adapters",
+            )
+        refused: dict[str, ModelworksError] = {}
+        checked: list[Adapter] = []
+        for model in models:
+            try:
+                checked.append(Adapter.of(model, self._model, self._prompt_record))
+            except ModelworksError as error:
+                refused[model.version_id] = error
+        return refused | (self._adapters.load(checked) if checked else {})
+
+    def unload_adapters(self, version_ids: Collection[str]) -> None:
+        """See `AdapterHost.unload_adapters`."""
+        if self._adapters is not None:
+            self._adapters.unload(version_ids)
+
+    def _stops(self, adapter: str | None) -> frozenset[int]:
+        """The ids that end an answer of the base model or of an adapter; NotFound where that is not loaded."""
+        if adapter is None:
+            return self._stop_ids
+        if self._adapters is None:
+            raise NotFound(f"The adapter {adapter} is not loaded here.", hint="Add it to the deployment.", code="no_adapter")
+        return self._adapters.adapter(adapter).stop_ids
+
+    async def stream(self, request: GenerationInput, adapter: str | None = None) -> AsyncIterator[GenerationChunk]:
+        """Answer one request; closing the iterator stops the generation at once, in the middle of a prompt too.
+
+        Args:
+            adapter: the version id of a loaded adapter; None: the base model answers.
+
+        Raises:
+            NotFound: that adapter is not loaded.
             ContextLengthExceeded: the prompt, or the prompt and max_tokens, are longer than the context.
             InvalidRequest: the prompt is empty or malformed.
             UnsupportedParameter: something asked for cannot be honoured.
         """
+        stop_ids = self._stops(adapter)
         prompt = await self._encode(request)
-        decodings = self._decodings(request, len(prompt))
+        decodings = [replace(each, stop_ids=stop_ids, adapter=adapter) for each in self._decodings(request, len(prompt))]
         answers = [_Answer(self._vocabulary, request, index) for index in range(request.n)]
         usage = GenerationUsage(prompt_tokens=len(prompt))
         yield GenerationChunk(usage=usage.model_copy())
@@ -185,7 +236,6 @@ class Generator:
                 frequency_penalty=request.frequency_penalty,
                 repetition_penalty=request.repetition_penalty,
                 logit_bias=request.logit_bias,
-                stop_ids=self._stop_ids,
             )
             for index in range(request.n)
         ]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.capabilities.text.conftest import ask
 from tests.capabilities.text.training.conftest import LORA, QUICK, TALKS, conversation, tuned, write_lines
 
+from modelworks.capabilities.text.engines.adapter import file_digests
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.prompt_format import PromptFormat
 from modelworks.capabilities.text.schemas import AdapterParams, LoraParams, PreferenceParams, ServeOptions, SupervisedParams
@@ -102,7 +103,11 @@ def test_an_adapter_is_all_that_is_trained_and_its_merge_computes_the_same(lora:
         "folder": "adapter",
         "base": model.ref,
         "base_digest": model.digest,
+        "files": file_digests(saved.path / "adapter"),
+        "prompt_format": saved.metadata["prompt_format"]["digest"],
         "rank": 8,
+        "alpha": 16,
+        "targets": None,
     }
 
 

@@ -25,6 +25,8 @@ class Decoding:
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop_ids: frozenset[int] = frozenset()
+    #: The version id of the adapter that answers; None: the base model.
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

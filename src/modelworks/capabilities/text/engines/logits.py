@@ -37,8 +37,10 @@ class LogitsDecoder(Protocol):
 class _Choice:
     """A choice under way."""
 
-    def __init__(self, prompt_ids: list[int], decoding: Decoding, emit: Emit, wake: threading.Condition) -> None:
-        self.unread = deque(prompt_ids)
+    def __init__(
+        self, prompt_ids: list[int], decoding: Decoding, emit: Emit, wake: threading.Condition, read_ids: list[int]
+    ) -> None:
+        self.unread = deque(read_ids)
         self.position = 0
         self.sampler = Sampler(prompt_ids, decoding)
         self.emit = emit
@@ -81,8 +83,9 @@ class LogitsEngine:
         with self._wake:
             return len(self._running) + len(self._waiting)
 
-    def start(self, prompt_ids: list[int], decoding: Decoding, emit: Emit) -> _Choice:
-        choice = _Choice(prompt_ids, decoding, emit, self._wake)
+    def start(self, prompt_ids: list[int], decoding: Decoding, emit: Emit, read_ids: list[int] | None = None) -> _Choice:
+        """Begin a choice; `read_ids` is the prompt as the decoder wants it, where that differs."""
+        choice = _Choice(prompt_ids, decoding, emit, self._wake, prompt_ids if read_ids is None else read_ids)
         with self._wake:
             if self._closed:
                 raise Unavailable("The replica is shutting down.", hint="Try again.")

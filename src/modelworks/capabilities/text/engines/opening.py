@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from modelworks.contract import LocalModel
 from modelworks.contract.errors import InvalidRequest, MissingExtra, UnsupportedArchitecture, UnsupportedParameter
 
 if TYPE_CHECKING:
+    from modelworks.capabilities.text.engines.adapter_engine import AdapterEngine
     from modelworks.capabilities.text.gguf_export import Shape
 
 _log = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class Opened:
 
     engine: TokenEngine
     context_length: int
+    #: The same engine, where it can hold adapters.
+    adapters: AdapterEngine | None = None
 
 
 def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
@@ -103,6 +106,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
         IntegrityFailed: the weights are not those that were trained.
     """
     try:
+        from modelworks.capabilities.text.engines.adapter_engine import AdapterEngine, BaseGraph
         from modelworks.capabilities.text.engines.openvino_engine import BLOCK_TOKENS, GraphDecoder, OpenVINOEngine
         from modelworks.capabilities.text.engines.openvino_model import converted
         from modelworks.capabilities.text.gguf_export import Shape
@@ -134,15 +138,22 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
         num_threads = max(2, num_threads)
     properties["INFERENCE_NUM_THREADS"] = num_threads
     _prove(checkpoint, lambda more: GraphDecoder(folder, {**properties, **more}), precision)
-    engine = OpenVINOEngine(
-        folder,
-        properties,
-        num_cache_blocks=num_cache_blocks,
-        max_batch=options.max_batch,
-        prefix_caching=options.prefix_caching,
-        end_id=checkpoint.vocab_size - 1,
-    )
-    return Opened(engine, context_length)
+
+    def open_engine(graph_folder: Path, adapters: Sequence[str]) -> OpenVINOEngine:
+        return OpenVINOEngine(
+            graph_folder,
+            properties,
+            num_cache_blocks=num_cache_blocks,
+            max_batch=options.max_batch,
+            prefix_caching=options.prefix_caching,
+            end_id=checkpoint.vocab_size - 1,
+            adapters=adapters,
+        )
+
+    graph = BaseGraph(folder, checkpoint.folder, shape, precision == "int8", dict(properties), TOLERANCES[precision].logits)
+    engine = AdapterEngine(open_engine(folder, ()), graph, open_engine)
+    # An adapter is trained on full weights, so a quantised version is never the base of one.
+    return Opened(engine, context_length, engine if checkpoint.quantised is None else None)
 
 
 def _stored_precision(checkpoint: Checkpoint, options: ServeOptions) -> Quantised | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ class OpenVINOEngine:
         num_cache_blocks: blocks of `BLOCK_TOKENS` tokens that the cache holds.
         max_batch: choices computed together.
         prefix_caching: keep blocks of finished choices for prompts that begin alike.
-        end_id: any id that is allowed to end a text; the library insists on one.
+        end_id: the vocabulary's last id; the library insists on one that may end a text.
+        adapters: version ids of the adapters that `adapter_graph.put_adapters` put on the model, in their order.
     """
 
     def __init__(
@@ -69,7 +70,10 @@ class OpenVINOEngine:
         max_batch: int,
         prefix_caching: bool,
         end_id: int,
+        adapters: Sequence[str] = (),
     ) -> None:
+        #: Which of the graph's adapters a version is, from 1.
+        self._numbers = {version_id: number for number, version_id in enumerate(adapters, start=1)}
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = num_cache_blocks
         scheduler.max_num_seqs = max_batch
@@ -101,9 +105,15 @@ class OpenVINOEngine:
         return here + (self._single.num_running if self._single is not None else 0)
 
     def start(self, prompt_ids: list[int], decoding: Decoding, emit: Emit) -> Ticket:
-        if decoding.logit_bias or decoding.top_logprobs:
-            return self._one_by_one().start(prompt_ids, decoding, emit)
-        choice = _Choice(self, prompt_ids, decoding, emit)
+        read_ids = prompt_ids
+        if decoding.adapter is not None:
+            offset = self._numbers[decoding.adapter] * (self._end_id + 1)
+            read_ids = [token + offset for token in prompt_ids]
+        # The pipeline would look up the prompt's ids, as they tell an adapter, among its logits to punish their repetition.
+        needs_own_ids = decoding.adapter is not None and decoding.repetition_penalty != 1.0
+        if decoding.logit_bias or decoding.top_logprobs or needs_own_ids:
+            return self._one_by_one().start(prompt_ids, decoding, emit, read_ids)
+        choice = _Choice(self, read_ids, decoding, emit)
         with self._wake:
             if self._closed:
                 raise Unavailable(_CLOSING[0], hint=_CLOSING[1])

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from modelworks.capabilities.text.schemas import AdapterParams
+from modelworks.capabilities.text.schemas import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS, AdapterParams
 from modelworks.contract.errors import InvalidRequest, MissingExtra
 
-#: Where an adapter lies in the folder of its merged model.
-FOLDER = "adapter"
+FOLDER = ADAPTER_FOLDER
 
 
 def attach(model: Any, params: AdapterParams) -> Any:
@@ -57,11 +56,11 @@ def write(model: Any, folder: Path, base_ref: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {name: state[name].detach().clone().contiguous() for name in sorted(state)}
-    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config = model.peft_config["default"].to_dict()
     config |= {"inference_mode": True, "base_model_name_or_path": base_ref}
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
-    (folder / "adapter_config.json").write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", "utf-8")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def merge(model: Any) -> Any:

@@ -18,6 +18,7 @@ from transformers import GenerationConfig
 from modelworks.capabilities.text.checkpoint import Position
 from modelworks.capabilities.text.datasets import ChatSample, PreferenceSample, PromptSample, read_chat, read_preferences
 from modelworks.capabilities.text.datasets.samples import digest_of
+from modelworks.capabilities.text.engines.adapter import file_digests
 from modelworks.capabilities.text.engines.opening import Checkpoint
 from modelworks.capabilities.text.engines.probe import METADATA_KEY, Probe
 from modelworks.capabilities.text.engines.transformers_model import load_model
@@ -38,6 +39,8 @@ from modelworks.capabilities.text.training.distillation import Distillation, tea
 from modelworks.capabilities.text.training.loop import Objective, Schedule, Source, TrainingLoop
 from modelworks.capabilities.text.training.preference import Pair, PairSource, Preference, pair_of, with_references
 from modelworks.capabilities.text.training.rows import Row, conversation_rows, within
+from modelworks.contract.adapter import METADATA_KEY as ADAPTER_RECORD
+from modelworks.contract.adapter import AdapterRecord
 from modelworks.contract.errors import IntegrityFailed, InvalidRequest
 from modelworks.contract.run import LocalModel, Run
 
@@ -267,7 +270,17 @@ def save_tuned(
         teacher = run.model("teacher")
         metadata["teacher"] = {"ref": teacher.ref, "digest": teacher.digest}
     if shape is not None:
-        metadata["adapter"] = {"folder": adapters.FOLDER, "base": base.ref, "base_digest": base.digest, "rank": shape.rank}
+        record = AdapterRecord(
+            base=base.ref,
+            base_digest=base.digest,
+            folder=adapters.FOLDER,
+            files=file_digests(folder / adapters.FOLDER),
+            prompt_format=prompt_format.digest,
+            rank=shape.rank,
+            alpha=shape.alpha,
+            targets=shape.targets,
+        )
+        metadata[ADAPTER_RECORD] = record.model_dump()
     run.save(folder, kind="model", metadata=metadata)
 
 
