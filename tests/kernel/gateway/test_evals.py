@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.kernel.gateway.test_golden import compare
 
 from modelworks.contract.errors import Unavailable
 from modelworks.kernel.gateway.eval_items import Row, Verdict
+from modelworks.kernel.gateway.grading import GraderProcess
 
 LENGTH: dict[str, Any] = {
     "type": "text_similarity",
@@ -456,3 +458,46 @@ async def test_code_that_raises_is_told_with_its_item(exam: Exam) -> None:
     assert "ZeroDivisionError" in items[1].results[1].error["message"]
     assert "item 2" in items[1].results[1].error["message"]
     assert [each.to_dict()["passed"] for each in run.per_testing_criteria_results] == [1, 1]
+
+
+SLOW_GRADER = """
+import os
+from modelworks.contract.grading import Grade
+
+class Slow:
+    templates = ()
+
+    def grade(self, cases):
+        for case in cases:
+            if case.sample.output_text == "hang":
+                while True:
+                    pass
+            if case.sample.output_text == "die":
+                os._exit(3)
+        return [Grade(score=1.0, passed=True) for _ in cases]
+
+def open_grader(spec, *, ask=None):
+    return Slow()
+"""
+
+
+async def test_an_item_that_is_too_much_for_the_judge_costs_only_itself(
+    exam: Exam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_grader.py").write_text(SLOW_GRADER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("modelworks.kernel.gateway.eval_steps.GraderProcess", partial(GraderProcess, time_limit_s=3))
+    endless = {**ITEM_SCHEMA, "properties": {"question": {"pattern": "^(a+)+$"}}}
+    eval_id, pattern_id = await exam.eval(), await exam.eval(schema=endless)
+    monkeypatch.setattr("modelworks.kernel.gateway.grading.grader_path", lambda: "slow_grader:open_grader")
+    rows = [{**item(text), "sample": {"output_text": text}} for text in ("good", "die", "hang", "good")]
+    run = await exam.run(eval_id, exam.given(*rows))
+    assert run.status == "completed"
+    items = await exam.items(run)
+    assert [each.status for each in items] == ["pass", "error", "error", "pass"]
+    assert "has ended" in items[1].results[0].error["message"]
+    assert "took longer than 3 s" in items[2].results[0].error["message"]
+    # A pattern that never comes to an end, in the schema.
+    run = await exam.run(pattern_id, exam.given(item("a" * 40 + "!")))
+    assert run.status == "failed"
+    assert "could not be checked" in run.error.message

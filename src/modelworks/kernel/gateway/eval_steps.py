@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -328,18 +327,20 @@ class _Work:
     async def _judge(self, rows: Sequence[Row]) -> None:
         """Each row gets its verdict; one that is too much for the process gets that as its verdict."""
         usage: Usage = []
-        verdicts = [Verdict(row.seq, "error") for row in rows if row.sample is not None and row.sample.get("error") is not None]
-        left = [row for row in rows if row.sample is None or row.sample.get("error") is None]
+        verdicts = [Verdict(row.seq, "error") for row in rows if _is_unanswered(row)]
+        left = [row for row in rows if not _is_unanswered(row)]
         try:
-            async with aclosing(self._process.grade(self._criteria, left, partial(self._ask_judge, usage))) as found:
-                async for seq, grades in found:
-                    results = [_result(each, grade, seq) for each, grade in zip(self._criteria, grades, strict=True)]
-                    verdicts.append(Verdict(seq, _state(results), results))
-                    left = left[1:]
+            found = [] if not left else await self._process.grade(self._criteria, left, partial(self._ask_judge, usage))
         except GraderLost as lost:
-            why = {"message": f"It could not be judged: {lost}."}
-            results = [_result(each, why, left[0].seq) for each in self._criteria]
-            verdicts.append(Verdict(left[0].seq, "error", results))
+            if len(left) > 1:
+                # Alone, each row has the whole time, and only the one at fault has no verdict.
+                for row in rows:
+                    await self._judge([row])
+                return
+            found = [[{"message": f"It could not be judged: {lost}."} for _ in self._criteria]]
+        for row, grades in zip(left, found, strict=True):
+            results = [_result(each, grade, row.seq) for each, grade in zip(self._criteria, grades, strict=True)]
+            verdicts.append(Verdict(row.seq, _state(results), results))
         await self._store(self._evals.store_verdicts, verdicts, usage)
 
     async def _ask_judge(self, usage: Usage, model: str, messages: list[dict[str, Any]], given: dict[str, Any]) -> ModelAnswer:
@@ -367,6 +368,11 @@ def _result(criterion: Mapping[str, Any], grade: Mapping[str, Any], seq: int) ->
     if found.is_failure:
         result["error"] = {"code": "grader_failed", "message": f"item {seq}: {found.message}"}
     return result
+
+
+def _is_unanswered(row: Row) -> bool:
+    """Whether the model refused or failed, so that there is nothing to judge."""
+    return row.sample is not None and row.sample.get("error") is not None
 
 
 def _state(results: Sequence[Mapping[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from modelworks.kernel.gateway.language import LANGUAGE_TASK
 _WORKER: Final = Path(__file__).with_name("grading_worker.py")
 #: A line of the pipe: one item with its answer.
 _MAX_LINE_BYTES: Final = 256 << 20
-#: How long one item may take, the models that graders ask not counted.
+#: How long a batch of items may take, and then each of them; the models that graders ask are not counted.
 TIME_LIMIT_S: Final = 120.0
 
 #: Answers a grader's question to a model: name, messages, sampling.
@@ -70,7 +70,7 @@ class GraderProcess:
     """One process; one request at a time. Started at its first use, and again after it was lost.
 
     Args:
-        time_limit_s: how long one item may take.
+        time_limit_s: how long a batch may take, and each of its items where it took longer.
     """
 
     def __init__(self, *, time_limit_s: float = TIME_LIMIT_S) -> None:
@@ -89,26 +89,19 @@ class GraderProcess:
 
     async def grade(
         self, criteria: Sequence[Mapping[str, Any]], rows: Sequence[Row], ask: AskModel
-    ) -> AsyncGenerator[tuple[int, list[dict[str, Any]]]]:
-        """Each item's place with a wire form of `Grade` for each criterion, in the order of the rows.
+    ) -> list[list[dict[str, Any]]]:
+        """A wire form of `Grade` for each row and criterion, in their order.
 
         Raises:
-            GraderLost: the first item that did not come out was too much for the process.
+            GraderLost: one of the rows was too much for the process.
         """
-        if not rows:
-            return
-        asked = {"op": "grade", "graders": criteria, "rows": [[row.seq, row.item, row.sample or {}] for row in rows]}
-        reply = await self._exchange(asked)
-        left = len(rows)
-        while True:
-            if "ask" in reply:
-                reply = await self._exchange(await _answer(reply["ask"], ask))
-                continue
-            yield reply["seq"], reply["grades"]
-            left -= 1
-            if left == 0:
-                return
-            reply = await self._exchange(None)
+        reply = await self._exchange(
+            {"op": "grade", "graders": criteria, "rows": [[row.seq, row.item, row.sample or {}] for row in rows]}
+        )
+        while "ask" in reply:
+            reply = await self._exchange(await _answer(reply["ask"], ask))
+        found: list[list[dict[str, Any]]] = reply["grades"]
+        return found
 
     async def close(self) -> None:
         """End the process."""
@@ -118,16 +111,15 @@ class GraderProcess:
                 process.kill()
             await process.wait()
 
-    async def _exchange(self, message: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Send a line where there is one, and read the next."""
+    async def _exchange(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a line and read the next."""
         try:
             process = self._process or await self._start()
             assert process.stdin is not None  # noqa: S101 - both are pipes
             assert process.stdout is not None  # noqa: S101
             async with asyncio.timeout(self._time_limit_s):
-                if message is not None:
-                    process.stdin.write(orjson.dumps(message) + b"\n")
-                    await process.stdin.drain()
+                process.stdin.write(orjson.dumps(message) + b"\n")
+                await process.stdin.drain()
                 line = await process.stdout.readline()
         except TimeoutError as error:
             await self.close()

@@ -4,7 +4,7 @@ Schemas and graders are written by clients: a pattern that never ends, or a text
 this process and not the server. Run by its path, it imports the contract and the capability's grader, nothing of the server.
 
     → {"op": "check", "schema": {…}, "rows": [[3, {…}], …]}             ← {"fault": [3, "item.name", "…"]} or {"fault": null}
-    → {"op": "grade", "graders": [{…}, …], "rows": [[3, {item}, {sample}], …]}    ← {"seq": 3, "grades": [{…}, …]} for each row
+    → {"op": "grade", "graders": [{…}, …], "rows": [[3, {item}, {sample}], …]}    ← {"grades": [[{…}, …], …]}, by row
     ← {"ask": {"model": …, "messages": […], "sampling": {…}}}           → {"answer": {…}} or {"error": {…}}
 """
 
@@ -109,27 +109,33 @@ class Judge:
         self._line = line
         self._open: dict[str, Grading] = {}
 
-    def grades(self, graders: Sequence[Mapping[str, Any]], item: Mapping[str, Any], sample: Mapping[str, Any]) -> list[Any]:
-        """What each grader says of one answer, as the wire form of `Grade`; a failure is one, too."""
-        return [self._grade(grader, item, sample) for grader in graders]
+    def grades(self, graders: Sequence[Mapping[str, Any]], rows: Sequence[Sequence[Any]]) -> list[list[dict[str, Any]]]:
+        """What each grader says of each answer, as wire forms of `Grade`, by answer; a failure is one, too."""
+        columns = [self._column(grader, rows) for grader in graders]
+        return [list(verdicts) for verdicts in zip(*columns, strict=True)]
 
-    def _grade(self, grader: Mapping[str, Any], item: Mapping[str, Any], sample: Mapping[str, Any]) -> dict[str, Any]:
+    def _column(self, grader: Mapping[str, Any], rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+        """All rows together: some graders start a process for each call."""
         try:
-            known = {name: sample[name] for name in Sample.model_fields if sample.get(name) is not None}
-            case = Case(Sample.model_validate(known), item)
-            (grade,) = self._ready(grader).grade([case])
-        except ModelworksError as error:
-            return {"score": 0.0, "passed": False, "message": error.message}
+            found = self._ready(grader).grade([_case(item, sample) for _, item, sample in rows])
+            return [grade.model_dump(exclude_defaults=True) for grade in found]
         except Exception as error:
-            # One criterion that fails must not take the others of this item with it.
-            return {"score": 0.0, "passed": False, "message": f"{type(error).__name__}: {error}"[:_MAX_REASON_CHARS]}
-        return grade.model_dump(exclude_defaults=True)
+            # One answer or one criterion that fails must not take the others with it.
+            if len(rows) > 1:
+                return [self._column(grader, [row])[0] for row in rows]
+            message = error.message if isinstance(error, ModelworksError) else f"{type(error).__name__}: {error}"
+            return [{"message": message[:_MAX_REASON_CHARS]}]
 
     def _ready(self, grader: Mapping[str, Any]) -> Grading:
         key = json.dumps(grader, sort_keys=True)
         if key not in self._open:
             self._open[key] = self._opener(parse_grader(dict(grader)), ask=self._line.ask)
         return self._open[key]
+
+
+def _case(item: Mapping[str, Any], sample: Mapping[str, Any]) -> Case:
+    known = {name: sample[name] for name in Sample.model_fields if sample.get(name) is not None}
+    return Case(Sample.model_validate(known), item)
 
 
 def main(path: str) -> None:
@@ -145,8 +151,7 @@ def main(path: str) -> None:
         if asked["op"] == "check":
             line.send({"fault": first_fault(asked["schema"], [(seq, item) for seq, item in asked["rows"]])})
             continue
-        for seq, item, sample in asked["rows"]:
-            line.send({"seq": seq, "grades": judge.grades(asked["graders"], item, sample)})
+        line.send({"grades": judge.grades(asked["graders"], asked["rows"])})
 
 
 if __name__ == "__main__":
