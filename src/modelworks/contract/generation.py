@@ -30,7 +30,8 @@ class Message(BaseModel):
 class Sampling(BaseModel):
     """How the next token is chosen. `temperature` 0 is greedy. None means "the model's own default"."""
 
-    max_tokens: int | None = Field(default=None, ge=1)
+    #: 0 reads the prompt and writes nothing: for `echo`.
+    max_tokens: int | None = Field(default=None, ge=0)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=1)
@@ -57,7 +58,8 @@ class GenerationInput(Sampling):
     tools: list[dict[str, Any]] | None = None
     #: Further variables for the chat template (`enable_thinking`).
     template_args: dict[str, Any] = Field(default_factory=dict)
-    #: Return the prompt before the completion (completions only).
+    #: Return the prompt before the completion (completions only); with `logprobs`, the log-probabilities of its tokens too,
+    #: and that of the end token where one ends the answer.
     echo: bool = False
 
     @model_validator(mode="after")
@@ -65,16 +67,21 @@ class GenerationInput(Sampling):
         given = [name for name in ("messages", "prompt", "prompt_ids") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of messages, prompt and prompt_ids, not {given or 'none'}")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens 0 writes nothing: it goes with echo")
         return self
 
 
 class TokenLogprob(BaseModel):
-    """One token with its natural-log probability. `text` may be a partial character; `bytes` never lies."""
+    """One token with its natural-log probability, None for the first of a prompt, which follows nothing.
+
+    `text` may be a partial character; `bytes` never lies.
+    """
 
     token_id: int
     text: str
     bytes: list[int]
-    logprob: float
+    logprob: float | None
     top: list[TokenLogprob] = Field(default_factory=list)
 
 

@@ -13,6 +13,7 @@ from tests.capabilities.text.conftest import Conversation, ask, local
 from transformers import AutoModelForCausalLM
 
 from modelworks.capabilities.text.engines.base import Decoding, Emit, Step, Ticket
+from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.schemas import ServeOptions
 from modelworks.capabilities.text.serve import Generator, OpenVINOGenerator, TransformersGenerator
 from modelworks.capabilities.text.tokenizer import load_tokenizer
@@ -26,7 +27,7 @@ from modelworks.contract.errors import (
     UnsupportedArchitecture,
     UnsupportedParameter,
 )
-from modelworks.contract.generation import GenerationChunk, GenerationInput
+from modelworks.contract.generation import GenerationChunk, GenerationInput, GenerationUsage
 
 PROMPT = "The rain reached the valley"
 CHAT = [{"role": "user", "content": "Tell me about Chapter 3."}]
@@ -216,6 +217,54 @@ async def test_the_prompt_comes_back_when_asked_for(generator: Generator) -> Non
     assert echoed.token_ids == plain.token_ids
 
 
+async def test_the_prompts_log_probabilities_are_those_of_the_model(
+    generator: Generator, model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read in pieces, so that a piece's first token is told by the piece before."""
+    monkeypatch.setattr("modelworks.capabilities.text.engines.logits._PREFILL_CHUNK", 4)
+    ids = load_tokenizer(model.path)(PROMPT * 2, add_special_tokens=False)["input_ids"]
+    assert len(ids) > 10
+    with torch.inference_mode():
+        logprobs = load_model(model.path, torch.float32)(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    asked: dict[str, Any] = {"prompt_ids": ids, "echo": True, "logprobs": True, "top_logprobs": 2, "temperature": 0}
+    answer = await ask(generator, **asked, max_tokens=1)
+    prompt, (written,) = answer.only.logprobs[: len(ids)], answer.only.logprobs[len(ids) :]
+    assert [entry.token_id for entry in prompt] == ids
+    assert prompt[0].logprob is None
+    assert prompt[0].top == []
+    for place, entry in enumerate(prompt[1:]):
+        assert entry.logprob == pytest.approx(float(logprobs[place, ids[place + 1]]), abs=2e-3)
+        assert [top.token_id for top in entry.top] == logprobs[place].topk(2).indices.tolist()
+    assert written.logprob == pytest.approx(float(logprobs[-1].max()), abs=2e-3)
+    assert answer.usage == GenerationUsage(prompt_tokens=len(ids), completion_tokens=1)
+    assert answer.only.token_ids == [written.token_id]
+    nothing = await ask(generator, **asked, max_tokens=0)
+    assert (nothing.only.logprobs, nothing.only.token_ids, nothing.only.finish_reason) == (prompt, [], "length")
+    assert nothing.only.text == answer.only.text[: len(nothing.only.text)]
+    assert nothing.usage == GenerationUsage(prompt_tokens=len(ids))
+
+
+async def test_a_prompt_that_fills_the_context_can_be_read(generator: Generator) -> None:
+    whole = [5] * generator.context_length
+    assert len((await ask(generator, prompt_ids=whole, echo=True, logprobs=True, max_tokens=0)).only.logprobs) == len(whole)
+    assert (await ask(generator, prompt_ids=whole, echo=True, max_tokens=0, n=2)).usage.prompt_tokens == len(whole)
+    with pytest.raises(ContextLengthExceeded):
+        await ask(generator, prompt_ids=[*whole, 5], echo=True, max_tokens=0)
+    with pytest.raises(ContextLengthExceeded):
+        await ask(generator, prompt_ids=whole, echo=True, max_tokens=1)
+
+
+async def test_an_end_token_is_told_where_the_prompts_are(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sums up log-probabilities by place counts on one for what was drawn, though it is no part of the answer."""
+    asked: dict[str, Any] = {"prompt": PROMPT, "temperature": 0, "max_tokens": 1, "logprobs": True}
+    drawn = (await ask(generator, **asked)).only.token_ids[0]
+    monkeypatch.setattr(generator, "_stop_ids", frozenset({drawn}))
+    echoed = (await ask(generator, **asked, echo=True)).only
+    assert (echoed.token_ids, echoed.finish_reason, echoed.text) == ([], "stop", PROMPT)
+    assert echoed.logprobs[-1].token_id == drawn
+    assert (await ask(generator, **asked)).only.logprobs == []
+
+
 @pytest.mark.parametrize(
     ("request_", "error", "said"),
     [
@@ -226,7 +275,6 @@ async def test_the_prompt_comes_back_when_asked_for(generator: Generator) -> Non
         ({"prompt_ids": [-1]}, InvalidRequest, "-1"),
         ({"prompt": "x", "logit_bias": {99999: 1}}, InvalidRequest, "logit_bias"),
         ({"prompt": "x", "top_logprobs": 2}, InvalidRequest, "needs logprobs"),
-        ({"prompt": "x", "echo": True, "logprobs": True}, UnsupportedParameter, "prompt are not computed"),
         ({"messages": CHAT, "tools": [{"type": "function"}]}, UnsupportedParameter, "no place for tools"),
     ],
 )

@@ -144,6 +144,28 @@ async def test_the_older_log_probabilities(stage: Stage) -> None:
     assert [part["text_offset"] for part in streamed if part] == [[0], [1], [1, 2]]
 
 
+async def test_the_prompts_log_probabilities_come_before_the_answers(stage: Stage) -> None:
+    """The lists as evaluation harnesses read them: one entry per token of the prompt, the first of them unknown."""
+    first = {**token(b"Say", 0.0), "logprob": None}
+    stage.replica.answer(
+        chunk(usage=usage(2, 0)),
+        chunk("Say it"),
+        chunk("", token_ids=[], logprobs=[first, token(b" it", -0.5, [(b" it", -0.5)])]),
+        chunk("!", logprobs=[token(b"!", -0.1, [(b"!", -0.1)])], finish_reason="length", usage=usage(2, 1)),
+    )
+    asked: dict[str, Any] = {"model": "tiny", "prompt": [[7, 8]], "max_tokens": 1, "logprobs": 1, "echo": True}
+    answer = await stage.client.completions.create(**asked)
+    (choice,) = answer.choices
+    assert choice.text == "Say it!"
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens == ["Say", " it", "!"]
+    assert choice.logprobs.token_logprobs == [None, -0.5, -0.1]
+    assert choice.logprobs.top_logprobs == [None, {" it": -0.5}, {"!": -0.1}]
+    assert choice.logprobs.text_offset == [0, 3, 6]
+    await stage.client.completions.create(**{**asked, "max_tokens": 0})
+    assert stage.replica.requests[-1]["max_tokens"] == 0
+
+
 async def test_log_probabilities_of_the_chosen_token_alone(stage: Stage) -> None:
     stage.replica.answer(chunk("a", logprobs=[token(b"a", -0.1)], finish_reason="stop", usage=usage(1, 1)))
     answer = await stage.client.completions.create(model="tiny", prompt="Say", logprobs=0)
@@ -166,6 +188,8 @@ async def test_log_probabilities_of_the_chosen_token_alone(stage: Stage) -> None
         ({"best_of": 3}, "best_of", "unsupported_parameter"),
         ({"logprobs": True}, "logprobs", "invalid_type"),
         ({"echo": "yes"}, "echo", "invalid_type"),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": -1, "echo": True}, "max_tokens", "invalid_value"),
     ],
 )
 async def test_what_cannot_be_honoured_is_refused_with_its_place(

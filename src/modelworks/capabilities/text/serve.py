@@ -141,6 +141,8 @@ class Generator:
             ContextLengthExceeded: the prompt, or the prompt and max_tokens, are longer than the context.
             InvalidRequest: the prompt is empty or malformed.
             UnsupportedParameter: something asked for cannot be honoured.
+
+        With `echo` and `logprobs`, the chunk before each choice's first token has the log-probabilities of the prompt's tokens.
         """
         stop_ids = self._stops(adapter)
         prompt = await self._encode(request)
@@ -152,6 +154,11 @@ class Generator:
             text = request.prompt if request.prompt is not None else self._vocabulary.text_of(prompt)
             for answer in answers:
                 yield GenerationChunk(index=answer.index, text=text)
+        if request.max_tokens == 0 and not request.logprobs:
+            for answer in answers:
+                last = usage if answer is answers[-1] else None
+                yield GenerationChunk(index=answer.index, finish_reason="length", usage=last)
+            return
         queue: asyncio.Queue[tuple[int, Step | ModelworksError]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         tickets: list[Ticket] = []
@@ -193,7 +200,7 @@ class Generator:
         return await asyncio.to_thread(self._encoder.encode, request)
 
     def _decodings(self, request: GenerationInput, prompt_tokens: int) -> list[Decoding]:
-        if prompt_tokens >= self.context_length:
+        if prompt_tokens >= self.context_length + (request.max_tokens == 0):
             raise ContextLengthExceeded(
                 f"This model's context is {self.context_length} tokens, and the prompt has {prompt_tokens}.",
                 hint="Shorten the prompt: at least one token must be left for the answer.",
@@ -206,10 +213,6 @@ class Generator:
                 f"asked for: {prompt_tokens} in the prompt and {request.max_tokens} in the answer.",
                 hint=f"Set max_tokens to at most {room}, or shorten the prompt.",
                 param="max_tokens",
-            )
-        if request.echo and request.logprobs:
-            raise UnsupportedParameter(
-                "Log-probabilities of the prompt are not computed.", hint="Leave echo or logprobs out.", param="echo"
             )
         if request.top_logprobs and not request.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs.", hint="Set logprobs to true.", param="top_logprobs")
@@ -224,7 +227,7 @@ class Generator:
         temperature, top_p, top_k = self._randomness(request)
         return [
             Decoding(
-                max_tokens=request.max_tokens or room,
+                max_tokens=room if request.max_tokens is None else request.max_tokens,
                 temperature=temperature,
                 top_p=top_p,
                 top_k=top_k,
@@ -232,6 +235,7 @@ class Generator:
                 seed=(seed + index * 0x9E3779B97F4A7C15) % _MAX_SEED,
                 logprobs=request.logprobs,
                 top_logprobs=request.top_logprobs,
+                prompt_logprobs=request.echo and request.logprobs,
                 presence_penalty=request.presence_penalty,
                 frequency_penalty=request.frequency_penalty,
                 repetition_penalty=request.repetition_penalty,
@@ -280,6 +284,9 @@ class _Answer:
             if self._with_logprobs and step.logprob is not None:
                 top = [self._logprob(token_id, logprob) for token_id, logprob in step.top]
                 chunk.logprobs = [self._logprob(step.token_id, step.logprob, top)]
+        for scored in step.scored:
+            top = [self._logprob(token_id, logprob) for token_id, logprob in scored.top]
+            chunk.logprobs = [*(chunk.logprobs or ()), self._logprob(scored.token_id, scored.logprob, top)]
         reason: Literal["stop", "length"] | None = step.finish
         if reason is not None and not self._filter.stopped:
             # The last text may complete a stop string, or turn out not to.
@@ -291,7 +298,7 @@ class _Answer:
             chunk.finish_reason = reason
         return chunk
 
-    def _logprob(self, token_id: int, logprob: float, top: list[TokenLogprob] | None = None) -> TokenLogprob:
+    def _logprob(self, token_id: int, logprob: float | None, top: list[TokenLogprob] | None = None) -> TokenLogprob:
         raw = self._vocabulary.token_bytes(token_id)
         return TokenLogprob(
             token_id=token_id, text=raw.decode("utf-8", "replace"), bytes=list(raw), logprob=logprob, top=top or []

@@ -45,6 +45,7 @@ def to_generations(request: CompletionRequest, body: dict[str, Any]) -> list[dic
 
     Raises:
         UnsupportedParameter: a parameter that changes the answer's meaning and cannot be honoured.
+        InvalidRequest: neither an answer nor the prompt is asked for.
     """
     refuse_unsupported(body)
     if request.suffix:
@@ -52,7 +53,14 @@ def to_generations(request: CompletionRequest, body: dict[str, Any]) -> list[dic
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise unsupported("best_of", "Use n, and choose among the answers.")
     shared = sampling(request)
-    shared["max_tokens"] = request.max_tokens or DEFAULT_MAX_TOKENS
+    if request.max_tokens == 0 and not request.echo:
+        raise InvalidRequest(
+            "max_tokens 0 asks for nothing.",
+            hint="Set it to 1 or more; with echo, 0 gives the prompt back.",
+            param="max_tokens",
+            code="invalid_value",
+        )
+    shared["max_tokens"] = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
     if request.logprobs is not None:
         shared["logprobs"] = True
         shared["top_logprobs"] = request.logprobs

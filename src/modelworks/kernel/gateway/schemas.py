@@ -104,6 +104,7 @@ class CompletionRequest(_Sampling):
     """POST /v1/completions."""
 
     prompt: Prompt
+    max_tokens: int | None = Field(default=None, ge=0, description="0 only with echo: the prompt alone is read.")
     suffix: str | None = None
     echo: bool | None = None
     logprobs: int | None = Field(default=None, ge=0, le=20)

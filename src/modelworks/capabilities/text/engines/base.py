@@ -13,6 +13,7 @@ from modelworks.contract.errors import ModelworksError
 class Decoding:
     """How the tokens of one choice are drawn; every value is decided, none means "default"."""
 
+    #: 0 only reads the prompt; `prompt_logprobs` must then be set.
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
@@ -20,6 +21,8 @@ class Decoding:
     seed: int = 0
     logprobs: bool = False
     top_logprobs: int = 0
+    #: Also say how likely each token of the prompt is, and the end token where one ends the answer; `logprobs` must be set.
+    prompt_logprobs: bool = False
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -27,6 +30,15 @@ class Decoding:
     stop_ids: frozenset[int] = frozenset()
     #: The version id of the adapter that answers; None: the base model.
     adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A token that is no part of the answer, with its natural log-probability: None for the first of a prompt."""
+
+    token_id: int
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +54,8 @@ class Step:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     finish: Literal["stop", "length"] | None = None
+    #: Where `prompt_logprobs` was asked for: the prompt's tokens, in a step of their own before all others; the end token.
+    scored: tuple[Scored, ...] = ()
 
 
 #: Called from the engine's thread with each step, or with the error that ended the choice.

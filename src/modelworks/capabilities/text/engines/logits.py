@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from modelworks.capabilities.text.engines.base import Decoding, Emit, Step
-from modelworks.capabilities.text.engines.sampling import Sampler
+from modelworks.capabilities.text.engines.base import Decoding, Emit, Scored, Step
+from modelworks.capabilities.text.engines.sampling import Sampler, score
 from modelworks.contract.errors import ModelworksError, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -33,6 +33,10 @@ class LogitsDecoder(Protocol):
         """Append tokens, of which the first stands at `position`; returns the logits (vocabulary) after the last one."""
         ...
 
+    def read_all(self, state: Any, token_ids: list[int], position: int) -> npt.NDArray[np.float32]:
+        """As `read`, but returns the logits after each of the tokens: (tokens, vocabulary)."""
+        ...
+
 
 class _Choice:
     """A choice under way."""
@@ -40,7 +44,11 @@ class _Choice:
     def __init__(
         self, prompt_ids: list[int], decoding: Decoding, emit: Emit, wake: threading.Condition, read_ids: list[int]
     ) -> None:
+        self.decoding = decoding
+        self.prompt_ids = prompt_ids
         self.unread = deque(read_ids)
+        #: Of the prompt, as far as it was read and where that is asked for; the first token follows nothing.
+        self.scored = [Scored(prompt_ids[0], None)] if decoding.prompt_logprobs and prompt_ids else []
         self.position = 0
         self.sampler = Sampler(prompt_ids, decoding)
         self.emit = emit
@@ -125,17 +133,32 @@ class LogitsEngine:
         self._running = [choice for choice in self._running if not choice.cancelled]
         self._waiting = deque(choice for choice in self._waiting if not choice.cancelled)
 
+    def _score(self, choice: _Choice, chunk: list[int]) -> npt.NDArray[np.float32]:
+        """Read a piece of the prompt and note how likely the tokens after each of its own are; returns the last logits."""
+        logits_tv = self._decoder.read_all(choice.state, chunk, choice.position)
+        following = choice.prompt_ids[choice.position + 1 : choice.position + 1 + len(chunk)]
+        choice.scored += score(logits_tv[: len(following)], following, choice.decoding)
+        last: npt.NDArray[np.float32] = logits_tv[-1]
+        return last
+
     def _advance(self, choice: _Choice) -> bool:
         """Read one piece of the prompt or the last token; False when the choice is over."""
         try:
             if choice.state is None:
                 choice.state = self._decoder.new_state()
             chunk = [choice.unread.popleft() for _ in range(min(_PREFILL_CHUNK, len(choice.unread)))]
-            logits = self._decoder.read(choice.state, chunk, choice.position)
+            if choice.decoding.prompt_logprobs and choice.position < len(choice.prompt_ids):
+                logits = self._score(choice, chunk)
+            else:
+                logits = self._decoder.read(choice.state, chunk, choice.position)
             choice.position += len(chunk)
             if choice.unread:
                 return True
-            step: Step | ModelworksError = choice.sampler.draw(logits)
+            if choice.scored:
+                choice.emit(Step(None, scored=tuple(choice.scored)))
+                choice.scored.clear()
+            step: Step | ModelworksError
+            step = choice.sampler.draw(logits) if choice.decoding.max_tokens else Step(None, finish="length")
         except Exception as error:
             _log.exception("engine %s failed on a choice", self._name)
             step = error if isinstance(error, ModelworksError) else Unavailable("The engine failed on this request.")

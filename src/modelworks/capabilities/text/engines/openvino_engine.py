@@ -3,7 +3,8 @@
 Sampling happens inside the library. Observed of the pinned version and held by tests: a request's generator is its own, so a
 seed gives the same tokens whatever else is in the batch; log-probabilities are those of the unmodified distribution; presence
 and frequency penalties count generated tokens and the repetition penalty the prompt's as well. What the library cannot do
-(alternatives' log-probabilities, logit bias) runs on the same graph through a `LogitsEngine`, choice by choice.
+(log-probabilities of alternatives and of the prompt, logit bias) runs on the same graph through a `LogitsEngine`, choice by
+choice.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class OpenVINOEngine:
             read_ids = [token + offset for token in prompt_ids]
         # The pipeline would look up the prompt's ids, as they tell an adapter, among its logits to punish their repetition.
         needs_own_ids = decoding.adapter is not None and decoding.repetition_penalty != 1.0
-        if decoding.logit_bias or decoding.top_logprobs or needs_own_ids:
+        if decoding.logit_bias or decoding.top_logprobs or decoding.prompt_logprobs or needs_own_ids:
             return self._one_by_one().start(prompt_ids, decoding, emit, read_ids)
         choice = _Choice(self, read_ids, decoding, emit)
         with self._wake:
@@ -272,6 +273,11 @@ class GraphDecoder:
 
     def read(self, state: Any, token_ids: list[int], position: int) -> npt.NDArray[np.float32]:
         """Append tokens; see `LogitsDecoder.read`."""
+        logits: npt.NDArray[np.float32] = self.read_all(state, token_ids, position)[-1]
+        return logits
+
+    def read_all(self, state: Any, token_ids: list[int], position: int) -> npt.NDArray[np.float32]:
+        """Append tokens; see `LogitsDecoder.read_all`."""
         end = position + len(token_ids)
         result = state.infer(
             {
@@ -281,5 +287,5 @@ class GraphDecoder:
                 "beam_idx": np.zeros(1, dtype=np.int32),
             }
         )
-        logits: npt.NDArray[np.float32] = np.array(result["logits"][0, -1], dtype=np.float32)
+        logits: npt.NDArray[np.float32] = np.array(result["logits"][0], dtype=np.float32)
         return logits

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from modelworks.capabilities.text.engines.base import Decoding, Step
+from modelworks.capabilities.text.engines.base import Decoding, Scored, Step
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,7 +36,9 @@ class Sampler:
         token = int(adjusted.argmax()) if decoding.temperature == 0 else self._draw(adjusted / decoding.temperature)
         self._num_drawn += 1
         if token in decoding.stop_ids:
-            return Step(None, finish="stop")
+            return Step(
+                None, finish="stop", scored=score(logits_v[None], [token], decoding) if decoding.prompt_logprobs else ()
+            )
         self._counts[token] += 1
         finish: Literal["length"] | None = "length" if self._num_drawn >= decoding.max_tokens else None
         if not decoding.logprobs:
@@ -73,6 +76,16 @@ class Sampler:
             cumulative = cumulative[: int(np.searchsorted(cumulative, decoding.top_p)) + 1]
         point = self._random.random() * cumulative[-1]
         return int(kept[min(int(np.searchsorted(cumulative, point, side="right")), cumulative.size - 1)])
+
+
+def score(logits_tv: npt.NDArray[np.float32], token_ids: Sequence[int], decoding: Decoding) -> tuple[Scored, ...]:
+    """How likely each token is under the row of logits before it."""
+    found = []
+    for row, token in zip(logits_tv, token_ids, strict=True):
+        raw = row.astype(np.float64)
+        logprobs = raw - _log_sum_exp(raw)
+        found.append(Scored(token, float(logprobs[token]), _top(logprobs, decoding.top_logprobs)))
+    return tuple(found)
 
 
 def _log_sum_exp(values: Floats) -> float:

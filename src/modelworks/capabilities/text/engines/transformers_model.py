@@ -113,7 +113,16 @@ class TransformersDecoder:
 
     def read(self, state: DynamicCache, token_ids: list[int], position: int) -> npt.NDArray[np.float32]:
         """Append tokens; see `LogitsDecoder.read`. The cache knows its own `position`."""
+        logits: npt.NDArray[np.float32] = self._read(state, token_ids, 1)[-1]
+        return logits
+
+    def read_all(self, state: DynamicCache, token_ids: list[int], position: int) -> npt.NDArray[np.float32]:
+        """Append tokens; see `LogitsDecoder.read_all`."""
+        return self._read(state, token_ids, len(token_ids))
+
+    def _read(self, state: DynamicCache, token_ids: list[int], num_kept: int) -> npt.NDArray[np.float32]:
+        ids = torch.tensor([token_ids])
         with torch.inference_mode():
-            output = self._model(input_ids=torch.tensor([token_ids]), past_key_values=state, use_cache=True, logits_to_keep=1)
-            logits: npt.NDArray[np.float32] = output.logits[0, -1].float().numpy()
+            output = self._model(input_ids=ids, past_key_values=state, use_cache=True, logits_to_keep=num_kept)
+            logits: npt.NDArray[np.float32] = output.logits[0].float().numpy()
         return logits
