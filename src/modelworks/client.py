@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, BinaryIO, Self
 
 from modelworks.contract.errors import (
     IntegrityFailed,
@@ -28,14 +28,13 @@ from modelworks.contract.errors import (
     TimedOut,
     Unavailable,
 )
-from modelworks.evaluations import AsyncEvaluations
+from modelworks.evaluations import AsyncEvals, AsyncEvaluations
 from modelworks.transport import AsyncGroup, Loop, Page, Record, Transport, chunks_of, digest_of, files_of, given, segment
+from modelworks.transport import Shell as _Shell
+from modelworks.transport import waits as _waits
+from modelworks.transport import yields as _yields
 
 __all__ = ["FINISHED", "AsyncModelworks", "Modelworks", "Page", "Record"]
-
-G = TypeVar("G", bound="AsyncGroup")
-R = TypeVar("R")
-P = ParamSpec("P")
 
 #: States in which a run will not change any more by itself.
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
@@ -418,6 +417,7 @@ class AsyncModelworks:
         self.lineage = AsyncLineage(self.transport)
         self.runs = AsyncRuns(self.transport)
         self.evaluations = AsyncEvaluations(self.transport)
+        self.evals = AsyncEvals(self.transport)
         self.deployments = AsyncDeployments(self.transport)
         self.keys = AsyncKeys(self.transport)
         self.usage = AsyncUsage(self.transport)
@@ -429,32 +429,6 @@ class AsyncModelworks:
 
     async def __aexit__(self, *_: object) -> None:
         await self.transport.aclose()
-
-
-class _Shell(Generic[G]):
-    """A group whose methods wait for the answer."""
-
-    def __init__(self, core: G, loop: Loop) -> None:
-        self._core = core
-        self._loop = loop
-
-
-def _waits(method: Callable[Concatenate[G, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[_Shell[G], P], R]:
-    def call(self: _Shell[G], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._loop.run(method(self._core, *args, **kwargs))
-
-    call.__name__, call.__doc__ = method.__name__, method.__doc__
-    return call
-
-
-def _yields(
-    method: Callable[Concatenate[G, P], AsyncGenerator[R, None]],
-) -> Callable[Concatenate[_Shell[G], P], Generator[R, None, None]]:
-    def call(self: _Shell[G], /, *args: P.args, **kwargs: P.kwargs) -> Generator[R, None, None]:
-        return self._loop.iterate(method(self._core, *args, **kwargs))
-
-    call.__name__, call.__doc__ = method.__name__, method.__doc__
-    return call
 
 
 class Blobs(_Shell[AsyncBlobs]):
@@ -510,6 +484,20 @@ class Evaluations(_Shell[AsyncEvaluations]):
     promote = _waits(AsyncEvaluations.promote)
     roll_back = _waits(AsyncEvaluations.roll_back)
     moves = _waits(AsyncEvaluations.moves)
+
+
+class Evals(_Shell[AsyncEvals]):
+    """`AsyncEvals`, waiting."""
+
+    list = _waits(AsyncEvals.list)
+    get = _waits(AsyncEvals.get)
+    create = _waits(AsyncEvals.create)
+    store = _waits(AsyncEvals.store)
+    run = _waits(AsyncEvals.run)
+    runs = _waits(AsyncEvals.runs)
+    get_run = _waits(AsyncEvals.get_run)
+    wait = _waits(AsyncEvals.wait)
+    items = _waits(AsyncEvals.items)
 
 
 class Deployments(_Shell[AsyncDeployments]):
@@ -573,6 +561,7 @@ class Modelworks:
         self.lineage = Lineage(core.lineage, loop)
         self.runs = Runs(core.runs, loop)
         self.evaluations = Evaluations(core.evaluations, loop)
+        self.evals = Evals(core.evals, loop)
         self.deployments = Deployments(core.deployments, loop)
         self.keys = Keys(core.keys, loop)
         self.usage = Usage(core.usage, loop)

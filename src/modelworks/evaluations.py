@@ -1,10 +1,11 @@
-"""The client's methods for evaluations, comparisons and promotions; `client.evaluations` is a group of them."""
+"""The client's methods for evaluations, comparisons and promotions, `client.evaluations`, and for evals, `client.evals`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from modelworks.contract.errors import Conflict
@@ -113,6 +114,56 @@ class AsyncEvaluations(AsyncGroup):
                 code="evaluation_failed",
             )
         return dict(run)
+
+
+class AsyncEvals(AsyncGroup):
+    """OpenAI's evals: questions and criteria that are kept, and their runs."""
+
+    async def list(self, *, after: str | None = None, limit: int = 100) -> Page:
+        """Newest first."""
+        return await self._transport.page("/v1/evals", after=after, limit=limit, order="desc")
+
+    async def get(self, eval_id: str) -> Record:
+        """One eval; raises NotFound."""
+        return dict(await self._transport.json("GET", f"/v1/evals/{segment(eval_id)}"))
+
+    async def create(self, body: Mapping[str, Any]) -> Record:
+        """Keep an eval; `body` is that of POST /v1/evals."""
+        return dict(await self._transport.json("POST", "/v1/evals", json=dict(body)))
+
+    async def store(self, path: Path) -> Record:
+        """Store a file of items, one JSON object per line; returns the file."""
+        content = await asyncio.to_thread(path.read_bytes)
+        files = {"file": (path.name, content, "application/jsonl")}
+        return dict(await self._transport.json("POST", "/v1/files", data={"purpose": "evals"}, files=files))
+
+    async def run(self, eval_id: str, data_source: Mapping[str, Any], *, name: str | None = None) -> Record:
+        """Queue a run; `data_source` is that of POST /v1/evals/{eval_id}/runs."""
+        body = {"data_source": dict(data_source), **given(name=name)}
+        return dict(await self._transport.json("POST", f"/v1/evals/{segment(eval_id)}/runs", json=body))
+
+    async def runs(self, eval_id: str, *, after: str | None = None, limit: int = 100) -> Page:
+        """Runs of an eval, newest first."""
+        return await self._transport.page(f"/v1/evals/{segment(eval_id)}/runs", after=after, limit=limit, order="desc")
+
+    async def get_run(self, eval_id: str, run_id: str) -> Record:
+        """One run; raises NotFound."""
+        return dict(await self._transport.json("GET", f"/v1/evals/{segment(eval_id)}/runs/{segment(run_id)}"))
+
+    async def wait(self, eval_id: str, run_id: str, *, poll_s: float = _POLL_S) -> Record:
+        """The run, once nothing more happens to it."""
+        run = await self.get_run(eval_id, run_id)
+        while run["status"] in ("queued", "in_progress"):
+            await asyncio.sleep(poll_s)
+            run = await self.get_run(eval_id, run_id)
+        return run
+
+    async def items(
+        self, eval_id: str, run_id: str, *, status: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Page:
+        """Items that are done, in their order; `status` is pass, fail or error."""
+        path = f"/v1/evals/{segment(eval_id)}/runs/{segment(run_id)}/output_items"
+        return await self._transport.page(path, status=status, after=after, limit=limit)
 
 
 def _same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:

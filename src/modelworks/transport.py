@@ -9,10 +9,10 @@ import json
 import os
 import random
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Concatenate, Generic, ParamSpec, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -31,6 +31,8 @@ from modelworks.contract.errors import (
 
 Record = dict[str, Any]
 R = TypeVar("R")
+G = TypeVar("G", bound="AsyncGroup")
+P = ParamSpec("P")
 
 DEFAULT_PORT = 8400
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -420,3 +422,33 @@ class Loop:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+class Shell(Generic[G]):
+    """A group whose methods wait for the answer."""
+
+    def __init__(self, core: G, loop: Loop) -> None:
+        self._core = core
+        self._loop = loop
+
+
+def waits(method: Callable[Concatenate[G, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Shell[G], P], R]:
+    """The waiting form of a method of the core."""
+
+    def call(self: Shell[G], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._loop.run(method(self._core, *args, **kwargs))
+
+    call.__name__, call.__doc__ = method.__name__, method.__doc__
+    return call
+
+
+def yields(
+    method: Callable[Concatenate[G, P], AsyncGenerator[R, None]],
+) -> Callable[Concatenate[Shell[G], P], Generator[R, None, None]]:
+    """The waiting form of a method of the core that yields."""
+
+    def call(self: Shell[G], /, *args: P.args, **kwargs: P.kwargs) -> Generator[R, None, None]:
+        return self._loop.iterate(method(self._core, *args, **kwargs))
+
+    call.__name__, call.__doc__ = method.__name__, method.__doc__
+    return call

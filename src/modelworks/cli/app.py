@@ -25,6 +25,7 @@ from modelworks.cli import (
     data,
     deployment,
     doctor,
+    evals,
     garbage,
     model,
     output,
@@ -72,7 +73,7 @@ def root(
     connection.target.api_key = api_key
 
 
-for _module in (server, doctor, model, data, run, conversion, promotion, deployment, chat, keys, usage, garbage):
+for _module in (server, doctor, model, data, run, conversion, evals, promotion, deployment, chat, keys, usage, garbage):
     _module.add_to(app)
 
 

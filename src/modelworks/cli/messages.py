@@ -38,6 +38,8 @@ CHINESE = {
     "{path} is on the server already.": "{path} 已在服务器上。",
     "Run {run} is queued. Follow it with: modelworks jobs {run} -f": "运行 {run} 已排队。跟踪：modelworks jobs {run} -f",
     "Digest of meaning: {digest}; read back, it agrees: {how}.": "含义摘要：{digest}；读回后一致性：{how}。",
+    "Stored {path} as {id}.": "已将 {path} 存储为 {id}。",
+    "The run is queued. See: modelworks evals show {eval} {run}": "运行已排队。查看：modelworks evals show {eval} {run}",
     "Run {run} succeeded.": "运行 {run} 成功。",
     "Run {run} failed: {reason}": "运行 {run} 失败：{reason}",
     "Run {run} was cancelled.": "运行 {run} 已取消。",
