@@ -118,10 +118,10 @@ def main() -> None:
         chats = {"known": known, "few": few, "held out": held_out}
         data = {each: write_chats(root / "chats" / each, chosen) for each, chosen in chats.items()}
         seed = arguments.seed
-        base = trained(root / "student base", COMMON | STUDENT | {"steps": 300, "learning_rate": 3e-3}, text, {}, seed)
-        wide = COMMON | TEACHER | {"steps": 500, "learning_rate": 2e-3}
+        base = trained(root / "student base", COMMON | STUDENT | {"steps": 200, "learning_rate": 3e-3}, text, {}, seed)
+        wide = COMMON | TEACHER | {"steps": 250, "learning_rate": 3e-3}
         large = trained(root / "teacher base", wide, text, {"tokenizer": base}, seed)
-        expert = TUNING | {"method": "supervised", "steps": 600, "learning_rate": 1e-3, "batch_size": 4}
+        expert = TUNING | {"method": "supervised", "steps": 400, "learning_rate": 1e-3}
         teacher = trained(root / "teacher", expert, data["known"], {"base": large}, seed)
         rate = {"steps": arguments.steps, "learning_rate": 2e-3}
         alone = trained(root / "labels alone", TUNING | rate | {"method": "supervised"}, data["few"], {"base": base}, seed)

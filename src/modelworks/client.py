@@ -198,15 +198,19 @@ class AsyncRuns(AsyncGroup):
         name: str | None = None,
         seed: int | None = None,
         resources: Mapping[str, Any] | None = None,
+        force: bool = False,
         dry_run: bool = False,
     ) -> Record:
         """Queue a run, or with `dry_run` only have it checked; refused at once where it cannot work.
 
         Args:
             inputs: references by role, `{"base": "qwen@default", "train": "corpus"}`. name: what the result is called.
+            force: also where a training is estimated to need more memory than it may have.
         """
         body = given(capability=capability, task=task, output_name=name, seed=seed, resources=resources)
         body |= {"verb": verb, "inputs": dict(inputs or {}), "params": dict(params or {})}
+        if force:
+            body["force"] = True
         params_ = {"dry_run": "true"} if dry_run else {}
         return dict(await self._transport.json("POST", "/api/runs", json=body, params=params_))
 

@@ -215,3 +215,14 @@ def test_logs_cancel_resume(cli: Cli, runs: FakeServer) -> None:
     runs.on("POST", "/api/runs/run_1/resume", {**RUN, "state": "queued"})
     assert cli("resume", "run_1").out == "run_1\n"
     assert cli("resume", "run_1", "-f").code == 0
+
+
+def test_a_dry_run_says_what_a_training_needs(cli: Cli, server: FakeServer) -> None:
+    estimate = {"memory_bytes": 3 << 30, "parts": {"weights": 1 << 30, "optimiser": 2 << 30, "logits": 0}, "seconds": 8000.0}
+    server.on("GET", "/api/capabilities", lambda _: page([{"name": "text", "tasks": [{"name": "t", "trainable": True}]}]))
+    server.on("POST", "/api/runs", lambda _: Answer({**RUN, "estimate": estimate}, 201))
+    done = cli("train", "t", "--name", "x", "--dry-run", "--force")
+    assert done.code == 0, done.err
+    assert "about 3.0 GiB (optimiser 2.0 GiB, weights 1.0 GiB)" in done.out
+    assert "roughly 2 hours" in done.out
+    assert server.asked[-1].json["force"] is True

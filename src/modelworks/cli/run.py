@@ -70,6 +70,25 @@ def _resources_text(given: Record) -> str:
     return (f"{workers} workers, each " if workers > 1 else "") + ", ".join(parts)
 
 
+def _memory_text(estimate: Record) -> str | None:
+    """What a training will need, and the parts of it, the largest first."""
+    if not estimate:
+        return None
+    parts = sorted((estimate.get("parts") or {}).items(), key=lambda part: -part[1])
+    listed = ", ".join(f"{plain(name)} {size_text(size)}" for name, size in parts if size)
+    return f"about {size_text(estimate['memory_bytes'])}" + (f" ({listed})" if listed else "")
+
+
+def _time_text(estimate: Record) -> str | None:
+    seconds = estimate.get("seconds")
+    if seconds is None:
+        return None
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"roughly {seconds / length:.0f} {unit} on the cores it asks for"
+    return f"roughly {max(1, round(seconds))} seconds on the cores it asks for"
+
+
 def _output_names(record: Record) -> list[str]:
     return [f"{made['name']}@v{made['number']}" for made in record.get("outputs") or []]
 
@@ -92,6 +111,8 @@ FIELDS: list[Column] = [
     ("Params", "params"),
     ("Seed", "seed"),
     ("Resources", lambda record: _resources_text(record.get("resources") or {})),
+    ("Memory", lambda record: _memory_text(record.get("estimate") or {})),
+    ("Time", lambda record: _time_text(record.get("estimate") or {})),
     ("Result", _output_names),
     ("Measured", lambda record: (record.get("result") or {}).get("metrics") or record.get("result")),
     ("Error", _error_text),
@@ -116,6 +137,9 @@ def train(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes that share the training, each with those resources.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where it is estimated to need more memory than it may have.")
+    ] = False,
     follow_: Follow = False,
     dry_run: DryRun = False,
     output: Output = Format.table,
@@ -136,6 +160,7 @@ def train(
             name=name,
             seed=seed,
             resources=resources or None,
+            force=force,
             dry_run=dry_run,
         )
         answer(client, run, output, dry_run=dry_run, stay=follow_)

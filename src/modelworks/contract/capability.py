@@ -78,6 +78,8 @@ class Task:
     grader: ImportPath | None = None
     trainer: ImportPath | None = None
     train_params: type[BaseModel] | None = None
+    #: A `contract.estimate.Estimator`: says before a training is queued what it will need. Light.
+    estimator: ImportPath | None = None
     #: Roles that a training must be given: a run without one of them is refused before it is queued.
     train_inputs: tuple[str, ...] = ()
     #: A `contract.predictor.Quantiser`: makes smaller versions of a model, and says what each costs.
@@ -110,6 +112,7 @@ class Task:
             self.validator,
             self.cleaner,
             self.labeler,
+            self.estimator,
             self.grader,
             self.quantiser,
             self.exporter,

@@ -219,6 +219,27 @@ class FakeRun:
             self.used.append(role)
 
 
+class FakeInputs:
+    """What an estimator sees (`contract.estimate.TrainingInputs`), given as folders by role."""
+
+    def __init__(self, **folders: Path) -> None:
+        self._folders = folders
+
+    def has(self, role: str) -> bool:
+        return role in self._folders
+
+    def sizes(self, role: str) -> dict[str, int]:
+        folder = self._folders[role]
+        return {file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+
+    def read(self, role: str, path: str) -> bytes | None:
+        file = self._folders[role] / path
+        return file.read_bytes() if file.is_file() else None
+
+    def folder(self, role: str) -> Path | None:
+        return self._folders.get(role)
+
+
 def digest_of(path: Path) -> str:
     """`sha256:…` over the relative paths and bytes of a file or folder, in a fixed order."""
     digest = hashlib.sha256()

@@ -44,6 +44,7 @@ capability = Capability(
             trainer=f"{_PACKAGE}.train:train",
             train_params=TrainParams,
             train_inputs=("train",),
+            estimator=f"{_PACKAGE}.estimate:estimate",
             quantiser=f"{_PACKAGE}.quantise:quantise",
             quantise_params=QuantiseParams,
             exporter=f"{_PACKAGE}.export:export_model",

@@ -191,6 +191,10 @@ class TuningSteps:
         asked = row.method["hyperparameters"]
         row.method = {**row.method, "effective": plan.effective}
         self._tuning.tell(session, row, "Files validated, moving job to queued state", data={**counts, "run_id": run.id})
+        if run.estimate is not None:
+            gib = run.estimate.memory_bytes / (1 << 30)
+            told = run.estimate.model_dump(mode="json", include={"memory_bytes", "parts", "seconds"})
+            self._tuning.tell(session, row, f"The training needs about {gib:.1f} GiB of memory", data=told)
         for name, value in asked.items():
             if value == "auto":
                 why = _reason(row.method["type"], name)

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session, load_only
 
 from modelworks.contract.capability import Resources
 from modelworks.contract.errors import AuthenticationFailed, Conflict, ModelworksError, NotFound
+from modelworks.contract.estimate import Estimate
 from modelworks.contract.evaluation import SAMPLES_FILE
 from modelworks.contract.media import File
 from modelworks.kernel.base.clock import Clock
@@ -32,6 +33,7 @@ from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.jobs.deployments import RunDeployments
 from modelworks.kernel.jobs.executors import Launch, Status
 from modelworks.kernel.jobs.journal import JournalEntry
+from modelworks.kernel.jobs.memory import OUT_OF_MEMORY, out_of_memory, with_hints
 from modelworks.kernel.jobs.schemas import ACTIVE, GangSpec, IngestReply, LaunchInput, LaunchSpec, RunState
 from modelworks.kernel.jobs.store import RunEventRow, RunMetricRow, RunRow
 
@@ -249,6 +251,9 @@ class Attempts:
                 code="worker_not_started",
             ).to_wire()
             self._failed(session, row, wire, retry=False)
+        elif status.out_of_memory and why is None:
+            # It would only happen again.
+            self._failed(session, row, out_of_memory(status.peak_bytes, None).to_wire(), retry=False)
         else:
             reason = why or (f"the worker ended by {status.detail}" if status.detail else "the worker is gone")
             self._crashed(session, row, reason)
@@ -388,7 +393,15 @@ class Attempts:
         elif retry:
             self._crashed(session, row, str(error.get("message")), error)
         else:
+            if error.get("code") == OUT_OF_MEMORY:
+                error = self._with_estimate(session, row, error)
             self._end(session, row, "failed", error)
+
+    def _with_estimate(self, session: Session, row: RunRow, error: dict[str, Any]) -> dict[str, Any]:
+        """What to change is known best by the task, which was asked before."""
+        query = select(RunEventRow.data).where(RunEventRow.run_id == row.id, RunEventRow.type == "estimate")
+        said = session.scalar(query.order_by(RunEventRow.seq.desc()).limit(1))
+        return error if said is None else with_hints(error, Estimate.model_validate(said))
 
     def _crashed(self, session: Session, row: RunRow, reason: str, error: dict[str, Any] | None = None) -> None:
         row.crashes += 1

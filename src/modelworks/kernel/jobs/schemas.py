@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelworks.contract.capability import Resources
+from modelworks.contract.estimate import Estimate
 from modelworks.contract.media import File
 from modelworks.contract.run import Level, Verb
 
@@ -64,6 +65,8 @@ class JobSpec(BaseModel):
     output_name: str | None = Field(default=None, max_length=128)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     resources: ResourcesOverride | None = None
+    #: Queue a training although it is estimated to need more memory than it may have.
+    force: bool = False
 
 
 class RunInput(BaseModel):
@@ -112,6 +115,8 @@ class RunRecord(BaseModel):
     finished_at: datetime | None
     heartbeat_at: datetime | None
     cancel_requested_at: datetime | None
+    #: What a training will need; told when it is submitted, and kept as the run's event "estimate".
+    estimate: Estimate | None = None
 
     @property
     def is_over(self) -> bool:

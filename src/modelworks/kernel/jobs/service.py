@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from modelworks.contract.capability import Capability, Resources, Task
 from modelworks.contract.errors import Conflict, InvalidRequest, MissingExtra, NotFound
+from modelworks.contract.estimate import Estimate
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
@@ -24,6 +25,7 @@ from modelworks.kernel.catalog import CatalogService, find_task, references, res
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.jobs.attempts import Attempts, announce, note
 from modelworks.kernel.jobs.deployments import RunDeployments
+from modelworks.kernel.jobs.estimating import estimated, fitted
 from modelworks.kernel.jobs.folder import AttemptFolder
 from modelworks.kernel.jobs.journal import JournalEntry
 from modelworks.kernel.jobs.schemas import (
@@ -109,9 +111,6 @@ class JobsService:
         resources = _wanted(spec, task, declared)
         if resources.workers > 1 and self._settings.executor == "local" and find_spec("ray") is None:
             raise MissingExtra.of("ray", "cluster")
-        slots = capacity(self._settings)
-        if slots is not None:
-            slots.check(resources.total)
         if spec.output_name is not None:
             references.check_name(spec.output_name)
         elif spec.verb in ("train", "pull", "label", "quantise", "export"):
@@ -134,6 +133,15 @@ class JobsService:
             raise InvalidRequest(
                 f"A run of the verb {spec.verb!r} needs a data set.", hint='Give inputs: {"data": "…"}.', param="inputs.data"
             )
+        slots = capacity(self._settings)
+        estimate: Estimate | None = None
+        if task is not None and spec.verb == "train":
+            estimate = self._estimated(session, project_id, task, params, inputs, resources.cpu)
+        if estimate is not None:
+            asked_bytes = None if spec.resources is None else spec.resources.memory_bytes
+            resources = fitted(estimate, resources, asked_bytes, slots, force=spec.force)
+        if slots is not None:
+            slots.check(resources.total)
         if spec.verb == "label" and (inputs.get("teacher") is None or inputs["teacher"].kind != "deployment"):
             raise InvalidRequest(
                 "A run of the verb 'label' needs a deployment that writes the answers.",
@@ -175,12 +183,36 @@ class JobsService:
             queued_at=now,
         )
         if dry_run:
-            return _record(row)
+            return _record(row, estimate)
         session.add(row)
         session.flush()
         note(session, row, "state", {"state": "queued"}, self._clock)
+        if estimate is not None:
+            note(session, row, "estimate", estimate.model_dump(mode="json", exclude={"object"}), self._clock)
         announce(session, self._events, row)
-        return _record(row)
+        return _record(row, estimate)
+
+    def _estimated(
+        self,
+        session: Session,
+        project_id: str,
+        task: Task,
+        params: dict[str, Any],
+        inputs: dict[str, RunInput],
+        cpu: float,
+    ) -> Estimate | None:
+        known = {role: given.version_id for role, given in inputs.items() if given.kind != "deployment"}
+        return estimated(
+            session,
+            project_id,
+            task,
+            params,
+            {role: version_id for role, version_id in known.items() if version_id is not None},
+            cpu,
+            catalog=self._catalog,
+            blobs=self.blobs,
+            cache_dir=self._settings.home / "cache" / "versions",
+        )
 
     def get(self, session: Session, project_id: str, run_id: str) -> RunRecord:
         """One run; raises NotFound."""
@@ -477,8 +509,9 @@ def _field_names(kind: type[BaseModel]) -> set[str]:
     return set(kind.model_fields) | aliases
 
 
-def _record(row: RunRow) -> RunRecord:
+def _record(row: RunRow, estimate: Estimate | None = None) -> RunRecord:
     return RunRecord(
+        estimate=estimate,
         id=row.id,
         project_id=row.project_id,
         capability=row.capability,

@@ -11,6 +11,7 @@ import faulthandler
 import functools
 import math
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -35,6 +36,7 @@ from modelworks.kernel.jobs.asking import AskedDeployment
 from modelworks.kernel.jobs.curation import clean_data, validate_data
 from modelworks.kernel.jobs.folder import AttemptFolder
 from modelworks.kernel.jobs.journal import JournalEntry, JournalWriter
+from modelworks.kernel.jobs.memory import is_out_of_memory, out_of_memory
 from modelworks.kernel.jobs.schemas import LaunchInput, LaunchSpec
 from modelworks.kernel.jobs.shipping import ServerLine, Shipper
 from modelworks.kernel.storage import BlobStore
@@ -385,10 +387,8 @@ def readable(error: BaseException) -> ModelworksError:
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(f"The disk is full: {error}.", hint="Free some space and resume the run.")
-    if isinstance(error, MemoryError):
-        return ModelworksError(
-            "The run needs more memory than it may use.", hint="Use a smaller batch or model.", code="out_of_memory"
-        )
+    if is_out_of_memory(error):
+        return out_of_memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, str(error))
     text = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     return ModelworksError(
         text[:_MAX_MESSAGE_CHARS], hint="The traceback is in the log of the run (modelworks logs).", code="run_failed"

@@ -48,12 +48,11 @@ def read_prompts(folder: Path) -> Iterator[PromptSample]:
 
 def _only(folder: Path, kind: type[S]) -> Iterator[S]:
     found = False
-    for item in read_samples(folder):
+    items = read_samples(folder)
+    for item in items:
         if isinstance(item, Fault):
             if item.severity == "error":
-                raise InvalidData(
-                    f"{item.place}: {item.message}", hint=f"{item.hint} `modelworks data validate` lists every fault."
-                )
+                raise _faulty(item, items)
         elif isinstance(item, kind):
             found = True
             yield item
@@ -64,6 +63,15 @@ def _only(folder: Path, kind: type[S]) -> Iterator[S]:
             f"The data set {folder.name!r} holds no {_WANTED[kind]}.",
             hint="`modelworks data validate` says what is in it.",
         )
+
+
+def _faulty(first: Fault, rest: Iterator[Sample | Fault]) -> InvalidData:
+    """The first error, and how many there are after it: whoever mends one wants to know whether that was all."""
+    others = sum(1 for item in rest if isinstance(item, Fault) and item.severity == "error")
+    more = "" if not others else " One more error follows." if others == 1 else f" {others:,} more errors follow."
+    return InvalidData(
+        f"{first.place}: {first.message}{more}", hint=f"{first.hint} `modelworks data validate` lists every fault."
+    )
 
 
 def _unwanted(sample: Sample, kind: type[S]) -> InvalidData:

@@ -84,9 +84,12 @@ def tune(run: Run, params: Params) -> None:
     base = run.model("base")
     checkpoint = Checkpoint.of(base)
     prompt_format = served_format(base).for_training()
+    run.progress(0, 1, "steps")
+    # All of the data first: a fault in the last line is told before anything is computed.
+    parts = read_parts(run, params, read_preferences if isinstance(params, PreferenceParams) else read_chat)
     model = load_model(base.path, torch.float32)
     length = min(params.max_length or checkpoint.context_length, checkpoint.context_length)
-    material = _material(run, params, prompt_format, model, length)
+    material = _material(run, params, prompt_format, model, length, parts)
     if params.patience is not None and next(iter(material.source.validation()), None) is None:
         raise no_patience()
     run.raise_if_cancelled()
@@ -132,10 +135,11 @@ def no_patience() -> InvalidRequest:
     )
 
 
-def _material(run: Run, params: Params, prompt_format: PromptFormat, model: Any, length: int) -> _Material:
-    run.progress(0, 1, "steps")
+def _material(
+    run: Run, params: Params, prompt_format: PromptFormat, model: Any, length: int, parts: tuple[list[Any], list[Any]]
+) -> _Material:
     if isinstance(params, PreferenceParams):
-        training, validation = read_parts(run, params, read_preferences)
+        training, validation = parts
         pairs, too_long = _pairs(prompt_format, training, length)
         held_out = _pairs(prompt_format, validation, length)[0] if validation else []
         source = PairSource(
@@ -147,7 +151,7 @@ def _material(run: Run, params: Params, prompt_format: PromptFormat, model: Any,
         )
         probe = [pair.chosen for pair in pairs[:_PROBE_ROWS]]
         return _Material(source, Preference(params.beta), probe, len(pairs), too_long)
-    chats, held_out_chats = read_parts(run, params, read_chat)
+    chats, held_out_chats = parts
     rows, too_long = within(_rows(prompt_format, chats), length)
     held_out_rows = within(_rows(prompt_format, held_out_chats), length)[0] if held_out_chats else []
     if params.packing:

@@ -33,6 +33,9 @@ class Status:
     #: None where nobody could see it (adopted or lost); negative: the signal that ended it.
     exit_code: int | None = None
     detail: str = ""
+    #: The machine ended it because memory ran out, and the most that it had taken, where that was seen.
+    out_of_memory: bool = False
+    peak_bytes: int | None = None
 
 
 class Executor(Protocol):

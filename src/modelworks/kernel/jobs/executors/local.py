@@ -19,6 +19,8 @@ from modelworks.kernel.jobs.folder import AttemptFolder
 
 #: Settings of the server that capability code must not see.
 _SECRET_VARIABLES = frozenset({"MODELWORKS_DATABASE_URL", "MODELWORKS_STORAGE_OPTIONS", "MODELWORKS_STORAGE_URL"})
+#: Each holds a line `oom_kill N`: of this container, and of the whole machine.
+OUT_OF_MEMORY_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 _RUN = "MODELWORKS_RUN_ID"
 _ATTEMPT = "MODELWORKS_RUN_ATTEMPT"
 
@@ -43,10 +45,14 @@ class LocalExecutor:
         self._grace_s = grace_s
         self._python = python
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        #: By handle: how many processes the machine had ended for want of memory before, and the largest memory seen.
+        self._kills: dict[str, int] = {}
+        self._peaks: dict[str, int] = {}
 
     def start(self, launch: Launch) -> str:
         """Start the worker; raises StorageFull or Unavailable where the machine cannot."""
         folder = AttemptFolder.of(self._home, launch.run_id, launch.attempt)
+        kills = _memory_kills()
         try:
             folder.create()
             folder.write_spec(launch.spec)
@@ -69,7 +75,9 @@ class LocalExecutor:
                 ) from error
             raise Unavailable(f"The worker of the run could not be started: {error.strerror}.") from error
         self._children[child.pid] = child
-        return _handle(child.pid, launch.run_id, launch.attempt)
+        handle = _handle(child.pid, launch.run_id, launch.attempt)
+        self._kills[handle] = kills
+        return handle
 
     def find(self, run_id: str, attempt: int) -> str | None:
         """Look for the worker among this machine's processes by its environment."""
@@ -83,11 +91,16 @@ class LocalExecutor:
 
     def poll(self, handle: str) -> Status:
         pid = _pid(handle)
+        kills = self._kills.setdefault(handle, _memory_kills())
         child = self._children.get(pid)
-        if child is not None:
-            code = child.poll()
-            return Status("running") if code is None else Status("exited", code, _describe(code))
-        return Status("running") if _is_alive(handle) else Status("exited")
+        code = None if child is None else child.poll()
+        if code is None and (child is not None or _is_alive(handle)):
+            if (peak := _peak(pid)) is not None:
+                self._peaks[handle] = peak
+            return Status("running")
+        # An adopted worker's exit code is not told to us; that it is gone while the machine was out of memory says enough.
+        ran_out = code in (None, -signal.SIGKILL) and _memory_kills() > kills
+        return Status("exited", code, "" if code is None else _describe(code), ran_out, self._peaks.get(handle))
 
     def cancel(self, handle: str, elapsed_s: float) -> None:
         """A file first, then SIGTERM to the whole session, then SIGKILL."""
@@ -109,6 +122,8 @@ class LocalExecutor:
     def cleanup(self, handle: str) -> None:
         """End what the worker left running, and delete its folder but the log."""
         run_id, attempt = _run_of(handle)
+        self._kills.pop(handle, None)
+        self._peaks.pop(handle, None)
         child = self._children.pop(_pid(handle), None)
         if child is not None:
             child.poll()
@@ -174,6 +189,26 @@ def _start_time(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _peak(pid: int) -> int | None:
+    """The most memory that a process has taken so far, in bytes."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return None if found is None else int(found) << 10
+
+
+def _memory_kills() -> int:
+    """How many processes the kernel of the machine has ended for want of memory, as far as it says."""
+    most = 0
+    for counter in OUT_OF_MEMORY_COUNTERS:
+        with contextlib.suppress(OSError, ValueError):
+            lines = (line.split() for line in counter.read_text().splitlines())
+            most = max([most, *(int(words[1]) for words in lines if words[:1] == ["oom_kill"])])
+    return most
 
 
 def _boot() -> str:

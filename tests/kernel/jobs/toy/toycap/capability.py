@@ -48,6 +48,9 @@ class CountParams(BaseModel):
     #: From this step on no file may grow any more.
     full_at: int | None = None
     stop_at: int | None = None
+    #: What it says that it needs, and in this step asks for more than it may have.
+    estimated_bytes: int | None = None
+    hoard_at: int | None = None
 
 
 class LabelParams(BaseModel):
@@ -90,6 +93,7 @@ capability = Capability(
             label_params=LabelParams,
             trainer="toycap.work:train",
             train_params=CountParams,
+            estimator="toycap.care:estimate",
             evaluator="toycap.work:evaluate",
             evaluate_params=MeasureParams,
             metrics=("accuracy", "loss"),

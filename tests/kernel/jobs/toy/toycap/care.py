@@ -1,6 +1,24 @@
 """The toy's data are words; some are unwanted, and what stays is divided by its first letter."""
 
 from modelworks.contract.data import CleanReport, DataFault, DataReport, SizeStatistics
+from modelworks.contract.errors import InvalidRequest
+from modelworks.contract.estimate import Estimate
+
+
+def estimate(params, inputs, cpu):
+    if params.rate == 0.125:
+        raise RuntimeError("cannot be guessed")
+    if params.rate == 0.25 and not inputs.has("base"):
+        raise InvalidRequest("This rate needs a base.", param="inputs.base")
+    if params.estimated_bytes is None:
+        return None
+    words = {} if not inputs.has("train") else {"words": len((inputs.folder("train") / "words.txt").read_text())}
+    return Estimate(
+        memory_bytes=params.estimated_bytes,
+        parts={"counter": params.estimated_bytes, **words},
+        seconds=params.steps * cpu,
+        hints=["fewer steps", "a smaller rate"],
+    )
 
 
 def validate(folder, params, *, model=None, on_progress):

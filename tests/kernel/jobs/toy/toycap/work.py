@@ -55,6 +55,11 @@ def train(run, params):
             # The next line of the journal finds room for its first bytes only.
             size = (run.workdir.parent / "journal.jsonl").stat().st_size
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, resource.RLIM_INFINITY))
+        if params.hoard_at == step:
+            # Half a GiB more than there is now may be taken; the next object is larger.
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (taken + (512 << 20), resource.RLIM_INFINITY))
+            bytearray(2 << 30)
         if params.exit_at == step:
             os._exit(3)
         if params.unavailable_at == step and run.attempt == 1:
