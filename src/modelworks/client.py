@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from modelworks.adapters import AsyncAdapters
 from modelworks.contract.errors import (
     IntegrityFailed,
     ModelworksError,
@@ -269,7 +270,7 @@ class AsyncRuns(AsyncGroup):
             await asyncio.sleep(poll_s)
 
 
-class AsyncDeployments(AsyncGroup):
+class AsyncDeployments(AsyncAdapters):
     """What answers requests, under which name."""
 
     async def apply(self, /, name: str, *, dry_run: bool = False, **fields: Any) -> Record:
@@ -511,6 +512,9 @@ class Deployments(_Shell[AsyncDeployments]):
     list = _waits(AsyncDeployments.list)
     get = _waits(AsyncDeployments.get)
     remove = _waits(AsyncDeployments.remove)
+    add_adapter = _waits(AsyncDeployments.add_adapter)
+    adapters = _waits(AsyncDeployments.adapters)
+    remove_adapter = _waits(AsyncDeployments.remove_adapter)
 
 
 class Keys(_Shell[AsyncKeys]):

@@ -31,7 +31,7 @@ from modelworks.contract.errors import (
 
 Record = dict[str, Any]
 R = TypeVar("R")
-G = TypeVar("G", bound="AsyncGroup")
+G = TypeVar("G", bound="AsyncGroup", covariant=True)
 P = ParamSpec("P")
 
 DEFAULT_PORT = 8400

@@ -63,6 +63,8 @@ DRIVERS: dict[str, dict[str, str]] = {
         "backends/": "local processes and Ray Serve, behind one protocol",
         "worker.py": "a replica's process",
         "place.py": "what the reconciler keeps in mind",
+        "adapters.py": "wishes for adapters beside a base",
+        "adapting.py": "the reconciler's part for adapters",
         "resolver.py": "guarded DNS for servers elsewhere",
         "pool.py": "which replica answers a request, in memory",
     },

@@ -19,6 +19,7 @@ from modelworks.cli import (
     RATE_LIMITED,
     USAGE,
     VERSION,
+    adapter,
     chat,
     connection,
     conversion,
@@ -73,7 +74,22 @@ def root(
     connection.target.api_key = api_key
 
 
-for _module in (server, doctor, model, data, run, conversion, evals, promotion, deployment, chat, keys, usage, garbage):
+for _module in (
+    server,
+    doctor,
+    model,
+    data,
+    run,
+    conversion,
+    evals,
+    promotion,
+    deployment,
+    chat,
+    keys,
+    adapter,
+    usage,
+    garbage,
+):
     _module.add_to(app)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from modelworks.cli.adapter import named
+from modelworks.cli.adapter import wait_until_ready as wait_for_adapter
 from modelworks.cli.connection import collect, connect, pairs_of
 from modelworks.cli.messages import tr
 from modelworks.cli.output import (
@@ -74,6 +76,10 @@ def deploy(
     api_key_env: Annotated[
         str | None, typer.Option("--api-key-env", help="Variable of our server that holds the key of that server.")
     ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", help="A model trained as an adapter of this one, or NAME=MODEL; repeatable."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it answers.")] = True,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait at most.")] = 900.0,
     dry_run: DryRun = False,
@@ -83,6 +89,7 @@ def deploy(
     chosen = name or (model.partition("@")[0] if model else None)
     if chosen is None:
         raise InvalidRequest("There is nothing to deploy.", hint="Give a model, or --base-url with --name.", code="usage")
+    beside = [named(text) for text in adapters or []]
     with connect() as client:
         deployment = client.deployments.apply(
             chosen,
@@ -98,10 +105,14 @@ def deploy(
             upstream_model=upstream_model,
             api_key_env=api_key_env,
         )
+        # Asked for before anything is waited for, so that the replica loads them together.
+        added = [] if dry_run else [client.deployments.add_adapter(chosen, ref, name=each) for ref, each in beside]
         if wait and not dry_run:
             deployment = wait_until_ready(client, deployment, timeout_s)
+            if deployment["state"] == "ready":
+                added = [wait_for_adapter(client, each, timeout_s) for each in added]
     show_one(deployment, FIELDS, output, name="name")
-    if deployment.get("state") == "failed":
+    if deployment.get("state") == "failed" or any(each["state"] == "failed" for each in added):
         raise typer.Exit(1)
 
 

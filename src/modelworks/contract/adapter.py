@@ -81,6 +81,11 @@ class AdapterHost(Protocol):
     They are called from a thread, one at a time, while requests are answered.
     """
 
+    @property
+    def holds_adapters(self) -> bool:
+        """Whether this instance does: not every engine of a predictor may."""
+        ...
+
     def load_adapters(self, models: Sequence[LocalModel]) -> Mapping[str, ModelworksError]:
         """Load adapters beside those that are there, and prove that each one answers as it was trained.
 

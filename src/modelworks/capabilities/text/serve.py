@@ -95,6 +95,11 @@ class Generator:
         """Stop the engine; answers under way end with an error."""
         self._engine.close()
 
+    @property
+    def holds_adapters(self) -> bool:
+        """Whether the engine that answers holds adapters beside the base."""
+        return self._adapters is not None
+
     def load_adapters(self, models: Sequence[LocalModel]) -> dict[str, ModelworksError]:
         """See `AdapterHost.load_adapters`: files, base, prompt format and the answer to a probe must be those of the training.
 

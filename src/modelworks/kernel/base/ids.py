@@ -29,6 +29,7 @@ Prefix = Literal[
     "part",
     "ftjob",
     "evalrun",
+    "adp",
 ]
 
 

@@ -274,8 +274,9 @@ class FineTuningService:
                 param="model",
                 code="model_not_tuned",
             )
+        adapter = self._serving.adapters.is_taken(session, project_id, name)
         try:
-            self._serving.remove(session, project_id, name)
+            (self._serving.adapters.remove if adapter else self._serving.remove)(session, project_id, name)
         except NotFound as error:
             raise ModelNotFound(f"The model {name!r} does not exist or you have no access to it.", param="model") from error
 
@@ -444,7 +445,9 @@ class FineTuningService:
             version = self._catalog.resolve(session, project_id, model)
         except (ModelNotFound, InvalidRequest) as error:
             try:
-                deployed = self._serving.get(session, project_id, model)
+                deployed = self._serving.adapters.find(session, project_id, model) or self._serving.get(
+                    session, project_id, model
+                )
             except NotFound:
                 raise ModelNotFound(
                     f"The model {model!r} does not exist or you have no access to it.",

@@ -36,7 +36,7 @@ from modelworks.kernel.gateway.store import FineTuningJobRow
 from modelworks.kernel.gateway.training_file import Form, check
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, MetricPoint, RunEvent, RunRecord
-from modelworks.kernel.serving.schemas import DeploymentSpec
+from modelworks.kernel.serving.schemas import AdapterCreate, DeploymentSpec
 from modelworks.kernel.serving.service import ServingService
 from modelworks.kernel.storage.schemas import BlobInfo
 
@@ -283,8 +283,12 @@ class TuningSteps:
         file = self._files.create(session, row.project_id, filename="step_metrics.csv", purpose=RESULTS, blob=results)
         row.result_file_id = file.id
         try:
-            wish = DeploymentSpec(name=row.fine_tuned_model, model=version.ref)
-            self._serving.apply(session, row.project_id, wish)
+            host = self._serving.adapters.host_of(session, row.project_id, version.id)
+            if host is None:
+                self._serving.apply(session, row.project_id, DeploymentSpec(name=row.fine_tuned_model, model=version.ref))
+            else:
+                wanted = AdapterCreate(deployment=host, model=version.ref, name=row.fine_tuned_model)
+                self._serving.adapters.add(session, row.project_id, wanted)
         except ModelworksError as error:
             self._tuning.tell(
                 session,

@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import cast
 
 from sqlalchemy.orm import Session
 
-from modelworks.contract.errors import ModelNotFound, NotFound
+from modelworks.contract.errors import ModelNotFound, ModelworksError, NotFound
 from modelworks.contract.run import LocalModel
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.schemas import Version
@@ -54,6 +54,18 @@ class Wish:
 
 
 @dataclass(slots=True)
+class HeldAdapter:
+    """An adapter on one replica: it answers through its slot, or was refused."""
+
+    version: Version
+    slot: Slot | None
+    error: str | None = None
+    #: Monotonic seconds: not before is a refused one tried again; since when an unwanted one is idle.
+    retry_at: float = 0.0
+    idle_since: float | None = None
+
+
+@dataclass(slots=True)
 class Place:
     """One replica: a place in a deployment and the process that fills it at the moment."""
 
@@ -76,6 +88,15 @@ class Place:
     retry_at: float = 0.0
     ready_since: float | None = None
     last_error: str | None = None
+    #: As the replica says, and those that it has or is getting, by version id.
+    holds_adapters: bool = False
+    adapters: dict[str, HeldAdapter] = field(default_factory=dict)
+    #: A load or unload that is under way.
+    changing: Future[dict[str, ModelworksError]] | None = None
+    changing_load: tuple[Version, ...] = ()
+    changing_unload: tuple[str, ...] = ()
+    #: The process that it is asked of, known by its slot.
+    changing_slot: Slot | None = None
     #: While draining: when it ends at the latest, since when it is idle, whether it was told to stop.
     drain_until: float = 0.0
     idle_since: float | None = None
@@ -112,6 +133,7 @@ class Seen:
     state: DeploymentState
     version_id: str | None
     error: str | None
+    holds_adapters: bool = False
 
 
 def revision_of(row: DeploymentRow, version: Version | None, backend: Backend | None) -> str:
@@ -180,7 +202,8 @@ def observe(wish: Wish, places: Iterable[Place]) -> Seen:
     if found:
         version = found[0].version
         full = current and len(found) >= wish.num_places and wish.error is None
-        return Seen("ready" if full else "degraded", None if version is None else version.id, error)
+        holds = any(place.holds_adapters for place in found)
+        return Seen("ready" if full else "degraded", None if version is None else version.id, error, holds)
     down = wish.error is not None or (bool(places) and all(place.state == "failed" for place in places))
     return Seen("failed" if down else "loading", None, error)
 

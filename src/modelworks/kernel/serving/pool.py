@@ -34,6 +34,25 @@ class Slot:
     route: Route
     in_flight: int = 0
     suspect_until: float = 0.0
+    #: The replica's own slot, where this one stands for an adapter on it.
+    parent: Slot | None = None
+
+    @property
+    def load(self) -> int:
+        """Requests that the replica is answering, with whichever adapter."""
+        return self.in_flight if self.parent is None else self.parent.in_flight
+
+    def enter(self) -> None:
+        """Count a request in."""
+        self.in_flight += 1
+        if self.parent is not None:
+            self.parent.in_flight += 1
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self.in_flight -= 1
+        if self.parent is not None:
+            self.parent.in_flight -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +95,7 @@ class Acquisition:
             chosen = await self._pool.wait(self._project_id, self._model_name, self._wait_s)
         if isinstance(chosen, Route):
             return chosen
-        chosen.in_flight += 1
+        chosen.enter()
         self._slot = chosen
         return chosen.route
 
@@ -87,7 +106,7 @@ class Acquisition:
         if slot is None:
             return
         self._slot = None
-        slot.in_flight -= 1
+        slot.leave()
         if isinstance(error, aiohttp.ClientConnectionError):
             slot.suspect_until = time.monotonic() + SUSPECT_S
             self._pool.wake_reconciler()
@@ -305,7 +324,7 @@ def _least_busy(slots: Sequence[Slot]) -> Slot | None:
     for slot in slots:
         if slot.suspect_until > now:
             continue
-        if best is None or slot.in_flight < best.in_flight:
+        if best is None or slot.load < best.load:
             best = slot
     return best
 

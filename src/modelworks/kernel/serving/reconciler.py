@@ -29,12 +29,14 @@ from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService, find_task
+from modelworks.kernel.serving.adapting import AdapterNews, Adapting
 from modelworks.kernel.serving.backends import Backend
 from modelworks.kernel.serving.backends.remote import upstream_headers
 from modelworks.kernel.serving.place import (
     Place,
     Seen,
     Wish,
+    answering,
     clear_folder,
     observe,
     prune_logs,
@@ -65,7 +67,7 @@ DRAIN_S = 600.0
 _IDLE_S = 0.3
 #: Between being asked to end and being killed, when nothing is in flight any more.
 _STOP_GRACE_S = 15.0
-_TOPICS = ("deployment.changed", "alias.moved", "version.created", "version.removed")
+_TOPICS = ("deployment.changed", "adapter.changed", "alias.moved", "version.created", "version.removed")
 
 
 @dataclass(slots=True)
@@ -127,6 +129,8 @@ class Reconciler:
         # Copying a large model must not keep the loop from looking after the others.
         self._preparers = ThreadPoolExecutor(2, thread_name_prefix="materialise")
         self._pollers = ThreadPoolExecutor(8, thread_name_prefix="poll")
+        self._loaders = ThreadPoolExecutor(4, thread_name_prefix="adapters")
+        self._adapting = Adapting(catalog, settings.home / "cache" / "versions", self._loaders, self._wake.set)
         self._unsubscribe = [events.subscribe(topic, self._on_event) for topic in _TOPICS]
         pool.on_wake(self.wake)
 
@@ -150,6 +154,8 @@ class Reconciler:
             self._thread = None
         self._preparers.shutdown(wait=True, cancel_futures=True)
         self._pollers.shutdown(wait=True, cancel_futures=True)
+        # A load that is under way ends with its replica.
+        self._loaders.shutdown(wait=False, cancel_futures=True)
         for backend in {id(backend): backend for backend in self._backends.values()}.values():
             backend.close()
         self._pool.publish({})
@@ -202,16 +208,19 @@ class Reconciler:
             self._pursue(wish)
         self._advance(todo)
         places = list(self._places.values())
+        moved = [self._adapting.pursue(place) for place in places]
+        adapters = self._adapting.news(self._wishes, places, lambda wish: answering(wish, places)[0])
+        todo.edges += [edge for edge in adapters.edges if edge not in self._edges]
         for wish in self._wishes.values():
             seen = observe(wish, places)
             if seen != self._seen.get(wish.row.id):
                 todo.seen[wish.row.id] = seen
         dirty = [place for place in places if place.dirty]
-        if reading or todo or dirty:
+        if reading or todo or dirty or adapters or any(moved):
             # Clients first: the database may be slow.
             self._publish(places)
-        if todo or dirty:
-            self._write(todo, dirty)
+        if todo or dirty or adapters:
+            self._write(todo, dirty, adapters)
 
     def _read(self) -> None:
         retry, self._retry = self._retry, set()
@@ -226,12 +235,15 @@ class Reconciler:
                         error = raised.message
                 backend = self._backend(row)
                 wishes[row.id] = Wish(row, revision_of(row, version, backend), version, backend, error)
-                self._seen[row.id] = Seen(cast(DeploymentState, row.observed_state), row.version_id, row.last_error)
+                state = cast(DeploymentState, row.observed_state)
+                self._seen[row.id] = Seen(state, row.version_id, row.last_error, row.holds_adapters)
+            self._adapting.read(session)
             # Aliases of versions that still answer may have moved on.
             for place in self._places.values():
                 if place.version is not None:
                     place.version = self._catalog.get_version(session, place.version.project_id, place.version.id)
         self._wishes = wishes
+        self._adapting.retry(place for place in self._places.values() if place.deployment_id in retry)
         for place in self._places.values():
             found = wishes.get(place.deployment_id)
             if found is not None and found.revision == place.wish.revision:
@@ -289,11 +301,14 @@ class Reconciler:
         place.state = "ready"
         place.ready_since = now
         place.slot = Slot(place.id, route_of(place, status, headers))
+        place.holds_adapters = status.holds_adapters
+        place.adapters.clear()
         place.dirty = True
         log.info("replica is ready", replica=place.id, deployment=row.name, url=status.url)
 
     def _fail(self, place: Place, error: str, *, permanent: bool) -> None:
         place.slot = None
+        place.adapters.clear()
         place.ready_since = None
         place.started = False
         place.failures = len(BACKOFF_S) if permanent else place.failures + 1
@@ -412,16 +427,14 @@ class Reconciler:
     # --- writing and publishing -------------------------------------------------------------------------------------
 
     def _publish(self, places: list[Place]) -> None:
-        self._pool.publish(
-            {
-                (wish.row.project_id, wish.row.name): target_of(wish, places)
-                for wish in self._wishes.values()
-                if wish.row.state != "removed"
-            },
-            self._covered,
-        )
+        table = {}
+        for wish in self._wishes.values():
+            if wish.row.state != "removed":
+                table[wish.row.project_id, wish.row.name] = target_of(wish, places)
+                table |= self._adapting.targets(wish, answering(wish, places)[0])
+        self._pool.publish(table, self._covered)
 
-    def _write(self, todo: _Turn, dirty: list[Place]) -> None:
+    def _write(self, todo: _Turn, dirty: list[Place], adapters: AdapterNews) -> None:
         now = self._clock.now()
         with self._db.transaction() as session:
             if todo.removed_places:
@@ -437,10 +450,13 @@ class Reconciler:
                 row = session.get(DeploymentRow, deployment_id)
                 if row is not None:
                     row.observed_state, row.version_id, row.last_error = seen.state, seen.version_id, seen.error
+                    row.holds_adapters = seen.holds_adapters
+            self._adapting.write(session, adapters)
             for project_id, deployment_id, version_id in todo.edges:
                 self._catalog.record_edge(session, project_id, deployment_id, "deployed", version_id)
         for place in dirty:
             place.dirty = False
+        self._adapting.written(adapters)
         self._edges.update(todo.edges)
         self._seen.update(todo.seen)
         for deployment_id in todo.removed_deployments:

@@ -12,7 +12,16 @@ from modelworks.contract.media import File
 from modelworks.kernel.access.routes import PrincipalDependency
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.database import Database
-from modelworks.kernel.serving.schemas import Deployment, DeploymentList, DeploymentSpec, StaticFile, StaticFileList
+from modelworks.kernel.serving.schemas import (
+    Adapter,
+    AdapterCreate,
+    AdapterList,
+    Deployment,
+    DeploymentList,
+    DeploymentSpec,
+    StaticFile,
+    StaticFileList,
+)
 from modelworks.kernel.serving.service import ServingService
 from modelworks.kernel.storage import BlobStore
 from modelworks.kernel.storage.routes import parse_range
@@ -104,6 +113,27 @@ def router(service: ServingService, db: Database, blobs: BlobStore, principal: P
         caller.require("write")
         with db.transaction() as session:
             return service.remove(session, caller.project_id, name)
+
+    @routes.post("/api/adapters", response_model=Adapter)
+    def add_adapter(wish: AdapterCreate, caller: Principal = caller_of, dry_run: bool = False) -> Adapter:
+        """Let a deployment answer with an adapter of its base too, under a name of its own. Nothing is interrupted."""
+        caller.require("write")
+        with db.transaction() as session:
+            return service.adapters.add(session, caller.project_id, wish, dry_run=dry_run)
+
+    @routes.get("/api/adapters", response_model=AdapterList)
+    def list_adapters(caller: Principal = caller_of, deployment: str | None = None) -> AdapterList:
+        """The adapters of the project, or of one deployment, with their state."""
+        caller.require("read")
+        with db.reading() as session:
+            return AdapterList(data=list(service.adapters.list(session, caller.project_id, deployment)))
+
+    @routes.delete("/api/adapters/{name:path}", response_model=Adapter)
+    def remove_adapter(name: str, caller: Principal = caller_of) -> Adapter:
+        """Unload an adapter, by name or id: requests under way are finished, new ones are refused."""
+        caller.require("write")
+        with db.transaction() as session:
+            return service.adapters.remove(session, caller.project_id, name)
 
     @routes.get("/api/replicas/{replica_id}/logs", response_class=PlainTextResponse)
     def replica_logs(replica_id: str, caller: Principal = caller_of) -> Response:

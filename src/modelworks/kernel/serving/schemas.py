@@ -106,6 +106,50 @@ class Replica(BaseModel):
     updated_at: datetime
 
 
+class AdapterCreate(BaseModel):
+    """A wish: "this adapter beside that base". Wishing the same again changes nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: Name or id of the deployment that serves the base.
+    deployment: str = Field(max_length=128)
+    #: A version that was trained as an adapter of that base. A moved alias is followed without an interruption.
+    model: str
+    #: The model id that clients use, unique among the deployments too; by default the model's name.
+    name: str | None = Field(default=None, max_length=128)
+
+    @field_validator("name")
+    @classmethod
+    def _valid_name(cls, name: str | None) -> str | None:
+        return None if name is None else DeploymentSpec._valid_name(name)
+
+
+class Adapter(BaseModel):
+    """A wished adapter together with what is seen of it."""
+
+    object: Literal["adapter"] = "adapter"
+    id: str
+    name: str
+    deployment: str
+    deployment_id: str
+    model: str
+    #: The version that answers now; None while the first one loads.
+    version_id: str | None
+    #: `degraded`: an older version than wished answers, or not every replica has it yet.
+    state: DeploymentState
+    last_error: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class AdapterList(BaseModel):
+    """Adapters in the order of their names."""
+
+    object: Literal["list"] = "list"
+    data: list[Adapter]
+    has_more: bool = False
+
+
 class Deployment(BaseModel):
     """A wish together with what is seen of it."""
 
@@ -129,6 +173,8 @@ class Deployment(BaseModel):
     state: DeploymentState
     last_error: str | None
     replicas: list[Replica]
+    #: Whether adapters can be added, as its replicas say.
+    holds_adapters: bool = False
     generation: int
     created_at: datetime
     updated_at: datetime
@@ -217,6 +263,17 @@ class ReplicaSpec(BaseModel):
     api_key_env: str | None = None
 
 
+#: Says which adapter answers a request, in the form of ASGI's headers.
+ADAPTER_HEADER = b"x-modelworks-adapter"
+
+
+class AdapterChange(BaseModel):
+    """What a replica is asked to load and unload."""
+
+    load: list[LocalModel] = Field(default_factory=list)
+    unload: list[str] = Field(default_factory=list)
+
+
 class ReplicaStatus(BaseModel):
     """What a back end sees of a replica."""
 
@@ -226,6 +283,8 @@ class ReplicaStatus(BaseModel):
     error: str | None = None
     #: The error will not go away by itself (a missing library, a refused file): do not try again soon.
     permanent: bool = False
+    #: It can answer with adapters of its base beside the base.
+    holds_adapters: bool = False
     upstream_model: str | None = None
 
 

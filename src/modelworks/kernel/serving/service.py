@@ -14,7 +14,7 @@ from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session
 
 from modelworks.contract.capability import ImportPath, Task
-from modelworks.contract.errors import InvalidRequest, NotFound
+from modelworks.contract.errors import Conflict, InvalidRequest, NotFound
 from modelworks.contract.media import File
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
@@ -23,6 +23,7 @@ from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService, find_task
+from modelworks.kernel.serving.adapters import AdapterWishes
 from modelworks.kernel.serving.place import resolve_served
 from modelworks.kernel.serving.schemas import Deployment, DeploymentSpec, Kind, Replica, ResourcesSpec
 from modelworks.kernel.serving.store import DeploymentRow, ReplicaRow
@@ -55,6 +56,9 @@ class ServingService:
         self._events = events
         self._settings = settings
         catalog.add_guard(self._guard)
+        scales = settings.serving_backend == "ray-serve"
+        #: What deployments answer with beside their bases.
+        self.adapters = AdapterWishes(catalog, clock, events, self._existing, scales=scales)
 
     def counts(self, session: Session) -> dict[str, int]:
         """How many replicas of all projects are in each state: for metrics."""
@@ -70,6 +74,10 @@ class ServingService:
         """
         plan = self._plan(session, project_id, spec)
         row = self._row(session, project_id, spec.name)
+        if row is None and self.adapters.is_taken(session, project_id, spec.name):
+            raise Conflict(
+                f"The name {spec.name!r} is taken by an adapter.", hint="Choose another name.", param="name", code="name_taken"
+            )
         now = self._clock.now()
         wished: dict[str, Any] = {
             "capability": plan.capability,
@@ -96,6 +104,7 @@ class ServingService:
                 observed_state="loading",
                 version_id=None,
                 last_error=None,
+                holds_adapters=False,
                 **wished,
             )
             if dry_run:
@@ -211,6 +220,12 @@ class ServingService:
                     served.add(resolve_served(self._catalog, session, project_id, row.model_ref).id)
             if served & set(version_ids):
                 sentences.append(f"deployment {row.name!r} serves it")
+        for adapter in self.adapters.list(session, project_id):
+            served = {adapter.version_id}
+            with contextlib.suppress(NotFound):
+                served.add(resolve_served(self._catalog, session, project_id, adapter.model).id)
+            if served & set(version_ids):
+                sentences.append(f"deployment {adapter.deployment!r} serves it as the adapter {adapter.name!r}")
         return sentences
 
     # --- planning ---------------------------------------------------------------------------------------------------
@@ -378,6 +393,7 @@ def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> Deploymen
             "state": row.observed_state,
             "last_error": row.last_error,
             "replicas": [_replica(replica) for replica in replicas],
+            "holds_adapters": bool(row.holds_adapters),
             "generation": row.generation,
             "created_at": row.created_at,
             "updated_at": row.updated_at,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelworks.kernel.base.database import Base
@@ -32,6 +32,29 @@ class DeploymentRow(Base):
     #: running, stopped or removed.
     state: Mapped[str] = mapped_column(String(16))
     generation: Mapped[int]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    # Seen by the reconciler:
+    observed_state: Mapped[str] = mapped_column(String(16))
+    version_id: Mapped[str | None] = mapped_column(String(40))
+    last_error: Mapped[str | None] = mapped_column(Text)
+    #: Whether its replicas take adapters of the base that they serve.
+    holds_adapters: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+
+class AdapterRow(Base):
+    """An adapter that a deployment shall answer with, beside its base."""
+
+    __tablename__ = "deployment_adapters"
+    __table_args__ = (UniqueConstraint("project_id", "name"), Index("ix_deployment_adapters_deployment_id", "deployment_id"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    deployment_id: Mapped[str] = mapped_column(ForeignKey("deployments.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(String(128))
+    model_ref: Mapped[str] = mapped_column(String(256))
+    #: running or removed.
+    state: Mapped[str] = mapped_column(String(16))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     # Seen by the reconciler:

@@ -4,7 +4,10 @@
     POST /invoke   the task's input as JSON → the task's output as JSON
     POST /stream   the task's input as JSON → one output per line (application/x-ndjson); a failure in mid-stream is the last
                    line, {"error": …}
+    POST /adapters {"load": [models], "unload": [version ids]} → {"refused": {version id: error}}
     GET  /stats    {"in_flight", "served", "failed", "aborted", "aborted_tokens"}
+
+A request that carries `x-modelworks-adapter: VERSION_ID` is answered with that adapter; see `contract/adapter.py`.
 
 An error before the first output is `{"error": ModelworksError.to_wire()}` with its status. When the client goes away the
 predictor's iterator is closed at once, also while it is working on its first output.
@@ -25,12 +28,14 @@ import threading
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from modelworks.contract.adapter import AdapterHost
 from modelworks.contract.capability import Task
 from modelworks.contract.errors import (
     AuthenticationFailed,
@@ -39,10 +44,11 @@ from modelworks.contract.errors import (
     ModelworksError,
     NotFound,
     Unavailable,
+    UnsupportedParameter,
 )
 from modelworks.contract.run import LocalModel
 from modelworks.kernel.catalog.discovery import find_task, resolve_import
-from modelworks.kernel.serving.schemas import ReplicaSpec
+from modelworks.kernel.serving.schemas import ADAPTER_HEADER, AdapterChange, ReplicaSpec
 
 log = logging.getLogger("modelworks.replica")
 
@@ -84,6 +90,7 @@ class Replica:
         self._state = "loading"
         self._error: ModelworksError | None = None
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="predict")
+        self._changing = threading.Lock()
         self._in_flight = 0
         self._served = 0
         self._failed = 0
@@ -157,19 +164,49 @@ class Replica:
         if path == "/stats":
             await _reply(send, 200, self.stats())
             return
-        if path not in ("/invoke", "/stream"):
+        if path not in ("/invoke", "/stream", "/adapters"):
             raise NotFound(f"A replica has no {path}.")
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"{path} takes POST.")
         if self._state != "ready":
             raise self._error or Unavailable("The replica is still loading.", code="model_loading", retry_after_s=1)
+        if path == "/adapters":
+            await _reply(send, 200, await self._change_adapters(await _body(receive)))
+            return
         request = self._parse(await _body(receive))
+        named = next((value for name, value in scope["headers"] if name == ADAPTER_HEADER), None)
+        adapter = {} if named is None else {"adapter": named.decode("latin-1")}
+        if adapter and not self.holds_adapters:
+            raise NotFound("This replica holds no adapters.", code="no_adapter")
         answer = self._stream if path == "/stream" else self._invoke
         self._in_flight += 1
         try:
-            await _Connection(receive, send).run(answer, request)
+            await _Connection(receive, send).run(partial(answer, adapter=adapter), request)
         finally:
             self._in_flight -= 1
+
+    @property
+    def holds_adapters(self) -> bool:
+        """Whether the predictor takes adapters."""
+        return isinstance(self._predictor, AdapterHost) and self._predictor.holds_adapters
+
+    async def _change_adapters(self, body: bytes) -> dict[str, Any]:
+        wanted = AdapterChange.model_validate_json(body)
+        host = self._predictor
+        if not self.holds_adapters:
+            raise UnsupportedParameter(
+                "The engine of this deployment holds no adapters.",
+                hint="Deploy the base with an engine that does, or the adapter's merged weights.",
+                param="adapters",
+            )
+
+        def change() -> dict[str, Any]:
+            with self._changing:
+                host.unload_adapters(wanted.unload)
+                refused = host.load_adapters(wanted.load) if wanted.load else {}
+            return {"refused": {version_id: error.to_wire() for version_id, error in refused.items()}}
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, change)
 
     def stats(self) -> dict[str, int]:
         """Requests in flight and counted since the start; `aborted`: the client went away before the end."""
@@ -207,12 +244,12 @@ class Replica:
 
     # --- answering --------------------------------------------------------------------------------------------------
 
-    async def _invoke(self, connection: _Connection, request: BaseModel) -> None:
+    async def _invoke(self, connection: _Connection, request: BaseModel, *, adapter: dict[str, str]) -> None:
         predict = getattr(self._predictor, "predict", None)
         try:
             if predict is None:
                 raise MethodNotAllowed(f"The task {self._task.name!r} answers with a stream: use /stream.")
-            body = self._encode(await self._predict(predict, request))
+            body = self._encode(await self._predict(partial(predict, **adapter), request))
         except asyncio.CancelledError:
             self._aborted += 1
             raise
@@ -225,18 +262,18 @@ class Replica:
         await _send_body(connection.send, 200, b"application/json", body)
 
     async def _predict(self, predict: Callable[[Any], Any], request: BaseModel) -> Any:
-        if inspect.iscoroutinefunction(predict):
+        if inspect.iscoroutinefunction(getattr(predict, "func", predict)):
             return await predict(request)
         result = await asyncio.get_running_loop().run_in_executor(self._threads, predict, request)
         return await result if inspect.isawaitable(result) else result
 
-    async def _outputs(self, request: BaseModel) -> AsyncIterator[Any]:
+    async def _outputs(self, request: BaseModel, adapter: dict[str, str]) -> AsyncIterator[Any]:
         """One request's outputs, whatever kind of predictor there is. Closing this closes the predictor's iterator."""
         stream = getattr(self._predictor, "stream", None)
         if stream is None:
-            yield await self._predict(self._predictor.predict, request)
+            yield await self._predict(partial(self._predictor.predict, **adapter), request)
             return
-        outputs = stream(request)
+        outputs = stream(request, **adapter)
         if not hasattr(outputs, "__aiter__"):
             outputs = _in_thread(iter(outputs), self._threads)
         try:
@@ -247,11 +284,11 @@ class Replica:
             if aclose is not None:
                 await aclose()
 
-    async def _stream(self, connection: _Connection, request: BaseModel) -> None:
+    async def _stream(self, connection: _Connection, request: BaseModel, *, adapter: dict[str, str]) -> None:
         send = connection.send
         started = False
         num_tokens = 0
-        outputs = self._outputs(request)
+        outputs = self._outputs(request, adapter)
         try:
             async for output in outputs:
                 line = self._encode(output) + b"\n"
@@ -486,8 +523,14 @@ def main(argv: list[str]) -> int:
     listener.listen(2048)
     port = listener.getsockname()[1]
 
+    replica: Replica | None = None
+
     def on_state(state: str, error: ModelworksError | None) -> None:
-        status: dict[str, Any] = {"state": state, "port": port}
+        status: dict[str, Any] = {
+            "state": state,
+            "port": port,
+            "holds_adapters": replica is not None and replica.holds_adapters,
+        }
         if error is not None:
             status["error"] = error.to_wire()
         write_status(spec.folder, status)

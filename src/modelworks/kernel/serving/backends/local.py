@@ -217,7 +217,8 @@ def _read_status(folder: Path) -> dict[str, Any]:
 
 def _predictor_status(status: dict[str, Any]) -> ReplicaStatus:
     if status.get("state") == "ready":
-        return ReplicaStatus(state="ready", url=f"http://127.0.0.1:{status['port']}")
+        holds = bool(status.get("holds_adapters"))
+        return ReplicaStatus(state="ready", url=f"http://127.0.0.1:{status['port']}", holds_adapters=holds)
     return ReplicaStatus(state="starting")
 
 

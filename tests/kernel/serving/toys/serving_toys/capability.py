@@ -66,6 +66,7 @@ capability = Capability(
                 "broken": "serving_toys.predictors:Broken",
                 "refusing": "serving_toys.predictors:Refusing",
                 "heavy": "serving_toys.heavy:Heavy",
+                "hosting": "serving_toys.hosting:Hosting",
             },
             servers={
                 "fake-openai": "serving_toys.servers:command",
