@@ -231,6 +231,11 @@ class AsyncRuns(AsyncGroup):
         """Let a failed or cancelled run go on from its last checkpoint, as its next attempt."""
         return dict(await self._transport.json("POST", f"/api/runs/{segment(run_id)}/resume"))
 
+    async def reproduce(self, run_id: str, *, dry_run: bool = False) -> Record:
+        """Repeat a finished run and compare: `{"run", "repeats", "differences"}`; the new run's result says what came out."""
+        params = {"dry_run": "true"} if dry_run else {}
+        return dict(await self._transport.json("POST", f"/api/runs/{segment(run_id)}/reproduce", params=params))
+
     async def metrics(self, run_id: str) -> Page:
         """The points of the run's curves."""
         return await self._transport.page(f"/api/runs/{segment(run_id)}/metrics")
@@ -474,6 +479,7 @@ class Runs(_Shell[AsyncRuns]):
     get = _waits(AsyncRuns.get)
     cancel = _waits(AsyncRuns.cancel)
     resume = _waits(AsyncRuns.resume)
+    reproduce = _waits(AsyncRuns.reproduce)
     metrics = _waits(AsyncRuns.metrics)
     events = _yields(AsyncRuns.events)
     logs = _yields(AsyncRuns.logs)

@@ -47,6 +47,8 @@ DRIVERS: dict[str, dict[str, str]] = {
         "worker.py": "the entry of a run's process",
         "journal.py": "the line format in which a run reports",
         "supervisor.py": "starts, watches and adopts attempts",
+        "environment.py": "what a process computed with",
+        "repeating.py": "a finished run once more, and compared",
         "folder.py": "the layout of an attempt's folder",
         "shipping.py": "the journal over HTTP from another machine",
         "slots.py": "which runs fit together",

@@ -89,6 +89,17 @@ def _time_text(estimate: Record) -> str | None:
     return f"roughly {max(1, round(seconds))} seconds on the cores it asks for"
 
 
+def _environment_text(record: Record) -> str:
+    """Interpreter, threads and the number of libraries, which are too many to list here."""
+    found = record.get("environment") or {}
+    if not found:
+        return ""
+    threads = found["threads"].get("torch", found["threads"].get("OMP_NUM_THREADS"))
+    versions = [f"{name} {found['libraries'][name]}" for name in ("torch", "transformers") if name in found["libraries"]]
+    told = [f"Python {found['python']}", *versions, f"{len(found['libraries'])} libraries (-o json)", str(found["cpu"])]
+    return ", ".join([*told, f"{threads} threads"] if threads else told)
+
+
 def _output_names(record: Record) -> list[str]:
     return [f"{made['name']}@v{made['number']}" for made in record.get("outputs") or []]
 
@@ -110,6 +121,8 @@ FIELDS: list[Column] = [
     ("Inputs", lambda record: {role: given.get("ref") for role, given in (record.get("inputs") or {}).items()}),
     ("Params", "params"),
     ("Seed", "seed"),
+    ("Repeats", "repeats"),
+    ("Computed with", _environment_text),
     ("Resources", lambda record: _resources_text(record.get("resources") or {})),
     ("Memory", lambda record: _memory_text(record.get("estimate") or {})),
     ("Time", lambda record: _time_text(record.get("estimate") or {})),
@@ -269,7 +282,7 @@ class ProgressLine:
             values = data.get("metrics") or data.get("values") or {}
             self._metrics |= {key: value for key, value in values.items() if isinstance(value, int | float) and key != "step"}
             self._dirty = True
-        else:
+        elif kind != "environment":
             self.end()
             simple = {key: value for key, value in data.items() if isinstance(value, str | int | float)}
             told = plain(data["state"]) if kind == "state" and "state" in data else plain(simple) if simple else ""

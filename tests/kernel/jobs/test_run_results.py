@@ -41,7 +41,7 @@ def test_a_training_ends_in_a_registered_model_with_lineage(rooms: Rooms) -> Non
     assert (run.id, "generated", version.id) in {(s, r, o) for s, r, o, _ in found}
     assert "attempt 1 step 5" in rooms.log(run.id)
     assert rooms.event_types(run.id) == [
-        "state", "state", "started", "used", "checkpoint", "checkpoint", "saved", "finished", "state",
+        "state", "state", "started", "used", "checkpoint", "checkpoint", "saved", "environment", "finished", "state",
     ]  # fmt: skip
 
 

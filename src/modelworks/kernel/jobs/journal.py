@@ -29,7 +29,8 @@ class JournalEntry(BaseModel):
     """One fact. `seq` counts from 1 without gaps within an attempt.
 
     Types: started · used {role, kind, version_id} · metrics {step, values} · progress {done, total, what} ·
-    checkpoint {files} · saved {kind, files, metadata} · finished {result} · failed {error, retry} · cancelled.
+    checkpoint {files} · saved {kind, files, metadata} · environment {python, threads, libraries …} · finished {result} ·
+    failed {error, retry} · cancelled.
     """
 
     seq: int = Field(ge=1)

@@ -18,6 +18,7 @@ from modelworks.kernel.access.routes import PrincipalDependency, require
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.jobs.journal import JournalEntry
+from modelworks.kernel.jobs.repeating import RepeatedRun
 from modelworks.kernel.jobs.schemas import IngestReply, JobSpec, LaunchSpec, MetricPoint, RunEvent, RunRecord, RunState
 from modelworks.kernel.jobs.service import JobsService
 
@@ -74,6 +75,12 @@ def router(jobs: JobsService, principal: PrincipalDependency, *, keep_alive_s: f
         """Let a failed or cancelled run go on from its last checkpoint."""
         with jobs.db.transaction() as session:
             return jobs.resume(session, caller.project_id, run_id)
+
+    @routes.post("/api/runs/{run_id}/reproduce", status_code=201)
+    def reproduce(run_id: str, caller: Principal = Depends(writer), dry_run: bool = False) -> RepeatedRun:
+        """Queue a run that repeats a finished one and compares what both made; with `dry_run` only say what differs here."""
+        with jobs.db.transaction() as session:
+            return jobs.reproduce(session, caller.project_id, caller.key_id, run_id, dry_run=dry_run)
 
     @routes.get("/api/runs/{run_id}/metrics")
     def metrics(

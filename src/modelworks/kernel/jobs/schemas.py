@@ -11,6 +11,7 @@ from modelworks.contract.capability import Resources
 from modelworks.contract.estimate import Estimate
 from modelworks.contract.media import File
 from modelworks.contract.run import Level, Verb
+from modelworks.kernel.jobs.environment import RunEnvironment
 
 #: OpenAI's fine-tuning states.
 RunState = Literal["validating_files", "queued", "running", "succeeded", "failed", "cancelled", "paused"]
@@ -117,6 +118,10 @@ class RunRecord(BaseModel):
     cancel_requested_at: datetime | None
     #: What a training will need; told when it is submitted, and kept as the run's event "estimate".
     estimate: Estimate | None = None
+    #: What it computed with (libraries, processor, threads); told where one run is asked for, once an attempt has ended.
+    environment: RunEnvironment | None = None
+    #: The run that it repeats, where it does.
+    repeats: str | None = None
 
     @property
     def is_over(self) -> bool:

@@ -25,9 +25,11 @@ from modelworks.kernel.catalog import CatalogService, find_task, references, res
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.jobs.attempts import Attempts, announce, note
 from modelworks.kernel.jobs.deployments import RunDeployments
+from modelworks.kernel.jobs.environment import installed_instead, thread_variables
 from modelworks.kernel.jobs.estimating import estimated, fitted
 from modelworks.kernel.jobs.folder import AttemptFolder
 from modelworks.kernel.jobs.journal import JournalEntry
+from modelworks.kernel.jobs.repeating import REPEATS, RepeatedRun, check, environment_of, repeated_run
 from modelworks.kernel.jobs.schemas import (
     ACTIVE,
     TERMINAL,
@@ -148,40 +150,17 @@ class JobsService:
                 hint='Give inputs: {"teacher": "deployment:…"}; `modelworks deployments` lists them.',
                 param="inputs.teacher",
             )
-        now = self._clock.now()
-        row = RunRow(
-            id=new_id("run"),
-            project_id=project_id,
-            key_id=key_id,
-            capability=None if capability is None else capability.name,
-            task=None if task is None else task.name,
-            verb=spec.verb,
-            inputs={role: given.model_dump() for role, given in inputs.items()},
-            params=params,
-            output_name=spec.output_name,
-            seed=spec.seed,
-            resources=asdict(resources),
-            state="queued",
-            executor=self._settings.executor,
-            handle=None,
-            devices=[],
-            attempt=0,
-            max_attempts=self._settings.max_attempts,
-            crashes=0,
-            token_hash=None,
-            progress=None,
-            error=None,
-            result=None,
-            checkpoint=None,
-            checkpoint_step=None,
-            saves=[],
-            num_saves_kept=0,
-            outputs=[],
-            journal_seq=0,
-            event_seq=0,
-            created_at=now,
-            queued_at=now,
-        )
+        wish = {
+            "capability": None if capability is None else capability.name,
+            "task": None if task is None else task.name,
+            "verb": spec.verb,
+            "inputs": {role: given.model_dump() for role, given in inputs.items()},
+            "params": params,
+            "output_name": spec.output_name,
+            "seed": spec.seed,
+            "resources": asdict(resources),
+        }
+        row = self._fresh_row(project_id, key_id, wish)
         if dry_run:
             return _record(row, estimate)
         session.add(row)
@@ -215,8 +194,36 @@ class JobsService:
         )
 
     def get(self, session: Session, project_id: str, run_id: str) -> RunRecord:
-        """One run; raises NotFound."""
-        return _record(self._row(session, project_id, run_id))
+        """One run with what it computed with; raises NotFound."""
+        record = _record(self._row(session, project_id, run_id))
+        more = {"environment": environment_of(session, run_id), "repeats": repeated_run(session, run_id)}
+        return record.model_copy(update=more)
+
+    def reproduce(
+        self, session: Session, project_id: str, key_id: str | None, run_id: str, *, dry_run: bool = False
+    ) -> RepeatedRun:
+        """Queue a run that repeats a finished one: the same versions, parameters, seed, resources and threads.
+
+        When it has succeeded, its result is a `Reproduction`: what both made, file by file. It registers nothing.
+
+        Raises:
+            NotFound: no such run, or an input of it was removed.
+            Conflict, InvalidRequest: it cannot be repeated; see `repeating.check`.
+        """
+        row = self._row(session, project_id, run_id)
+        check(session, self._catalog, row)
+        then = environment_of(session, run_id)
+        given = ("capability", "task", "verb", "inputs", "params", "output_name", "seed", "resources")
+        fresh = self._fresh_row(project_id, key_id, {name: getattr(row, name) for name in given})
+        answer = RepeatedRun(run=_record(fresh), repeats=run_id, differences=[] if then is None else installed_instead(then))
+        if not dry_run:
+            session.add(fresh)
+            session.flush()
+            note(session, fresh, "state", {"state": "queued"}, self._clock)
+            repeats = {"run_id": run_id, "threads": {} if then is None else thread_variables(then)}
+            note(session, fresh, REPEATS, repeats, self._clock)
+            announce(session, self._events, fresh)
+        return answer
 
     def list(
         self, session: Session, project_id: str, *, after: str | None = None, limit: int = 20, state: str | None = None
@@ -359,6 +366,35 @@ class JobsService:
             for row in session.scalars(query)
             if any(given["version_id"] in version_ids for given in row.inputs.values())
         ]
+
+    def _fresh_row(self, project_id: str, key_id: str | None, wish: dict[str, Any]) -> RunRow:
+        now = self._clock.now()
+        return RunRow(
+            id=new_id("run"),
+            project_id=project_id,
+            key_id=key_id,
+            **wish,
+            state="queued",
+            executor=self._settings.executor,
+            handle=None,
+            devices=[],
+            attempt=0,
+            max_attempts=self._settings.max_attempts,
+            crashes=0,
+            token_hash=None,
+            progress=None,
+            error=None,
+            result=None,
+            checkpoint=None,
+            checkpoint_step=None,
+            saves=[],
+            num_saves_kept=0,
+            outputs=[],
+            journal_seq=0,
+            event_seq=0,
+            created_at=now,
+            queued_at=now,
+        )
 
     def _row(self, session: Session, project_id: str, run_id: str, *, lock: bool = False) -> RunRow:
         query = select(RunRow).where(RunRow.project_id == project_id, RunRow.id == run_id)

@@ -34,6 +34,7 @@ from modelworks.kernel.catalog import find_task, materialise, resolve_import
 from modelworks.kernel.catalog.checkpoint import check_folder
 from modelworks.kernel.jobs.asking import AskedDeployment
 from modelworks.kernel.jobs.curation import clean_data, validate_data
+from modelworks.kernel.jobs.environment import EVENT, of_this_process
 from modelworks.kernel.jobs.folder import AttemptFolder
 from modelworks.kernel.jobs.journal import JournalEntry, JournalWriter
 from modelworks.kernel.jobs.memory import is_out_of_memory, out_of_memory
@@ -361,6 +362,7 @@ def conduct(spec: LaunchSpec, run: Callable[[], JournalRun], journal: JournalWri
     try:
         journal.append("started", {"pid": os.getpid(), "host": os.uname().nodename}, durable=True)
         result = perform(spec, run())
+        _note_environment(journal)
         journal.append("finished", {"result": result}, durable=True)
         return EXIT_FINISHED
     except Cancelled:
@@ -377,8 +379,13 @@ def _close(journal: JournalWriter, folder: AttemptFolder, outcome: str, data: di
     with contextlib.suppress(OSError):
         folder.write_exit({"outcome": outcome, **data})
     with contextlib.suppress(StorageFull, OSError):
+        _note_environment(journal)
         journal.append(outcome, data, durable=True)
     return code
+
+
+def _note_environment(journal: JournalWriter) -> None:
+    journal.append(EVENT, of_this_process().model_dump(mode="json"))
 
 
 def readable(error: BaseException) -> ModelworksError:
