@@ -31,7 +31,9 @@ PARAMS: dict[str, Any] = {
 }
 
 
-def submit_training(client: Modelworks, name: str, folder: Path, **changed: Any) -> dict[str, Any]:
+def submit_training(
+    client: Modelworks, name: str, folder: Path, resources: dict[str, Any] | None = None, **changed: Any
+) -> dict[str, Any]:
     """Add a data set and queue a training on it; returns the run."""
     client.datasets.add(f"{name}-text", write_text(folder, documents=12, sentences_each=30))
     return client.runs.submit(
@@ -41,6 +43,7 @@ def submit_training(client: Modelworks, name: str, folder: Path, **changed: Any)
         inputs={"train": f"{name}-text"},
         name=name,
         params={**PARAMS, **changed},
+        resources=resources,
     )
 
 

@@ -47,6 +47,7 @@ capability = Capability(
             estimator=f"{_PACKAGE}.estimate:estimate",
             quantiser=f"{_PACKAGE}.quantise:quantise",
             quantise_params=QuantiseParams,
+            distributed=True,
             exporter=f"{_PACKAGE}.export:export_model",
             export_params=ExportParams,
             importers={

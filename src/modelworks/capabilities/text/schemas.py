@@ -20,6 +20,8 @@ Precision = Literal["auto", "f32", "bf16", "int8", "int4"]
 #: What the weights of a version can be stored as beside plain numbers.
 Quantised = Literal["int8", "int4"]
 CachePrecision = Literal["auto", "f32", "bf16", "u8"]
+#: How processes share a training: see `training.spread`.
+Strategy = Literal["ddp", "fsdp"]
 #: What test data hold: running text, conversations, pairs of a better and a worse answer, multiple choice, programming
 #: problems, or requests that functions answer.
 TestForm = Literal["text", "chat", "preference", "choice", "code", "tools"]
@@ -114,6 +116,10 @@ class PretrainParams(BaseModel):
     level: Level | None = Field(
         None, description="Level recorded with the model; L1 where a base model is continued, else L0, when not given."
     )
+    strategy: Strategy = Field(
+        "ddp",
+        description="How several workers (resources.workers) share it; ddp: each holds all weights, fsdp: each a part of them.",
+    )
     num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; all cores when not given.")
 
     @model_validator(mode="before")
@@ -184,6 +190,10 @@ class TuningParams(BaseModel):
     )
     name: str | None = Field(None, max_length=128, description="A name for the model's card.")
     level: Level = Field("L2", description="Level recorded with the model.")
+    strategy: Strategy = Field(
+        "ddp",
+        description="How several workers (resources.workers) share it; ddp: each holds all weights, fsdp: each a part of them.",
+    )
     num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; all cores when not given.")
 
 

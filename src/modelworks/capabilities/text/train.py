@@ -29,7 +29,9 @@ from modelworks.capabilities.text.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
+from modelworks.capabilities.text.training.batches import portion_of
 from modelworks.capabilities.text.training.loop import Batch, Schedule, TrainingLoop
+from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.run import Run
 
@@ -53,6 +55,10 @@ def train(run: Run, params: TrainParams) -> None:
         pretrain(run, chosen)
         return
     if isinstance(chosen, ReinforcementParams):
+        if run.world.size > 1:
+            raise InvalidRequest(
+                "The method 'reinforcement' trains in one process.", hint="Leave workers at 1.", param="resources.workers"
+            )
         from modelworks.capabilities.text.training.reinforcement import reinforce
 
         reinforce(run, chosen)
@@ -98,11 +104,15 @@ def pretrain(run: Run, params: PretrainParams) -> None:
         validate_every=params.validate_every,
         log_every=params.log_every,
     )
-    source = _Text(params, learnt, held_out)
-    loop = TrainingLoop(run, schedule, model, vocabulary.tokenizer, source, _next_token)
+    spread = Spread(run.world, params.strategy)
+    source = _Text(params, learnt, held_out, spread)
+    loop = TrainingLoop(run, schedule, model, vocabulary.tokenizer, source, _next_token, spread)
     done = loop.finish()
     metrics = loop.validation_metrics()
     run.log(done.step, **metrics)
+    model = spread.finished(model, lambda: _model(run, params, vocabulary))
+    if model is None:
+        return
     model.eval()
     probe = Probe.taken(model, held_out.batch(0)[0][0].tolist())
     _save(run, params, model, vocabulary, done, metrics["validation_loss"], probe, licence=data.licence)
@@ -199,19 +209,25 @@ def _blocks(
 class _Text:
     """Blocks of text as a source of the loop."""
 
-    def __init__(self, params: PretrainParams, training: Blocks | ReplayedBlocks, validation: Blocks) -> None:
+    def __init__(self, params: PretrainParams, training: Blocks | ReplayedBlocks, validation: Blocks, spread: Spread) -> None:
         self._params = params
+        self._spread = spread
         self._training = training
         self._validation = validation
 
     def step(self, number: int) -> Sequence[Batch]:
-        return (_batch(*self._training.batch(number)),)
+        return (self._portion(*self._training.batch(number)),)
 
     def validation(self) -> Iterable[Batch]:
         """The first blocks of held-out text."""
         tokens_per_batch = self._params.batch_size * self._validation.block_length
         wanted = min(self._validation.num_tokens, self._params.max_validation_tokens)
-        return (_batch(*self._validation.batch(step)) for step in range(max(1, wanted // tokens_per_batch)))
+        return (self._portion(*self._validation.batch(step)) for step in range(max(1, wanted // tokens_per_batch)))
+
+    def _portion(self, inputs_bt: torch.Tensor, targets_bt: torch.Tensor) -> Batch:
+        return portion_of(
+            range(len(inputs_bt)), self._spread, lambda rows: _batch(inputs_bt[list(rows)], targets_bt[list(rows)])
+        )
 
 
 def _batch(inputs_bt: torch.Tensor, targets_bt: torch.Tensor) -> Batch:

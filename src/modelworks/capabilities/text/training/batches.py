@@ -6,8 +6,8 @@ Shape suffixes: b rows, t positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from torch.nn import functional
 
 from modelworks.capabilities.text.training.loop import Batch
 from modelworks.capabilities.text.training.rows import Row, pack
+from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import InvalidRequest
+
+T = TypeVar("T")
 
 #: Largest difference of a token's loss between a packed and a lone sample that rounding explains, relative to its size.
 _PACKING_TOLERANCE = 1e-3
@@ -58,6 +61,7 @@ class RowSource:
     Args:
         length: the longest packed row, in tokens.
         packing: several samples to a row; else one sample per row, padded.
+        spread: the processes that share the run; each gets its portion of every batch.
     """
 
     def __init__(
@@ -70,7 +74,9 @@ class RowSource:
         length: int,
         packing: bool,
         seed: int,
+        spread: Spread | None = None,
     ) -> None:
+        self._spread = spread or Spread()
         self._training = _bins(training, length, packing, np.random.default_rng([seed, 1]))
         self._validation = _bins(validation, length, packing, None)
         self._batch_size = batch_size
@@ -82,11 +88,19 @@ class RowSource:
         return self._order.steps_per_epoch
 
     def step(self, number: int) -> Sequence[Batch]:
-        return [collate([self._training[item] for item in items]) for items in self._order.step(number)]
+        return [
+            portion_of([self._training[item] for item in items], self._spread, collate) for items in self._order.step(number)
+        ]
 
     def validation(self) -> Iterable[Batch]:
         for start in range(0, len(self._validation), self._batch_size):
-            yield collate(self._validation[start : start + self._batch_size])
+            yield portion_of(self._validation[start : start + self._batch_size], self._spread, collate)
+
+
+def portion_of(items: Sequence[T], spread: Spread, collated: Callable[[Sequence[T]], Batch]) -> Batch:
+    """The portion of a batch that is this process's; where it has none, one item that counts for nothing."""
+    portion = spread.portion(items)
+    return collated(portion) if portion else collated(items[:1]).blank()
 
 
 def _bins(rows: Sequence[Row], length: int, packing: bool, generator: np.random.Generator | None) -> list[list[Row]]:

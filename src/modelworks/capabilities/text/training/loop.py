@@ -1,7 +1,8 @@
 """The training loop that every method shares: steps, curves, checkpoints, measuring, stopping early, stopping when asked.
 
 Method: AdamW (Loshchilov & Hutter 2019) with a linear warm-up and a cosine to a part of the highest rate; gradients clipped by
-their norm; all in f32, which is the faster choice on CPUs.
+their norm; all in f32, which is the faster choice on CPUs. Where several processes share the run, each goes through the same
+steps with its portion of every batch (`spread`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from modelworks.capabilities.text import checkpoint as checkpoints
 from modelworks.capabilities.text.checkpoint import Position
+from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import Cancelled, InvalidRequest
 from modelworks.contract.run import Run
 
@@ -27,16 +29,29 @@ _ADAM_BETAS = (0.9, 0.95)
 class Batch:
     """Rows that are computed at a time.
 
-    `weight` is what the loss is a sum over (weighted tokens, pairs); `num_tokens` counts every token that is read.
+    `weight` is what the loss is a sum over (weighted tokens, pairs); `num_tokens` counts every token that is read. A batch of
+    weight 0 is computed and counts for nothing: a process whose rows have run out keeps the others company with it.
     """
 
     tensors: Mapping[str, torch.Tensor]
     weight: float
     num_tokens: int
 
+    def blank(self) -> Batch:
+        """The same rows, counting for nothing."""
+        return replace(self, weight=0.0, num_tokens=0)
+
+    def on(self, device: torch.device) -> Batch:
+        """The same batch where it is to be computed."""
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
 
 class Source(Protocol):
-    """Where batches come from. What a step reads follows from its number alone, so a resumed run needs no stored position."""
+    """Where batches come from. What a step reads follows from its number alone, so a resumed run needs no stored position.
+
+    In each of several processes it gives that process's portion of each batch, blank where there is none: as many batches as in
+    the others.
+    """
 
     def step(self, number: int) -> Sequence[Batch]:
         """The batches whose gradients are added up in step `number`, counted from 0."""
@@ -83,7 +98,10 @@ class Schedule:
 
 
 class TrainingLoop:
-    """One instance per attempt. Only parameters that require a gradient are trained and stored.
+    """One instance per attempt and process. Only parameters that require a gradient are trained and stored.
+
+    Args:
+        spread: how the model is spread over the processes that share the run; not at all by default.
 
     Raises:
         InvalidData: the run's checkpoint belongs to another model.
@@ -97,7 +115,10 @@ class TrainingLoop:
         tokenizer: PreTrainedTokenizerFast,
         source: Source,
         objective: Objective,
+        spread: Spread | None = None,
     ) -> None:
+        self._spread = spread or Spread()
+        self._computed = self._spread.over(model)
         self._run = run
         self._schedule = schedule
         self._model = model
@@ -105,6 +126,7 @@ class TrainingLoop:
         self._source = source
         self._objective = objective
         self._trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        # Sharded parameters and whole ones have the same number of dimensions.
         matrices = [parameter for parameter in self._trained.values() if parameter.ndim > 1]
         vectors = [parameter for parameter in self._trained.values() if parameter.ndim <= 1]
         self._optimiser = torch.optim.AdamW(
@@ -117,9 +139,12 @@ class TrainingLoop:
         #: The weights of the best measurement, kept where training may stop early.
         self._best: dict[str, torch.Tensor] = {}
         if run.resume_from is not None:
-            self._at = checkpoints.restore(run.resume_from, model, self._optimiser)
-            self._best = checkpoints.restore_best(run.resume_from)
+            self._at = checkpoints.restore(run.resume_from, model, self._optimiser, self._spread)
+            self._best = checkpoints.restore_best(run.resume_from, model, self._spread)
         self._stored_step = self._at.step
+        if not self._spread.world.is_first:
+            # Layers that draw (dropout) draw other numbers for other rows. The first process goes on with the checkpoint's.
+            torch.manual_seed((run.seed, self._spread.world.rank, self._at.step).__hash__() % (1 << 63))
 
     def finish(self) -> Position:
         """Train to the last step, or until the validation loss stays where it is, and say where that was.
@@ -165,12 +190,14 @@ class TrainingLoop:
         self._model.eval()
         with torch.no_grad():
             for batch in self._source.validation():
-                loss, further = self._objective(self._model, batch)
-                total += float(loss)
-                weight += batch.weight
+                loss, further = self._objective(self._computed, batch.on(self._spread.device))
                 for name, value in further.items():
-                    sums[name] = sums.get(name, 0.0) + value
+                    sums[name] = sums.get(name, 0.0) + (value if batch.weight else 0.0)
+                total += float(loss) if batch.weight else 0.0
+                weight += batch.weight
         self._model.train()
+        total, weight, *found = self._spread.sums(total, weight, *sums.values())
+        sums = dict(zip(sums, found, strict=True))
         if not weight:
             return {}
         return {"validation_loss": total / weight} | {f"validation_{name}": value / weight for name, value in sums.items()}
@@ -196,26 +223,31 @@ class TrainingLoop:
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
         # The mean over the whole step, however its batches are cut.
-        weight = sum(batch.weight for batch in batches)
+        weight, num_tokens = self._spread.sums(
+            sum(batch.weight for batch in batches), float(sum(batch.num_tokens for batch in batches))
+        )
         value = 0.0
         sums: dict[str, float] = {}
-        for batch in batches:
-            total, further = self._objective(self._model, batch)
-            loss = total / weight
-            value += float(loss.detach())
-            self._check_finite("loss", value)
-            loss.backward()
-            for name, number in further.items():
-                sums[name] = sums.get(name, 0.0) + number
+        for number, batch in enumerate(batches, start=1):
+            with self._spread.adding_up(number == len(batches)):
+                total, further = self._objective(self._computed, batch.on(self._spread.device))
+                loss = total / weight if batch.weight else total * 0.0
+                value += float(loss.detach())
+                (loss * self._spread.gradient_scale).backward()
+            for name, found in further.items():
+                sums[name] = sums.get(name, 0.0) + (found if batch.weight else 0.0)
+        value, *totals = self._spread.sums(value, *sums.values())
+        sums = dict(zip(sums, totals, strict=True))
+        # Seen before the weights are touched, so that no checkpoint ever holds them; and by all processes alike.
+        self._check_finite("loss", value)
         norm = torch.nn.utils.clip_grad_norm_(self._trained.values(), self._schedule.max_grad_norm)
-        # Seen before the weights are touched, so that no checkpoint ever holds them.
-        self._check_finite("gradient", float(norm))
+        self._check_finite("gradient", float(self._spread.whole(norm)))
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self._at = replace(
             self._at,
             step=self._at.step + 1,
-            tokens_seen=self._at.tokens_seen + sum(batch.num_tokens for batch in batches),
+            tokens_seen=self._at.tokens_seen + round(num_tokens),
             first_loss=self._at.first_loss if self._at.step else value,
             last_loss=value,
         )
@@ -239,6 +271,7 @@ class TrainingLoop:
 
     def _store(self) -> None:
         folder = self._run.workdir / "checkpoint"
-        checkpoints.store(folder, self._model, self._optimiser, self._tokenizer, self._at, self._best)
+        self._spread.rest()
+        checkpoints.store(folder, self._model, self._optimiser, self._tokenizer, self._at, self._best, self._spread)
         self._run.checkpoint(folder)
         self._stored_step = self._at.step

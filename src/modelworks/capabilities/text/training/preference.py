@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from modelworks.capabilities.text.datasets import PreferenceSample
 from modelworks.capabilities.text.prompt_format import PromptFormat
-from modelworks.capabilities.text.training.batches import Order, collate, weighted_losses
+from modelworks.capabilities.text.training.batches import Order, collate, portion_of, weighted_losses
 from modelworks.capabilities.text.training.loop import Batch
 from modelworks.capabilities.text.training.rows import Row, conversation_rows
+from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import InvalidData
 
 
@@ -47,19 +48,29 @@ def pair_of(prompt_format: PromptFormat, sample: PreferenceSample) -> Pair:
     return Pair(row(sample.chosen, "chosen"), row(sample.rejected, "rejected"))
 
 
-def with_references(model: Any, pairs: Iterable[Pair]) -> list[Pair]:
+def with_references(model: Any, pairs: Sequence[Pair], spread: Spread | None = None) -> list[Pair]:
     """The pairs with the base model's preference, computed once and one by one: no second copy of it is kept in memory."""
+    spread = spread or Spread()
     model.eval()
     with torch.no_grad():
-        return [replace(pair, reference=float(_margins(model, _collate([pair]))[0])) for pair in pairs]
+        found = spread.gathered([float(_margins(model, _collate([pair]))[0]) for pair in spread.portion(pairs)])
+    return [replace(pair, reference=reference) for pair, reference in zip(pairs, found, strict=True)]
 
 
 class PairSource:
     """Pairs as a source of the loop."""
 
     def __init__(
-        self, training: Sequence[Pair], validation: Sequence[Pair], *, batch_size: int, accumulation: int, seed: int
+        self,
+        training: Sequence[Pair],
+        validation: Sequence[Pair],
+        *,
+        batch_size: int,
+        accumulation: int,
+        seed: int,
+        spread: Spread | None = None,
     ) -> None:
+        self._spread = spread or Spread()
         self._training = training
         self._validation = validation
         self._batch_size = batch_size
@@ -71,11 +82,13 @@ class PairSource:
         return self._order.steps_per_epoch
 
     def step(self, number: int) -> Sequence[Batch]:
-        return [_collate([self._training[item] for item in items]) for items in self._order.step(number)]
+        return [
+            portion_of([self._training[item] for item in items], self._spread, _collate) for items in self._order.step(number)
+        ]
 
     def validation(self) -> Iterable[Batch]:
         for start in range(0, len(self._validation), self._batch_size):
-            yield _collate(self._validation[start : start + self._batch_size])
+            yield portion_of(self._validation[start : start + self._batch_size], self._spread, _collate)
 
 
 class Preference:

@@ -39,6 +39,7 @@ from modelworks.capabilities.text.training.distillation import Distillation, tea
 from modelworks.capabilities.text.training.loop import Objective, Schedule, Source, TrainingLoop
 from modelworks.capabilities.text.training.preference import Pair, PairSource, Preference, pair_of, with_references
 from modelworks.capabilities.text.training.rows import Row, conversation_rows, within
+from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.adapter import METADATA_KEY as ADAPTER_RECORD
 from modelworks.contract.adapter import AdapterRecord
 from modelworks.contract.errors import IntegrityFailed, InvalidRequest
@@ -87,22 +88,27 @@ def tune(run: Run, params: Params) -> None:
     run.progress(0, 1, "steps")
     # All of the data first: a fault in the last line is told before anything is computed.
     parts = read_parts(run, params, read_preferences if isinstance(params, PreferenceParams) else read_chat)
+    spread = Spread(run.world, params.strategy)
     model = load_model(base.path, torch.float32)
     length = min(params.max_length or checkpoint.context_length, checkpoint.context_length)
-    material = _material(run, params, prompt_format, model, length, parts)
+    material = _material(run, params, prompt_format, model, length, parts, spread)
     if params.patience is not None and next(iter(material.source.validation()), None) is None:
         raise no_patience()
     run.raise_if_cancelled()
-    if params.gradient_checkpointing:
-        model.activation_checkpointing_enable()
     shape = params if isinstance(params, LoraParams) else getattr(params, "adapter", None)
-    torch.manual_seed(run.seed)
-    if shape is not None:
-        model = adapters.attach(model, shape)
+
+    def prepared(loaded: Any) -> Any:
+        if params.gradient_checkpointing:
+            loaded.activation_checkpointing_enable()
+        # In every process the same.
+        torch.manual_seed(run.seed)
+        return loaded if shape is None else adapters.attach(loaded, shape)
+
+    model = prepared(model)
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     schedule = schedule_of(params, material.source.steps_per_epoch)
     source: Source = material.source
-    loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, material.objective)
+    loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, material.objective, spread)
     done = loop.finish()
     metrics = loop.validation_metrics()
     if metrics:
@@ -114,7 +120,9 @@ def tune(run: Run, params: Params) -> None:
         "num_trained_parameters": float(num_trained),
     }
     metrics |= {"loss": done.last_loss, "first_loss": done.first_loss} | counts
-    save_tuned(run, params, base, model, shape, prompt_format, material.probe, done, metrics)
+    whole = spread.finished(model, lambda: prepared(load_model(base.path, torch.float32)))
+    if whole is not None:
+        save_tuned(run, params, base, whole, shape, prompt_format, material.probe, done, metrics)
 
 
 def require_base(run: Run, params: TuningParams) -> None:
@@ -136,18 +144,25 @@ def no_patience() -> InvalidRequest:
 
 
 def _material(
-    run: Run, params: Params, prompt_format: PromptFormat, model: Any, length: int, parts: tuple[list[Any], list[Any]]
+    run: Run,
+    params: Params,
+    prompt_format: PromptFormat,
+    model: Any,
+    length: int,
+    parts: tuple[list[Any], list[Any]],
+    spread: Spread,
 ) -> _Material:
     if isinstance(params, PreferenceParams):
         training, validation = parts
         pairs, too_long = _pairs(prompt_format, training, length)
         held_out = _pairs(prompt_format, validation, length)[0] if validation else []
         source = PairSource(
-            with_references(model, pairs),
-            with_references(model, held_out),
+            with_references(model, pairs, spread),
+            with_references(model, held_out, spread),
             batch_size=params.batch_size,
             accumulation=params.accumulation,
             seed=run.seed,
+            spread=spread,
         )
         probe = [pair.chosen for pair in pairs[:_PROBE_ROWS]]
         return _Material(source, Preference(params.beta), probe, len(pairs), too_long)
@@ -164,10 +179,11 @@ def _material(
         length=length,
         packing=params.packing,
         seed=run.seed,
+        spread=spread,
     )
     objective: Objective = answers
     if isinstance(params, DistillationParams):
-        objective = Distillation(teacher_of(run, prompt_format), len(prompt_format.tokenizer), params)
+        objective = Distillation(teacher_of(run, prompt_format).to(spread.device), len(prompt_format.tokenizer), params)
     return _Material(row_source, objective, rows[:_PROBE_ROWS], len(rows), too_long)
 
 
