@@ -11,6 +11,8 @@ tokens that a few CPU minutes allow: what is shown is that each level gains what
 from __future__ import annotations
 
 import argparse
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,7 @@ def main() -> None:
             for data in SETS
         }
         print_table(models, found)
+        print(f"always the most frequent answer of each language: {most_frequent(server):.3f}")
         print("\nEach level against the one before, on its own held-out set; L0 against L1 on general text:")
         server.command("compare", l1, l0, "--data", SETS[0])
         server.command("compare", l0, l1, "--data", SETS[1])
@@ -111,6 +114,21 @@ def print_table(models: tuple[str, ...], found: dict[tuple[str, str], dict[str, 
     for model in models:
         row = "".join(f"{found[model, data]['bits_per_byte']:>26.3f}" for data in SETS)
         print(f"{model:<22}{row}{found[model, SETS[2]]['exact_match']:>18.3f}")
+
+
+def most_frequent(server: PrivateServer) -> float:
+    """How often the answer that is the most frequent one in the training conversations of the same language is right."""
+    answers: dict[str, list[tuple[bool, str]]] = {}
+    for name in ("departments", SETS[2]):
+        server.fetch(name, server.folder / "fetched" / name)
+        lines = (server.folder / "fetched" / name / "data.jsonl").read_text("utf-8").splitlines()
+        talks = [json.loads(line)["messages"] for line in lines]
+        answers[name] = [(talk[0]["content"].endswith("？"), talk[1]["content"]) for talk in talks]
+    best = {
+        chinese: Counter(answer for kind, answer in answers["departments"] if kind == chinese).most_common(1)[0][0]
+        for chinese in (True, False)
+    }
+    return sum(best[kind] == answer for kind, answer in answers[SETS[2]]) / len(answers[SETS[2]])
 
 
 if __name__ == "__main__":
