@@ -12,6 +12,10 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types import EvalRetrieveResponse
+from openai.types.evals import RunRetrieveResponse
+from openai.types.evals.runs import OutputItemRetrieveResponse
+from pydantic import ValidationError
 from tests.kernel.gateway.exam import EXACT, ITEM_SCHEMA, TEMPLATE, Exam, item, open_exam
 from tests.kernel.gateway.test_golden import compare
 
@@ -501,3 +505,75 @@ async def test_an_item_that_is_too_much_for_the_judge_costs_only_itself(
     run = await exam.run(pattern_id, exam.given(item("a" * 40 + "!")))
     assert run.status == "failed"
     assert "could not be checked" in run.error.message
+
+
+async def test_the_wire_forms_are_those_of_the_official_package(exam: Exam) -> None:
+    """The package builds its objects without checking them; here they are checked."""
+
+    def faults(kind: Any, value: Any) -> set[str]:
+        try:
+            kind.model_validate(value.to_dict())
+        except ValidationError as error:
+            return {".".join(str(part) for part in each["loc"]) for each in error.errors()}
+        return set()
+
+    eval_id = await exam.eval(EXACT, LENGTH)
+    run = await exam.run(eval_id, await exam.asking(item("a"), item("b"), sampling_params={"max_completion_tokens": 5}))
+    (first, _) = await exam.items(run)
+    assert faults(EvalRetrieveResponse, await exam.client.evals.retrieve(eval_id)) == set()
+    # Null where nothing went wrong, as OpenAI's own answers are.
+    assert faults(RunRetrieveResponse, run) == {"error"}
+    assert faults(OutputItemRetrieveResponse, first) == {"sample.error"}
+    failed = await exam.run(eval_id, exam.given({"item": {}}))
+    assert faults(RunRetrieveResponse, failed) == set()
+
+
+async def test_who_may_not_ask_the_judge_may_not_run_the_eval(exam: Exam) -> None:
+    exam.deploy("judge")
+    score: dict[str, Any] = {
+        "type": "score_model",
+        "name": "taste",
+        "model": "judge",
+        "input": [{"role": "user", "content": "{{sample.output_text}}"}],
+    }
+    eval_id = await exam.eval(score)
+    limited = await exam.other(["write", "inference"], model_allow=["tiny"])
+    source: Any = exam.given(item("a"))
+    for call in (
+        limited.evals.runs.create(eval_id, data_source=source),
+        limited.evals.create(data_source_config={"type": "custom", "item_schema": {}}, testing_criteria=[score]),  # type: ignore[list-item]
+    ):
+        with pytest.raises(openai.PermissionDeniedError):
+            await call
+    exam.undeploy("judge")
+    await refused(exam, "testing_criteria.0.model", exam.client.evals.runs.create(eval_id, data_source=source))
+
+
+async def test_a_judge_that_is_given_up_answers_no_other_question(exam: Exam) -> None:
+    exam.deploy("judge")
+    answer = exam.replica.lines
+
+    async def lines(request: dict[str, Any]) -> AsyncIterator[Any]:
+        if request["messages"][-1]["content"].startswith("held"):
+            await asyncio.Event().wait()
+        async for each in answer(request):
+            yield each
+
+    exam.replica.lines = lines
+    labels: dict[str, Any] = {
+        "type": "label_model",
+        "name": "held",
+        "model": "judge",
+        "input": [{"role": "user", "content": "{{item.question}}"}],
+        "labels": ["yes", "no"],
+        "passing_labels": ["yes"],
+    }
+    eval_id = await exam.eval(labels)
+    source: Any = exam.given(item("held"))
+    made = await exam.client.evals.runs.create(eval_id, data_source=source)
+    while not exam.replica.requests:
+        await asyncio.sleep(0.01)
+    await exam.client.evals.runs.cancel(made.id, eval_id=eval_id)
+    await asyncio.wait_for(exam.replica.hung_up.wait(), 10)
+    run = await exam.run(eval_id, exam.given(item("free"), item("free again")))
+    assert (run.status, run.result_counts.passed) == ("completed", 2)

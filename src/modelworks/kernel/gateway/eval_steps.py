@@ -205,7 +205,7 @@ class _Work:
             raise most_telling(failures) from failures
         finally:
             await self._steps.give_back(self._process)
-        evaluation_id = await run_in_threadpool(self._steps._measuring.record, self._run_id)
+        evaluation_id = await run_in_threadpool(self._measured)
         await run_in_threadpool(self._complete, evaluation_id)
 
     def _read(self) -> tuple[EvalRow, EvalRunRow] | None:
@@ -213,6 +213,14 @@ class _Work:
             run = session.get(EvalRunRow, self._run_id)
             row = None if run is None else session.get(EvalRow, run.eval_id)
             return None if run is None or row is None or run.state not in OPEN else (row, run)
+
+    def _measured(self) -> str | None:
+        try:
+            return self._steps._measuring.record(self._run_id)
+        except ModelworksError as error:
+            # The run's own results are complete without it.
+            log.warning("an eval run is not told to the catalog", run_id=self._run_id, reason=error.message)
+            return None
 
     def _complete(self, evaluation_id: str | None) -> None:
         with self._db.transaction() as session:

@@ -35,6 +35,8 @@ Order = Literal["asc", "desc"]
 #: States of a run in which the server still has to do something.
 OPEN: Final = ("queued", "in_progress")
 PURPOSE: Final = "evals"
+#: Items are read into memory before they are stored.
+MAX_FILE_BYTES: Final = 64 << 20
 #: What `{{sample.…}}` may name, for readers of an eval.
 _SAMPLE_SCHEMA: Final[Mapping[str, Any]] = {
     "type": "object",
@@ -93,16 +95,17 @@ class EvalService:
         for number, criterion in enumerate(asked.testing_criteria):
             place = f"testing_criteria.{number}"
             _check_fields(open_criterion(criterion, place), config.item_schema, place)
-            for model in models_of(criterion):
-                self._check_judge(caller, model, f"{place}.model")
+            self._check_judges(caller, criterion, place)
         return config.model_dump()
 
-    def _check_judge(self, caller: Principal, model: str, param: str) -> None:
-        caller.require("inference")
-        try:
-            self._gateway.model(caller, model)
-        except NotFound as error:
-            raise type(error)(error.message, hint=error.hint, param=param, code=error.error_code) from error
+    def _check_judges(self, caller: Principal, criterion: Mapping[str, Any], place: str) -> None:
+        """Whether the caller may ask the models that a criterion asks, and they are there."""
+        for model in models_of(criterion):
+            caller.require("inference")
+            try:
+                self._gateway.model(caller, model)
+            except NotFound as error:
+                raise type(error)(error.message, hint=error.hint, param=f"{place}.model", code=error.error_code) from error
 
     def create(self, session: Session, caller: Principal, asked: EvalCreate, config: dict[str, Any]) -> dict[str, Any]:
         """Keep an eval that was checked; `config` is what `check` returned."""
@@ -176,6 +179,8 @@ class EvalService:
         model = None if wanted is None else wanted[0].model
         if wanted is not None:
             self._check_request(caller, wanted[2])
+        for number, criterion in enumerate(row.testing_criteria):
+            self._check_judges(caller, criterion, f"testing_criteria.{number}")
         run = EvalRunRow(
             id=new_id("evalrun"),
             eval_id=row.id,
@@ -457,6 +462,13 @@ class EvalService:
                 hint=f"Store it with the purpose {PURPOSE}.",
                 param=param,
                 code="invalid_file_purpose",
+            )
+        if file.num_bytes > MAX_FILE_BYTES:
+            raise InvalidRequest(
+                f"{param}: the file {file_id} has {file.num_bytes} bytes; a run takes {MAX_FILE_BYTES}.",
+                hint="Split the file.",
+                param=param,
+                code="file_too_large",
             )
 
 

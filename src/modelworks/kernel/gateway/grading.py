@@ -83,7 +83,11 @@ class GraderProcess:
         Raises:
             GraderLost: the check did not end in time.
         """
-        reply = await self._exchange({"op": "check", "schema": schema, "rows": [[row.seq, row.item] for row in rows]})
+        try:
+            reply = await self._exchange({"op": "check", "schema": schema, "rows": [[row.seq, row.item] for row in rows]})
+        except BaseException:
+            await self.close()
+            raise
         fault = reply["fault"]
         return None if fault is None else (int(fault[0]), str(fault[1]), str(fault[2]))
 
@@ -95,11 +99,15 @@ class GraderProcess:
         Raises:
             GraderLost: one of the rows was too much for the process.
         """
-        reply = await self._exchange(
-            {"op": "grade", "graders": criteria, "rows": [[row.seq, row.item, row.sample or {}] for row in rows]}
-        )
-        while "ask" in reply:
-            reply = await self._exchange(await _answer(reply["ask"], ask))
+        asked = {"op": "grade", "graders": criteria, "rows": [[row.seq, row.item, row.sample or {}] for row in rows]}
+        try:
+            reply = await self._exchange(asked)
+            while "ask" in reply:
+                reply = await self._exchange(await _answer(reply["ask"], ask))
+        except BaseException:
+            # Given up in the middle: what comes next out of the pipe would answer another question.
+            await self.close()
+            raise
         found: list[list[dict[str, Any]]] = reply["grades"]
         return found
 
@@ -127,10 +135,6 @@ class GraderProcess:
         except (ConnectionError, ValueError) as error:
             await self.close()
             raise GraderLost("the process that judges has ended") from error
-        except BaseException:
-            # Cancelled in the middle: what comes next out of the pipe would answer another question.
-            await self.close()
-            raise
         if not line.endswith(b"\n"):
             await self.close()
             raise GraderLost("the process that judges has ended")
