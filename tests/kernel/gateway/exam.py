@@ -182,10 +182,11 @@ class Exam:
 
 
 @asynccontextmanager
-async def open_exam(tmp_path: Path) -> AsyncIterator[Exam]:
+async def open_exam(tmp_path: Path, db: Database | None = None) -> AsyncIterator[Exam]:
     async with AsyncExitStack() as stack:
-        db = Database(f"sqlite:///{tmp_path / 'exam.db'}")
-        stack.callback(db.dispose)
+        if db is None:
+            db = Database(f"sqlite:///{tmp_path / 'exam.db'}")
+            stack.callback(db.dispose)
         Base.metadata.create_all(db.engine)
         settings = Settings(home=tmp_path / "home", slots_cpu=4, slots_memory_bytes=8 << 30)
         clock, events = FixedClock(), Events()

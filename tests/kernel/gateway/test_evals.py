@@ -20,6 +20,7 @@ from tests.kernel.gateway.exam import EXACT, ITEM_SCHEMA, TEMPLATE, Exam, item, 
 from tests.kernel.gateway.test_golden import compare
 
 from modelworks.contract.errors import Unavailable
+from modelworks.kernel.base.database import Database
 from modelworks.kernel.gateway.eval_items import Row, Verdict
 from modelworks.kernel.gateway.grading import GraderProcess
 
@@ -160,6 +161,10 @@ async def test_a_deployed_model_judges_and_its_tokens_count(exam: Exam) -> None:
         ([item("a"), b'{"question": "no item"}\n'], 'line 2: it is not {"item": {…}}'),
         ([item("a"), b"\xff\n"], "line 2: it is not JSON"),
         ([b"\n"], "the file holds no item"),
+        (
+            [item("a"), {**item("b"), "sample": {"output_text": 12}}],
+            "line 2, sample.output_text: Input should be a valid string",
+        ),
     ],
 )
 async def test_a_bad_item_is_named_before_anything_is_asked(exam: Exam, rows: list[Any], told: str) -> None:
@@ -209,6 +214,9 @@ async def test_a_wrong_eval_is_refused_with_the_field(exam: Exam) -> None:
     await make("data_source_config.item_schema.type", {"type": "custom", "item_schema": {"type": "objekt"}})
     await make("testing_criteria.1.type", good, EXACT, {"type": "guess", "name": "x"})
     await make("testing_criteria.0.operation", good, {**EXACT, "operation": "near"})
+    broken = {"type": "python", "name": "p", "source": "def grade(:"}
+    assert (await make("testing_criteria.1.source", good, EXACT, broken)).startswith("Error code: 400 - testing_criteria.1.")
+    await refused(exam, "name", exam.eval(name="nul\0"))
     strict = {**good, "item_schema": {**ITEM_SCHEMA, "additionalProperties": False}}
     assert "item.anwser" in await make("testing_criteria.0", strict, {**EXACT, "reference": "{{item.anwser}}"})
 
@@ -246,7 +254,15 @@ async def test_a_wrong_run_is_refused_with_the_field(exam: Exam) -> None:
     assert [run async for run in exam.client.evals.runs.list(eval_id)] == []
 
 
-async def test_evals_are_listed_renamed_and_deleted(exam: Exam) -> None:
+@pytest.fixture
+async def either(tmp_path: Path, database: Database) -> AsyncIterator[Exam]:
+    """On SQLite, and on PostgreSQL where there is one."""
+    async with open_exam(tmp_path, database) as made:
+        yield made
+
+
+async def test_evals_are_listed_renamed_and_deleted(either: Exam) -> None:
+    exam = either
     made = []
     for number in range(5):
         exam.clock.advance(1)
@@ -330,7 +346,8 @@ async def test_what_fails_for_a_moment_is_asked_again(exam: Exam) -> None:
     assert TEMPLATE["template"][0]["content"] == "Be short."
 
 
-async def test_a_run_goes_on_after_a_crash_and_asks_nothing_twice(exam: Exam) -> None:
+async def test_a_run_goes_on_after_a_crash_and_asks_nothing_twice(either: Exam) -> None:
+    exam = either
     held = asyncio.Event()
     answer = exam.replica.lines
 

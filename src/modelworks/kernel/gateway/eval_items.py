@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
 import orjson
+from pydantic import ValidationError
 
 from modelworks.contract.errors import InvalidData
+from modelworks.contract.grading import Sample
 from modelworks.contract.template import Template
 from modelworks.kernel.gateway.eval_wire import Reference, Turns
 from modelworks.kernel.gateway.files import seconds
@@ -84,6 +86,17 @@ def answered(sample: dict[str, Any] | None) -> dict[str, Any] | None:
     message = choices[0].get("message") if isinstance(choices[0], dict) else None
     text = message.get("content") if isinstance(message, dict) else None
     return {**sample, "output_text": text} if isinstance(text, str) else sample
+
+
+def sample_fault(row: Row) -> tuple[str, str] | None:
+    """The first field of a given sample that criteria could not read, and what is wrong with it; None: all is well."""
+    given = row.sample or {}
+    try:
+        Sample.model_validate({name: given[name] for name in Sample.model_fields if given.get(name) is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        return ".".join(["sample", *(str(part) for part in first["loc"])]), first["msg"]
+    return None
 
 
 def _fault(number: int, what: str) -> InvalidData:

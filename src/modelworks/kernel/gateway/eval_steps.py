@@ -27,7 +27,16 @@ from modelworks.contract.grading import Grade, ModelAnswer
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway import asking
-from modelworks.kernel.gateway.eval_items import MAX_ITEMS, Row, Verdict, answered, messages_of, rows_of_file, sampled
+from modelworks.kernel.gateway.eval_items import (
+    MAX_ITEMS,
+    Row,
+    Verdict,
+    answered,
+    messages_of,
+    rows_of_file,
+    sample_fault,
+    sampled,
+)
 from modelworks.kernel.gateway.eval_wire import FileSource, Reference, Turns, asked_model, items_source
 from modelworks.kernel.gateway.evals import OPEN, EvalService, models_of
 from modelworks.kernel.gateway.files import FileService
@@ -243,6 +252,9 @@ class _Work:
                     hint="Simplify the patterns of the item_schema.",
                     code="invalid_item",
                 ) from lost
+            if fault is None:
+                samples = ((row, sample_fault(row)) for row in rows[start : start + _CHECKED_AT_ONCE])
+                fault = next(((row.seq, *wrong) for row, wrong in samples if wrong is not None), None)
             if fault is not None:
                 raise InvalidData(
                     f"{'line' if 'id' in run.data_source['source'] else 'item'} {fault[0]}, {fault[1]}: {fault[2]}.",

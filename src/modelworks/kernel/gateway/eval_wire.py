@@ -29,7 +29,7 @@ class _Wire(BaseModel):
 
 
 class _Labelled(_Wire):
-    name: str | None = Field(default=None, max_length=512)
+    name: str | None = Field(default=None, max_length=512, pattern=r"^[^\x00]*$")
     metadata: dict[str, str] | None = None
 
     @field_validator("metadata")

@@ -59,7 +59,10 @@ def open_criterion(values: Any, param: str) -> Grading:
         return opener(spec, ask=_nobody)
     except InvalidRequest as error:
         field = (error.param or "grader").removeprefix("grader")
-        raise type(error)(error.message, hint=error.hint, param=f"{param}{field}", code=error.error_code) from error
+        message = error.message
+        if message.startswith("grader"):
+            message = param + message.removeprefix("grader")
+        raise type(error)(message, hint=error.hint, param=f"{param}{field}", code=error.error_code) from error
 
 
 def _nobody(model: str, messages: Any, sampling: Any) -> ModelAnswer:
