@@ -46,7 +46,7 @@ class Stage:
             if job.status in states:
                 return job
             story = [event.message for event in self.jobs.list_events(job_id)]
-            assert job.status not in ("succeeded", "failed", "cancelled"), (job, story)
+            assert job.status not in ("succeeded", "failed", "cancelled"), (job.error, story)
             assert time.monotonic() < deadline, (job, story)
             time.sleep(0.2)
 
@@ -132,6 +132,33 @@ def test_preferences_are_learnt_and_the_model_is_deleted(stage: Stage) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert stage.ours.models.get(f"{NAME}/tuned-{job.id[-8:].lower()}")["version"]["number"] == 1
+
+
+def test_what_a_grader_rewards_is_learnt(stage: Stage) -> None:
+    """Short answers are, by code that runs in the sandbox; nobody shows the model one."""
+    source = "def grade(sample, item):\n    return -len(sample['output_text']) / item['scale']\n"
+    grader: Any = {"type": "python", "name": "short", "source": source}
+    tried = stage.openai.fine_tuning.alpha.graders.run(grader=grader, model_sample="gate", item={"scale": 8})
+    assert tried.reward == -0.5
+    prompts = [
+        {"messages": [{"role": "user", "content": word}], "scale": 100} for word in ("Gate?", "Wall?", "Field?", "Boat?")
+    ]
+    chosen: Any = {"n_epochs": 16, "batch_size": 4, "learning_rate_multiplier": 10_000, "compute_multiplier": 0.5}
+    job = stage.jobs.create(
+        model=NAME,
+        training_file=stage.file(*prompts),
+        validation_file=stage.file({"messages": [{"role": "user", "content": "House?"}], "scale": 100}),
+        method={"type": "reinforcement", "reinforcement": {"grader": grader, "hyperparameters": chosen}},
+        seed=3,
+    )
+    job = stage.until(job.id, "succeeded")
+    assert job.method.reinforcement.hyperparameters.compute_multiplier == 0.5
+    rows = list(csv.DictReader(io.StringIO(stage.openai.files.content(job.result_files[0]).text)))
+    rewards = [float(row["train_reward_mean"]) for row in rows if row["train_reward_mean"]]
+    assert len(rewards) == 16
+    assert sum(rewards[-4:]) > sum(rewards[:4])
+    assert any(row["valid_reward_mean"] for row in rows)
+    assert isinstance(stage.answer(job.fine_tuned_model), str)
 
 
 def test_a_bad_file_costs_nothing(stage: Stage) -> None:

@@ -50,8 +50,21 @@ class Preference(BaseModel):
     beta: float = Field(0.1, gt=0, le=10, description="How strongly the base holds the model.")
 
 
-class Params(RootModel[Supervised | Preference]):
-    root: Supervised | Preference = Field(discriminator="method")
+class Reinforcement(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["reinforcement"] = "reinforcement"
+    grader: dict[str, Any]
+    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the data.")
+    batch_size: int = Field(4, ge=1, le=64, description="Prompts at a time.")
+    learning_rate: float = Field(1e-6, gt=0, le=1)
+    group_size: int = Field(8, ge=2, le=64, description="Answers to a prompt.")
+    validate_every: int = Field(20, ge=1, description="Steps between measurements.")
+    validation_samples: int = Field(1, ge=1, description="Answers to measure by.")
+
+
+class Params(RootModel[Supervised | Preference | Reinforcement]):
+    root: Supervised | Preference | Reinforcement = Field(discriminator="method")
 
 
 #: Declares what a language capability declares; nothing here is ever trained.
@@ -66,6 +79,7 @@ TALKER = Capability(
             output=GenerationChunk,
             mode="stream",
             predictor="tests.kernel.gateway.desk:Nothing",
+            grader="modelworks.capabilities.text.grading.opening:open_grader",
             trainer="tests.kernel.gateway.desk:nothing",
             train_params=Params,
         ),

@@ -195,7 +195,7 @@ async def test_what_the_run_could_not_do_is_the_error_of_the_job(desk: Desk) -> 
         ({"model": "lab/picture"}, "model", 400),
         ({"training_file": "file_none"}, "training_file", 404),
         ({"validation_file": "file_none"}, "validation_file", 404),
-        ({"method": {"type": "reinforcement"}}, "method.type", 400),
+        ({"method": {"type": "reinforcement"}}, "method.reinforcement", 400),
         ({"method": {"type": "magic"}}, "method.type", 400),
         ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}]}, "integrations", 400),
         ({"suffix": "你好"}, "suffix", 400),

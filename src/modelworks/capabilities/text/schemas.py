@@ -269,7 +269,12 @@ class ReinforcementParams(TuningParams):
     epochs: float = Field(1.0, gt=0, le=10_000, description="Passes over the data set; ignored when steps is given.")
     batch_size: int = Field(4, ge=1, le=65_536, description="Prompts that are answered at a time.")
     group_size: int = Field(8, ge=2, le=1024, description="Answers to each prompt, which are compared with each other.")
-    max_answer_tokens: int = Field(256, ge=1, le=1_000_000, description="Longest answer; a longer one is cut off and counted.")
+    max_answer_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Longest answer; a longer one is cut off and counted. Half of max_length, at most 256, when not given.",
+    )
     temperature: float = Field(
         1.0, gt=0, le=2, description="How freely answers are drawn; learning is for the same temperature."
     )

@@ -17,7 +17,6 @@ from modelworks.contract.errors import (
     ModelNotFound,
     ModelworksError,
     NotFound,
-    UnsupportedParameter,
 )
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import Clock
@@ -25,6 +24,7 @@ from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.schemas import Version
+from modelworks.kernel.gateway import tuning_method
 from modelworks.kernel.gateway.files import FileService, Listing, seconds
 from modelworks.kernel.gateway.language import LANGUAGE_TASK
 from modelworks.kernel.gateway.store import FineTuningEventRow, FineTuningJobRow
@@ -33,13 +33,6 @@ from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, JobSpec, RunRecord
 from modelworks.kernel.serving.service import ServingService
 
-#: OpenAI's word for a method, and the capability's.
-METHODS: Final[Mapping[str, str]] = {"supervised": "supervised", "dpo": "preference"}
-#: OpenAI's words for hyperparameters, and the capability's. "auto" is left out: the capability has its own defaults.
-HYPERPARAMETERS: Final[Mapping[str, str]] = {"n_epochs": "epochs", "batch_size": "batch_size", "beta": "beta"}
-#: Counts in the capability's own rate, which only its defaults say.
-MULTIPLIER: Final = "learning_rate_multiplier"
-RATE: Final = "learning_rate"
 #: States in which something may still happen by itself.
 OPEN: Final = ("validating_files", "submitted", "paused")
 
@@ -97,7 +90,7 @@ class FineTuningService:
             UnsupportedParameter: a method or an integration that is not offered.
         """
         caller.require_model(asked.model)
-        method = _method(asked)
+        method = tuning_method.chosen(asked, caller)
         base = self._base(session, caller.project_id, asked.model)
         for param in ("training_file", "validation_file"):
             if (file_id := getattr(asked, param)) is not None:
@@ -289,11 +282,8 @@ class FineTuningService:
             InvalidRequest: a parameter is wrong; `param` is the client's name of it.
             NotFound: a file or the model has gone.
         """
-        kind, asked = row.method["type"], row.method["hyperparameters"]
-        numbers = {name: value for name, value in asked.items() if value != "auto"}
-        params: dict[str, Any] = {"method": METHODS[kind]}
-        params |= {HYPERPARAMETERS[name]: value for name, value in numbers.items() if name != MULTIPLIER}
-        inputs = {"base": f"model:{row.base_version_id}"}
+        kind, params = row.method["type"], tuning_method.params_of(row.method)
+        inputs = {"base": f"model:{row.base_version_id}", **tuning_method.judges(row.method)}
         for role, file_id, param in (
             ("train", row.training_file, "training_file"),
             ("validation", row.validation_file, "validation_file"),
@@ -305,18 +295,14 @@ class FineTuningService:
         )
         try:
             record = self._jobs.submit(session, row.project_id, row.key_id, spec, dry_run=True)
-            rate = record.params.get(RATE)
-            if MULTIPLIER in numbers and isinstance(rate, int | float):
-                spec = spec.model_copy(update={"params": {**params, RATE: rate * numbers[MULTIPLIER]}})
+            if more := tuning_method.factored(row.method, record.params):
+                spec = spec.model_copy(update={"params": {**params, **more}})
                 record = self._jobs.submit(session, row.project_id, row.key_id, spec, dry_run=True)
         except InvalidRequest as error:
             raise InvalidRequest(
-                error.message, hint=error.hint, param=_client_param(error.param, kind), code=error.error_code
+                error.message, hint=error.hint, param=tuning_method.client_param(error.param, kind), code=error.error_code
             ) from error
-        effective = {name: record.params.get(HYPERPARAMETERS.get(name, ""), value) for name, value in asked.items()}
-        if MULTIPLIER in effective:
-            effective[MULTIPLIER] = numbers.get(MULTIPLIER, 1.0)
-        return Plan(spec, effective)
+        return Plan(spec, tuning_method.effective(row.method, record.params))
 
     def tell(
         self,
@@ -381,6 +367,9 @@ class FineTuningService:
             status = run.state if run.state in ACTIVE else "running"
         is_over = row.finished_at is not None
         hyperparameters = row.method.get("effective") or row.method["hyperparameters"]
+        detail = {"hyperparameters": hyperparameters}
+        if "grader" in row.method:
+            detail["grader"] = row.method["grader"]
         return {
             "id": row.id,
             "object": "fine_tuning.job",
@@ -395,7 +384,7 @@ class FineTuningService:
             "result_files": [row.result_file_id] if row.result_file_id is not None else [],
             "trained_tokens": row.trained_tokens,
             "hyperparameters": hyperparameters,
-            "method": {"type": row.method["type"], row.method["type"]: {"hyperparameters": hyperparameters}},
+            "method": {"type": row.method["type"], row.method["type"]: detail},
             "seed": row.seed,
             "error": row.error,
             "estimated_finish": None if is_over or run is None else self._estimated_finish(session, run),
@@ -504,7 +493,9 @@ class FineTuningService:
 METRIC_NAMES: Final[Mapping[str, str]] = {
     "loss": "train_loss",
     "accuracy": "train_mean_token_accuracy",
+    "reward": "train_reward_mean",
     "validation_loss": "valid_loss",
+    "validation_reward": "valid_reward_mean",
     "validation_accuracy": "valid_mean_token_accuracy",
 }
 
@@ -520,33 +511,6 @@ def failure(error: ModelworksError | Mapping[str, Any], param: str | None = None
         "message": text if wire.get("hint") is None else f"{text} {wire['hint']}",
         "param": param,
     }
-
-
-def _method(asked: FineTuningCreate) -> dict[str, Any]:
-    if asked.integrations:
-        raise UnsupportedParameter(
-            "integrations: none is offered; nothing leaves this platform.", hint="Leave it out.", param="integrations"
-        )
-    if asked.method is None:
-        kind, given = "supervised", asked.hyperparameters
-    else:
-        kind = asked.method.type
-        detail = {"supervised": asked.method.supervised, "dpo": asked.method.dpo}.get(kind)
-        given = asked.hyperparameters if detail is None else detail.hyperparameters
-    if kind not in METHODS:
-        raise UnsupportedParameter(
-            f"method.type: {kind!r} is not offered.", hint=f"Offered are: {', '.join(METHODS)}.", param="method.type"
-        )
-    names = ("n_epochs", "batch_size", MULTIPLIER, *(("beta",) if kind == "dpo" else ()))
-    values = {name: (None if given is None else getattr(given, name)) for name in names}
-    return {"type": kind, "hyperparameters": {name: "auto" if value is None else value for name, value in values.items()}}
-
-
-def _client_param(param: str | None, kind: str) -> str | None:
-    """The client's name of a parameter of the run."""
-    name = (param or "").removeprefix("params.").removeprefix(f"{METHODS[kind]}.")
-    known = {**{ours: theirs for theirs, ours in HYPERPARAMETERS.items()}, RATE: MULTIPLIER}
-    return f"method.{kind}.hyperparameters.{known[name]}" if name in known else param
 
 
 def _slug(text: str) -> str:

@@ -1,17 +1,21 @@
-"""OpenAI's training files: JSON lines of conversations, or of pairs of answers. Checked before anything is paid for.
+"""OpenAI's training files: JSON lines of conversations, pairs of answers, or prompts. Checked before anything is paid for.
 
 What it means to learn from them is the capability's business; here stands what the form demands, with every fault found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO, Final, Literal
 
 import orjson
 
-Form = Literal["chat", "preference"]
+from modelworks.contract.errors import InvalidData
+from modelworks.contract.template import Variable
+
+Form = Literal["chat", "preference", "prompt"]
 
 #: A longer line is a fault; it is passed over without being kept.
 MAX_LINE_BYTES: Final = 32 << 20
@@ -54,10 +58,14 @@ class Findings:
         return shown + (f"; and {more} more" if more else "")
 
 
-def check(file: BinaryIO, form: Form) -> Findings:
-    """Read a whole file and say what is wrong with it, line by line. An empty file has a fault, too."""
+def check(file: BinaryIO, form: Form, variables: Sequence[Variable] = ()) -> Findings:
+    """Read a whole file and say what is wrong with it, line by line. An empty file has a fault, too.
+
+    Args:
+        variables: what a grader reads of each prompt.
+    """
     findings = Findings()
-    look = _chat if form == "chat" else _preference
+    looks: dict[Form, _Look] = {"chat": _chat, "preference": _preference, "prompt": partial(_prompt, variables=variables)}
     for number, line in lines_of(file):
         if line is None:
             findings.add(Fault(number, None, f"it is longer than {MAX_LINE_BYTES} bytes; split the example"))
@@ -68,7 +76,7 @@ def check(file: BinaryIO, form: Form) -> Findings:
         if not line.strip():
             continue
         findings.num_examples += 1
-        for where, what in _look(line, look):
+        for where, what in _look(line, looks[form]):
             findings.add(Fault(number, where, what))
     if findings.num_examples == 0:
         findings.add(Fault(1, None, "the file holds no example"))
@@ -76,6 +84,7 @@ def check(file: BinaryIO, form: Form) -> Findings:
 
 
 _Found = Iterator[tuple[str | None, str]]
+_Look = Callable[[dict[str, Any]], _Found]
 
 
 def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
@@ -90,7 +99,7 @@ def lines_of(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
         yield number, None
 
 
-def _look(line: bytes, look: Callable[[dict[str, Any]], _Found]) -> _Found:
+def _look(line: bytes, look: _Look) -> _Found:
     try:
         example = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -121,6 +130,25 @@ def _chat(example: dict[str, Any]) -> _Found:
     if weights and not any(weights):
         yield "messages", "every answer has the weight 0: there is nothing to learn"
     yield from _tools(example.get("tools"), "tools")
+
+
+def _prompt(example: dict[str, Any], variables: Sequence[Variable]) -> _Found:
+    messages = example.get("messages")
+    if not isinstance(messages, list) or not messages:
+        yield "messages", "a list of messages is missing"
+    else:
+        yield from _messages(messages, "messages")
+        if isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant":
+            yield (
+                "messages",
+                "the last message is from the assistant; an answer to compare with is a field of its own",
+            )
+    yield from _tools(example.get("tools"), "tools")
+    for variable in variables:
+        try:
+            variable.value({"item": example})
+        except InvalidData as error:
+            yield ".".join(variable.path) or None, f"the grader reads {error.message.rstrip('.')}"
 
 
 def _preference(example: dict[str, Any]) -> _Found:

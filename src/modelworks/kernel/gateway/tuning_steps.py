@@ -19,21 +19,18 @@ from sqlalchemy.orm import Session
 from modelworks.contract.errors import InvalidData, ModelworksError
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.events import Events
-from modelworks.kernel.catalog import CatalogService, find_task
+from modelworks.kernel.catalog import CatalogService
+from modelworks.kernel.gateway import tuning_method
 from modelworks.kernel.gateway.files import RESULTS, FileService
 from modelworks.kernel.gateway.fine_tuning import (
-    HYPERPARAMETERS,
-    METHODS,
     METRIC_NAMES,
-    MULTIPLIER,
     OPEN,
-    RATE,
     FineTuningService,
     failure,
 )
-from modelworks.kernel.gateway.language import LANGUAGE_TASK
 from modelworks.kernel.gateway.store import FineTuningJobRow
-from modelworks.kernel.gateway.training_file import Form, check
+from modelworks.kernel.gateway.training_file import check
+from modelworks.kernel.gateway.tuning_method import METHODS
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, MetricPoint, RunEvent, RunRecord
 from modelworks.kernel.serving.schemas import AdapterCreate, DeploymentSpec
@@ -48,7 +45,6 @@ _REST_S = 0.1
 #: Shortest time between two events that tell how far the training is.
 _METRICS_EVERY = timedelta(seconds=2)
 _EXPIRE_EVERY = timedelta(minutes=5)
-_FORMS: Final[Mapping[str, Form]] = {"supervised": "chat", "dpo": "preference"}
 #: The figure of a version that says how many tokens it was trained on.
 _TOKENS: Final = "tokens_seen"
 
@@ -171,8 +167,9 @@ class TuningSteps:
     def _check(self, row: FineTuningJobRow, param: str, file_id: str) -> int:
         with self._db.reading() as session:
             file = self._files.get(session, row.project_id, file_id, param=param)
+        variables = tuning_method.variables_of(row.method)
         with self._files.blobs.open(file.digest) as content:
-            findings = check(content, _FORMS[row.method["type"]])
+            findings = check(content, METHODS[row.method["type"]].form, variables)
         if findings.num_faults:
             raise InvalidData(
                 f"The file {file.filename!r} ({file_id}) has {findings.num_faults} faults: {findings.summary()}.",
@@ -197,7 +194,7 @@ class TuningSteps:
             self._tuning.tell(session, row, f"The training needs about {gib:.1f} GiB of memory", data=told)
         for name, value in asked.items():
             if value == "auto":
-                why = _reason(row.method["type"], name)
+                why = tuning_method.reason(row.method["type"], name)
                 self._tuning.tell(
                     session, row, f"{name} is {plan.effective[name]} (auto: {why})", data={name: plan.effective[name]}
                 )
@@ -339,21 +336,3 @@ def _told(event: RunEvent) -> tuple[str, str] | None:
 
 def _plain(event: RunEvent) -> dict[str, Any]:
     return {"run_event": event.type, "attempt": event.attempt}
-
-
-def _reason(kind: str, name: str) -> str:
-    """Why a hyperparameter has the value it has: the capability's own description of it."""
-    ours = RATE if name == MULTIPLIER else HYPERPARAMETERS[name]
-    _, task = find_task(None, LANGUAGE_TASK)
-    schema = {} if task.train_params is None else task.train_params.model_json_schema()
-    shapes = [schema, *schema.get("$defs", {}).values()]
-    for shape in shapes:
-        fields = shape.get("properties", {})
-        method = fields.get("method", {})
-        if METHODS[kind] in (method.get("const"), method.get("default")) and ours in fields:
-            text = str(fields[ours].get("description", "")).rstrip(".")
-            default = fields[ours].get("default")
-            if name == MULTIPLIER:
-                return f"the method's own rate, {default:g}" if isinstance(default, int | float) else "the method's own rate"
-            return f"the method's default. {text}" if text else "the method's default"
-    return "the method's default"

@@ -42,6 +42,10 @@ class Hyperparameters(_Wire):
     batch_size: _Whole = None
     learning_rate_multiplier: _Number = None
     beta: _Number = None
+    compute_multiplier: _Number = Field(default=None, description="Of the number of answers to each prompt.")
+    eval_interval: _Whole = Field(default=None, description="Steps between measurements on held-out prompts.")
+    eval_samples: _Whole = Field(default=None, description="Answers to each held-out prompt.")
+    reasoning_effort: Literal["default", "low", "medium", "high"] | None = None
 
 
 class MethodDetail(_Wire):
@@ -50,12 +54,21 @@ class MethodDetail(_Wire):
     hyperparameters: Hyperparameters | None = None
 
 
+class ReinforcementDetail(MethodDetail):
+    """What the method reinforcement takes."""
+
+    grader: dict[str, Any] = Field(description="Judges answers: see the guide to graders.")
+
+
 class Method(_Wire):
-    """How the model learns: from answers (supervised), or from pairs of answers of which one is better (dpo)."""
+    """How the model learns: from answers (supervised), from pairs of a better and a worse one (dpo), or from what a grader says
+    of its own (reinforcement).
+    """
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: MethodDetail | None = None
     dpo: MethodDetail | None = None
+    reinforcement: ReinforcementDetail | None = None
 
 
 class FineTuningCreate(_Wire):

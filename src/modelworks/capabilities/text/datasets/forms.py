@@ -71,21 +71,25 @@ _FORMS_HINT = (
 )
 
 
-def read_samples(folder: Path) -> Iterator[Sample | Fault]:
-    """Every sample and every fault of a data set, in the order of its files."""
+def read_samples(folder: Path, *, prompts: bool = False) -> Iterator[Sample | Fault]:
+    """Every sample and every fault of a data set, in the order of its files; `prompts` as of `understand`."""
     for file, name in list_files(folder):
         for record in read_records(file, name):
             if isinstance(record, Fault):
                 yield record
             else:
-                sample, faults = understand(record)
+                sample, faults = understand(record, prompts=prompts)
                 yield from faults
                 if sample is not None:
                     yield sample
 
 
-def understand(record: Record) -> tuple[Sample | None, list[Fault]]:
-    """The sample that a record stands for (None where it has an error), and what is wrong with it."""
+def understand(record: Record, *, prompts: bool = False) -> tuple[Sample | None, list[Fault]]:
+    """The sample that a record stands for (None where it has an error), and what is wrong with it.
+
+    Messages that end without an answer are a prompt where the record says more (what answers are judged by), or where `prompts`
+    are wanted; else they are a conversation that lacks its answer.
+    """
     complaints = Complaints(record.source, record.line)
     value = record.value
     if not isinstance(value, dict):
@@ -96,7 +100,10 @@ def understand(record: Record) -> tuple[Sample | None, list[Fault]]:
         fields = ", ".join(sorted(map(str, value))[:8]) or "none"
         complaints.add(None, "unknown_form", f"The fields ({fields[:200]}) fit no known form.", _FORMS_HINT)
         return None, complaints.faults
-    sample = reader(_unpacked(value), complaints)
+    value = _unpacked(value)
+    if reader is _openai_chat and _ends_open(value) and (prompts or set(value) - _CHAT_FIELDS):
+        reader = _prompt
+    sample = reader(value, complaints)
     if complaints.is_usable:
         _check_writable(sample, complaints)
     return (sample if complaints.is_usable else None), complaints.faults
@@ -166,16 +173,25 @@ def _unpacked(value: dict[str, Any]) -> dict[str, Any]:
     return unpacked
 
 
-def _openai_chat(value: dict[str, Any], complaints: Complaints) -> ChatSample | PromptSample:
+def _ends_open(value: dict[str, Any]) -> bool:
+    messages = value["messages"]
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") != "assistant"
+
+
+def _prompt(value: dict[str, Any], complaints: Complaints) -> PromptSample:
     messages = read_messages(value["messages"], "messages", complaints)
     tools = read_tools(value.get("tools"), "tools", complaints)
-    if messages and messages[-1]["role"] != "assistant" and set(value) - _CHAT_FIELDS:
-        for message in messages:
-            message.pop("weight", None)
-        if complaints.is_usable:
-            check_order(messages, "messages", complaints, is_prompt=True)
-        return PromptSample(messages, tools, value, complaints.file, complaints.line)
-    return _chat(messages, tools, "messages", complaints)
+    for message in messages:
+        message.pop("weight", None)
+    if complaints.is_usable:
+        check_order(messages, "messages", complaints, is_prompt=True)
+    return PromptSample(messages, tools, value, complaints.file, complaints.line)
+
+
+def _openai_chat(value: dict[str, Any], complaints: Complaints) -> ChatSample:
+    messages = read_messages(value["messages"], "messages", complaints)
+    return _chat(messages, read_tools(value.get("tools"), "tools", complaints), "messages", complaints)
 
 
 def _chat(messages: list[Message], tools: list[dict[str, Any]] | None, field: str, complaints: Complaints) -> ChatSample:

@@ -48,7 +48,7 @@ def read_prompts(folder: Path) -> Iterator[PromptSample]:
 
 def _only(folder: Path, kind: type[S]) -> Iterator[S]:
     found = False
-    items = read_samples(folder)
+    items = read_samples(folder, prompts=kind is PromptSample)
     for item in items:
         if isinstance(item, Fault):
             if item.severity == "error":

@@ -32,6 +32,8 @@ from modelworks.contract.grading import Case, Grade, Grading, ModelAnswer, Sampl
 from modelworks.contract.run import Run
 
 _log = logging.getLogger(__name__)
+#: Tokens of an answer, where nothing else is said.
+_LONGEST_ANSWER = 256
 #: What a generator is for, beside the seed: answers to learn from, answers to measure by.
 _LEARNING, _MEASURING = 2, 3
 
@@ -69,9 +71,10 @@ def reinforce(run: Run, params: ReinforcementParams) -> None:
     grading = open_grader(params.grader, ask=asking)
     run.progress(0, 1, "steps")
     parts = [list(_checked(part, grading)) for part in read_parts(run, params, read_prompts)]
-    length = min(params.max_length or context_length, context_length) - params.max_answer_tokens
-    training, num_too_long = _prompts(prompt_format, parts[0], length)
-    held_out = _prompts(prompt_format, parts[1], length)[0] if parts[1] else []
+    length = min(params.max_length or context_length, context_length)
+    longest = params.max_answer_tokens or max(1, min(_LONGEST_ANSWER, length // 2))
+    training, num_too_long = _prompts(prompt_format, parts[0], length - longest)
+    held_out = _prompts(prompt_format, parts[1], length - longest)[0] if parts[1] else []
     if params.patience is not None and not held_out:
         raise no_patience()
     run.raise_if_cancelled()
@@ -88,7 +91,8 @@ def reinforce(run: Run, params: ReinforcementParams) -> None:
     elif params.beta:
         reference = _Reference(copy.deepcopy(model).requires_grad_(False), nullcontext)
     judge = _Judge(grading, asking, params, prompt_format)
-    source = AnswerSource(model, training, held_out, judge, params, reference if params.beta else None, run.seed)
+    reference = reference if params.beta else None
+    source = AnswerSource(model, training, held_out, judge, params, longest, reference, run.seed)
     before = source.measure() if held_out else None
     if before is not None and run.resume_from is None:
         run.log(0, validation_reward=before)
@@ -278,6 +282,7 @@ class AnswerSource:
         held_out: Sequence[Prompt],
         judge: _Judge,
         params: ReinforcementParams,
+        longest: int,
         reference: _Reference | None,
         seed: int,
     ) -> None:
@@ -286,6 +291,7 @@ class AnswerSource:
         self._held_out = held_out[: params.max_validation_prompts]
         self._judge = judge
         self._params = params
+        self._longest = longest
         self._reference = reference
         self._seed = seed
         self._order = Order(len(training), params.batch_size, params.accumulation, seed)
@@ -327,7 +333,7 @@ class AnswerSource:
             self._model,
             [prompt.ids for prompt in prompts],
             each=each,
-            max_tokens=self._params.max_answer_tokens,
+            max_tokens=self._longest,
             stop_ids=self._stop_ids,
             temperature=self._params.temperature,
             generator=torch.Generator().manual_seed(int(state >> np.uint64(1))),
@@ -357,7 +363,7 @@ class AnswerSource:
             gains,
             figures,
             weighting=params.length_weighting,
-            max_tokens=params.max_answer_tokens,
+            max_tokens=self._longest,
             keep_all=self._reference is not None,
         )
         if self._reference is not None:
