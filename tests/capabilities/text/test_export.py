@@ -228,6 +228,8 @@ def test_what_cannot_be_chosen_or_read_is_said(model: LocalModel, gguf_folder: P
         ("qwen3.attention.head_count", 0, "attention.head_count is 0"),
         ("modelworks.file.config.json", "[1]", "no JSON object"),
         ("modelworks.file.config.json", "{", "cannot be read"),
+        ("modelworks.file.config.json", "[" * 100_000, "cannot be read"),
+        ("modelworks.file.config.json", '{"model_type": "qwen3", "num_attention_heads": "two"}', "not one of a qwen3"),
     ],
 )
 def test_a_header_that_contradicts_itself_is_refused(
@@ -245,6 +247,12 @@ def test_matrices_that_do_not_fit_the_header_are_refused(gguf_folder: Path, tmp_
     source.mkdir()
     ours = "modelworks."
     stripped(gguf_folder, source / "model.gguf", lambda key: key.startswith(ours), **{"qwen3.feed_forward_length": 96})
+    huge = {"qwen3.block_count": 1 << 31}
+    other = tmp_path / "other"
+    other.mkdir()
+    stripped(gguf_folder, other / "model.gguf", lambda key: key.startswith(ours), **huge)
+    with pytest.raises(InvalidData, match=f"weights of 2 layers and says {1 << 31}"):
+        import_gguf(other, tmp_path / "huge")
     with pytest.raises(InvalidData, match=r"blk\.0\.ffn_gate\.weight has the shape \[128, 64\] where \[96, 64\] belongs"):
         import_gguf(source, tmp_path / "back")
 

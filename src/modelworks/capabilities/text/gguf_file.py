@@ -21,7 +21,7 @@ from modelworks.contract.errors import InvalidData, UnsupportedArchitecture
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 #: More than any model has; a header that claims more was made to keep its reader busy.
-_MAX_FIELDS, _MAX_TENSORS, _MAX_ELEMENTS, _MAX_KEY_BYTES, _MAX_DIMENSIONS = 65_536, 1_000_000, 16_000_000, 65_535, 4
+_MAX_FIELDS, _MAX_TENSORS, _MAX_ELEMENTS, _MAX_KEY_BYTES, _MAX_DIMENSIONS = 65_536, 1_000_000, 4_000_000, 65_535, 4
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 #: Value type → struct letter.
 _SCALARS: Mapping[int, str] = {

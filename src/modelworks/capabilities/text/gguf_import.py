@@ -131,11 +131,14 @@ def _config(weights: GgufWeights) -> dict[str, Any]:
         return said
     try:
         config = json.loads(own)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(weights, f"its config.json cannot be read ({error})") from None
     if not isinstance(config, dict):
         raise _damaged(weights, "its config.json is no JSON object")
-    mine, theirs = Shape.of(config), Shape.of(said)
+    try:
+        mine, theirs = Shape.of(config), Shape.of(said)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise _damaged(weights, f"its config.json is not one of a {weights.architecture} ({error})") from None
     for name in Shape.__slots__:
         first, second = getattr(mine, name), getattr(theirs, name)
         # The header has 32 bits for what the configuration says in 64.
@@ -181,7 +184,8 @@ def _config_of_header(weights: GgufWeights) -> dict[str, Any]:
 def _check_shapes(weights: GgufWeights, shape: Shape) -> None:
     """Refuse a header whose numbers do not fit the matrices, before anything that large is made."""
     layers = {int(name.split(".")[2]) for name in weights.shapes if name.startswith("model.layers.")}
-    if layers != set(range(shape.num_layers)):
+    # The number first: a range as long as a header claims might not fit into memory.
+    if len(layers) != shape.num_layers or layers != set(range(shape.num_layers)):
         raise _damaged(weights, f"it has the weights of {len(layers)} layers and says {shape.num_layers}")
     wanted = {
         "model.embed_tokens.weight": (shape.vocab_size, shape.hidden_size),
