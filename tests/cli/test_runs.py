@@ -127,7 +127,7 @@ def test_a_folder_is_uploaded_first(cli: Cli, runs: FakeServer, tmp_path: Path) 
     assert done.code == 0
     assert "would be uploaded" in done.err
     sent = runs.calls("POST", "/api/runs")[0]
-    assert (sent.query, sent.json["inputs"]) == ({"dry_run": "true"}, {})
+    assert (sent.query, sent.json["inputs"]) == ({"dry_run": "true"}, {"train": ""})
     runs.on("HEAD", "/api/blobs/.*", Answer(status=404))
     runs.on("PUT", "/api/blobs", lambda asked: {"digest": asked.headers["x-content-sha256"], "num_bytes": 5})
     runs.on("POST", "/api/datasets", {"id": "ds_9"})

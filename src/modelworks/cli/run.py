@@ -168,7 +168,7 @@ def train(
             verb="train",
             capability=capability,
             task=task,
-            inputs={role: ref for role, ref in inputs.items() if ref},
+            inputs=inputs,
             params=pairs_of(param or [], "-p"),
             name=name,
             seed=seed,

@@ -67,6 +67,14 @@ def test_a_dry_run_checks_everything_and_leaves_nothing(rooms: Rooms) -> None:
         assert rooms.jobs.list(session, PROJECT).data == []
 
 
+def test_a_dry_run_may_leave_open_what_is_uploaded_later(rooms: Rooms) -> None:
+    spec = JobSpec(verb="train", task="text-generation", output_name="x", inputs={"train": ""})
+    with rooms.db.transaction() as session:
+        assert rooms.jobs.submit(session, PROJECT, None, spec, dry_run=True).inputs == {}
+        with pytest.raises(InvalidRequest, match="not a valid reference"):
+            rooms.jobs.submit(session, PROJECT, None, spec)
+
+
 def test_an_input_is_pinned_to_the_version_it_meant_at_submission(rooms: Rooms) -> None:
     first = rooms.dataset(text="one")
     run = rooms.submit(inputs={"train": "corpus"}, params={"steps": 1})

@@ -53,7 +53,8 @@ class JobSpec(BaseModel):
     looked up as a model for the roles base, model, teacher and draft, as a data set otherwise, then as the other kind; the
     prefixes `model:` and `dataset:` say it outright, and `deployment:` names a deployed model that the run may ask. For the
     verb batch, `params` is the task's input. The verbs validate, clean and label read the data set of the role data; clean
-    without `output_name` only says what it would take away, label asks the deployment of the role teacher.
+    without `output_name` only says what it would take away, label asks the deployment of the role teacher. In a dry run an
+    empty reference stands for what is uploaded only for the run itself.
     """
 
     model_config = ConfigDict(extra="forbid")

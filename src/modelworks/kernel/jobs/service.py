@@ -121,23 +121,27 @@ class JobsService:
                 hint="Give output_name.",
                 param="output_name",
             )
-        inputs = {role: self._resolve(session, project_id, role, ref) for role, ref in spec.inputs.items()}
-        required = _required_inputs(spec.verb, task)
-        for role in required:
-            if role not in inputs:
+        # What is only uploaded for the run itself.
+        pending = {role for role, ref in spec.inputs.items() if dry_run and not ref}
+        inputs = {
+            role: self._resolve(session, project_id, role, ref) for role, ref in spec.inputs.items() if role not in pending
+        }
+        for role in _required_inputs(spec.verb, task):
+            if role not in inputs and role not in pending:
                 raise InvalidRequest(
                     f"A run of the verb {spec.verb!r} and the task {spec.task!r} needs the input {role!r}.",
                     hint=f'Give inputs: {{"{role}": "…"}}.',
                     param=f"inputs.{role}",
                     code="missing_required_parameter",
                 )
-        if spec.verb in ("validate", "clean", "label") and (inputs.get("data") is None or inputs["data"].kind != "dataset"):
+        has_data = "data" in pending or ("data" in inputs and inputs["data"].kind == "dataset")
+        if spec.verb in ("validate", "clean", "label") and not has_data:
             raise InvalidRequest(
                 f"A run of the verb {spec.verb!r} needs a data set.", hint='Give inputs: {"data": "…"}.', param="inputs.data"
             )
         slots = capacity(self._settings)
         estimate: Estimate | None = None
-        if task is not None and spec.verb == "train":
+        if task is not None and spec.verb == "train" and not pending:
             estimate = self._estimated(session, project_id, task, params, inputs, resources.cpu)
         if estimate is not None:
             asked_bytes = None if spec.resources is None else spec.resources.memory_bytes
