@@ -55,6 +55,23 @@ class AsyncEvaluations(AsyncGroup):
         params = {"dry_run": "true"} if dry_run else {}
         return dict(await self._transport.json("POST", "/api/promote", json=body, params=params))
 
+    async def start_canary(self, deployment: str, ref: str, share: float) -> Record:
+        """Let a candidate answer that share (above 0, below 1) of a deployment's requests; again, it changes both.
+
+        Raises:
+            NotFound: no such deployment or model.
+        """
+        body = {"model": ref, "share": share}
+        return dict(await self._transport.json("POST", f"/api/deployments/{segment(deployment)}/canary", json=body))
+
+    async def end_canary(self, deployment: str) -> Record:
+        """Let a deployment answer all of its requests again.
+
+        Raises:
+            NotFound: it has no canary (`no_canary`).
+        """
+        return dict(await self._transport.json("DELETE", f"/api/deployments/{segment(deployment)}/canary"))
+
     async def roll_back(self, ref: str, alias: str, *, kind: str = "model") -> Record:
         """Undo the alias's last move; answers with the version that it means now."""
         body = {"ref": ref, "alias": alias, "kind": kind}

@@ -100,8 +100,63 @@ def test_promote_can_make_what_is_missing(cli: Cli, evaluable: FakeServer) -> No
 
 
 def test_rollback_says_what_the_alias_means_now(cli: Cli, server: FakeServer) -> None:
+    server.on("GET", "/api/deployments", page([]))
     server.on("POST", "/api/aliases/rollback", {"id": "mdl_1", "name": "chat", "number": 1, "aliases": ["prod"]})
     done = cli("rollback", "chat", "--alias", "prod")
     assert done.code == 0
     assert "mdl_1" in done.out
     assert server.asked[-1].json == {"ref": "chat", "alias": "prod", "kind": "model"}
+
+
+def deployment(name: str, model: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "model": model, "state": "ready", "canary_of": None, "share": None, **more}
+
+
+@pytest.mark.parametrize(("written", "share"), [("10%", 0.1), ("0.25", 0.25), ("2.5 %", 0.025)])
+def test_a_canary_is_started_where_the_alias_is_followed(cli: Cli, server: FakeServer, written: str, share: float) -> None:
+    server.on("POST", "/api/promote", promotion())
+    server.on("GET", "/api/deployments", page([deployment("web", "chat@prod"), deployment("other", "chat@v1")]))
+    server.on("POST", "/api/deployments/.*/canary", deployment("web.canary", "mdl_2", canary_of="web", share=share))
+    asked = ("promote", "chat@v2", "--alias", "prod", "--test", "test", "--canary", written)
+    assert cli(*asked, "--dry-run").code == 0
+    assert server.calls("POST", "/api/deployments/web/canary") == []
+    done = cli(*asked)
+    assert done.code == 0
+    assert f"chat@v2 answers {100 * share:g} % of the requests to web." in done.err
+    assert [call.json for call in server.calls("POST", "/api/deployments/web/canary")] == [{"model": "chat@v2", "share": share}]
+    assert all("dry_run" in call.query for call in server.calls("POST", "/api/promote")), "the alias stays"
+    assert cli(*asked, "-o", "json").json["canaries"] == ["web"]
+
+
+def test_a_canary_needs_the_gate_a_share_and_a_deployment(cli: Cli, server: FakeServer) -> None:
+    refused = refusal(409, "gate_refused", "chat@v2 does not become 'prod'.")
+    judged = promotion(passed=False)
+    server.on("POST", "/api/promote", lambda asked: judged if "dry_run" in asked.query else refused)
+    server.on("GET", "/api/deployments", page([]))
+    asked = ("promote", "chat@v2", "--alias", "prod", "--test", "test", "--canary")
+    done = cli(*asked, "10%")
+    assert done.code == 1
+    assert "does not become" in done.err
+    done = cli(*asked, "10%", "--force", "--reason", "try")
+    assert done.code == 1
+    assert "No deployment follows chat@prod" in done.err
+    for wrong in ("0", "100%", "ten", "-1%", "nan"):
+        assert cli(*asked, wrong).code == 2, wrong
+
+
+def test_rollback_ends_a_canary_and_leaves_the_alias(cli: Cli, server: FakeServer) -> None:
+    web, canary = deployment("web", "chat@prod"), deployment("web.canary", "mdl_2", canary_of="web", share=0.1)
+    shown = page([web, canary])
+    version = {"name": "chat", "number": 1, "id": "mdl_1", "aliases": ["prod"]}
+    server.on("GET", "/api/deployments", lambda _: shown)
+    server.on("DELETE", "/api/deployments/web/canary", canary)
+    server.on("GET", "/api/models/.*", {"version": version})
+    server.on("POST", "/api/aliases/rollback", version)
+    done = cli("rollback", "chat", "--alias", "prod")
+    assert done.code == 0
+    assert "web answers all of its requests itself again." in done.err
+    assert len(server.calls("DELETE", "/api/deployments/web/canary")) == 1
+    assert server.calls("POST", "/api/aliases/rollback") == []
+    shown = page([web])
+    assert cli("rollback", "chat", "--alias", "prod").code == 0
+    assert len(server.calls("POST", "/api/aliases/rollback")) == 1

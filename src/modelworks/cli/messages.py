@@ -54,6 +54,8 @@ CHINESE = {
     "{path} would be uploaded as a data set first.": "会先将 {path} 上传为数据集。",
     "The run was asked to stop.": "已请求停止该运行。",
     "{alias} means {version} now.": "{alias} 现在指向 {version}。",
+    "{version} answers {share} of the requests to {name}.": "{version} 现在回答 {name} {share} 的请求。",
+    "{name} answers all of its requests itself again.": "{name} 重新自己回答全部请求。",
     "{alias} means {version} already.": "{alias} 已经指向 {version}。",
     "Waiting for {name} to load …": "正在等待 {name} 加载……",
     "{name} is ready.": "{name} 已就绪。",

@@ -11,10 +11,11 @@ from modelworks.cli.messages import tr
 from modelworks.cli.model import Reference
 from modelworks.cli.output import Column, DryRun, Format, Output, note, plain, print_json, show_list, show_one
 from modelworks.cli.run import resolve_task
-from modelworks.contract.errors import ModelworksError
+from modelworks.contract.errors import ModelworksError, NotFound
 
 if TYPE_CHECKING:
     from modelworks.client import Modelworks
+    from modelworks.transport import Record
 
 Metric = Annotated[str | None, typer.Option("--metric", help="The metric that decides; the task's first one by default.")]
 RunMissing = Annotated[bool, typer.Option("--run", help="Make evaluations that are missing, and wait for them.")]
@@ -74,11 +75,20 @@ def promote(
     metric: Metric = None,
     force: Annotated[bool, typer.Option("--force", help="Move the alias although the gate refuses.")] = False,
     reason: Annotated[str | None, typer.Option("--reason", help="Why it is forced; kept with the move.")] = None,
+    canary: Annotated[
+        str | None,
+        typer.Option("--canary", help="Do not move the alias yet: only this share of its requests, such as 10%."),
+    ] = None,
     run_missing: RunMissing = False,
     dry_run: DryRun = False,
     output: Output = Format.table,
 ) -> None:
-    """Let an alias mean this version if it is better. Than the one that it means now, else than its parent."""
+    """Let an alias mean this version if it is better. Than the one that it means now, else than its parent.
+
+    With --canary, every deployment that follows the alias lets the version answer a share of its requests first. The same
+    command without it moves the alias, which ends the canary; rollback ends it and leaves the alias where it is.
+    """
+    share = None if canary is None else _share(canary)
     with connect() as client:
         wish: dict[str, Any] = {"test": test, "general": general, "max_regression": max_regression, "metric": metric}
         wish |= {"force": force, "reason": reason}
@@ -90,12 +100,18 @@ def promote(
             for check in found["checks"]:
                 if check["comparison"] is not None:
                     _print_comparison(check["comparison"], title=f"{check['role']}: ")
-        if not dry_run:
+        if not dry_run and (share is None or not (found["passed"] or force)):
             found = client.evaluations.promote(ref, alias, **wish)
+        elif share is not None:
+            found["canaries"] = _start_canaries(client, found["candidate"], alias, share, dry_run=dry_run)
     if output is Format.json:
         print_json(found)
     elif output is Format.name:
         typer.echo(found["candidate"])
+    elif share is not None:
+        for name in found["canaries"]:
+            sentence = "{version} answers {share} of the requests to {name}."
+            note(tr(sentence, version=found["candidate"], share=f"{100 * share:g} %", name=name))
     elif not dry_run:
         name = f"{found['candidate'].partition('@')[0]}@{alias}"
         if not found["moved"]:
@@ -110,10 +126,57 @@ def promote(
 
 
 def rollback(ref: Reference, alias: Alias, output: Output = Format.table) -> None:
-    """Undo the last move of an alias. At once; deployments of the alias follow without losing a request."""
+    """Undo the last move of an alias. At once; deployments of the alias follow without losing a request.
+
+    While a canary shares the alias's requests, that is ended instead, and the alias stays.
+    """
     with connect() as client:
+        ended = _end_canaries(client, ref, alias)
+        if ended:
+            for name in ended:
+                note(tr("{name} answers all of its requests itself again.", name=name))
+            show_one(client.models.get(f"{ref.partition('@')[0]}@{alias}")["version"], MOVED, output)
+            return
         version = client.evaluations.roll_back(ref, alias)
     show_one(version, MOVED, output)
+
+
+def _share(text: str) -> float:
+    """`10%` or `0.1` as a part of 1."""
+    try:
+        share = float(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise typer.BadParameter("give a share between 0 and 1, such as 10% or 0.1", param_hint="--canary")
+    return share
+
+
+def _following(client: Modelworks, ref: str, alias: str) -> list[Record]:
+    """The deployments that follow an alias, and their canaries."""
+    followed = f"{ref.partition('@')[0]}@{alias}"
+    deployments = list(client.deployments.list(limit=1000).data)
+    names = {each["name"] for each in deployments if each["model"] == followed}
+    return [each for each in deployments if each["name"] in names or each.get("canary_of") in names]
+
+
+def _start_canaries(client: Modelworks, candidate: str, alias: str, share: float, *, dry_run: bool) -> list[str]:
+    names = [each["name"] for each in _following(client, candidate, alias) if not each.get("canary_of")]
+    if not names:
+        raise NotFound(
+            f"No deployment follows {candidate.partition('@')[0]}@{alias}, so there are no requests to share.",
+            hint=f"Deploy it: modelworks deploy {candidate.partition('@')[0]}@{alias}",
+        )
+    for name in names if not dry_run else ():
+        client.evaluations.start_canary(name, candidate, share)
+    return names
+
+
+def _end_canaries(client: Modelworks, ref: str, alias: str) -> list[str]:
+    names = [str(each["canary_of"]) for each in _following(client, ref, alias) if each.get("canary_of")]
+    for name in names:
+        client.evaluations.end_canary(name)
+    return names
 
 
 def _print_comparison(found: dict[str, Any], *, title: str = "") -> None:

@@ -34,9 +34,16 @@ class Call:
 
 @asynccontextmanager
 async def exchange(
-    pool: ReplicaPool, project_id: str, model: str, prepare: Callable[[Route], Call], meter: Meter | None
+    pool: ReplicaPool,
+    project_id: str,
+    model: str,
+    prepare: Callable[[Route], Call],
+    meter: Meter | None,
+    split_by: str | None = None,
 ) -> AsyncIterator[tuple[Route, aiohttp.ClientResponse]]:
     """Find a replica, send `prepare(route)` and hand out its response, whatever its status.
+
+    `split_by` is the meter's where there is one; see `ReplicaPool.acquire`.
 
     Leaving the block closes the connection unless the response was read to its end: that stops the work behind it.
 
@@ -49,7 +56,7 @@ async def exchange(
         answered = False
         sent_at = 0.0
         try:
-            async with pool.acquire(project_id, model) as route:
+            async with pool.acquire(project_id, model, split_by=meter.split_by if meter is not None else split_by) as route:
                 if meter is not None:
                     meter.route = route
                 call = prepare(route)

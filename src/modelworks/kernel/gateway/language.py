@@ -52,6 +52,7 @@ class ChatCall:
         self._generation: dict[str, Any] = {}
         self.stream = bool(body.get("stream"))
         meter.asked_tokens = _asked_tokens(body)
+        meter.split_by = _user(body) or meter.split_by
         if _is_upstream(gateway, principal, meter.model):
             _require_list(body, "messages")
         else:
@@ -137,6 +138,7 @@ class CompletionCall:
         self._generations: list[dict[str, Any]] = []
         self.stream = bool(body.get("stream"))
         meter.asked_tokens = _asked_tokens(body)
+        meter.split_by = _user(body) or meter.split_by
         if _is_upstream(gateway, principal, meter.model):
             if body.get("prompt") is None:
                 _validated(CompletionRequest, body)
@@ -218,7 +220,9 @@ class CompletionCall:
 
         async def ask(prompt_index: int) -> None:
             prepare = partial(self._prepare, prompt_index=prompt_index)
-            async with gate, exchange(self._gateway.pool, self._project_id, self._meter.model, prepare, None) as (_, response):
+            meter, pool = self._meter, self._gateway.pool
+            asked = exchange(pool, self._project_id, meter.model, prepare, None, meter.split_by)
+            async with gate, asked as (_, response):
                 await _require_ok(response)
                 await read_chunks(response, partial(take, prompt_index))
 
@@ -248,6 +252,12 @@ def _asked_tokens(body: dict[str, Any]) -> int:
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     choices = body.get("n") or 1
     return limit * choices if isinstance(limit, int) and isinstance(choices, int) else 0
+
+
+def _user(body: dict[str, Any]) -> str | None:
+    """Whom the caller answers, where it says so."""
+    user = body.get("user") or body.get("safety_identifier")
+    return user if isinstance(user, str) else None
 
 
 async def _relay(body: dict[str, Any], route: Route, response: aiohttp.ClientResponse, meter: Meter, out: EventStream) -> bytes:

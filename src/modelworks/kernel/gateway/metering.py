@@ -99,6 +99,13 @@ def total(tallies: list[Tally]) -> Tally:
     return found
 
 
+def _id_of_caller(scope: Scope) -> str | None:
+    for name, value in scope.get("headers", ()):
+        if name == b"x-request-id":
+            return str(value.decode("latin-1"))
+    return None
+
+
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
@@ -117,6 +124,7 @@ class Meter:
         "model",
         "request_id",
         "route",
+        "split_by",
         "streamed",
         "tallies",
     )
@@ -128,6 +136,9 @@ class Meter:
         self._first_token_at: float | None = None
         self._written = False
         self.request_id: str = scope.get(REQUEST_ID) or ""
+        #: Requests that say the same here are answered by the same side of a canary: the user whom they name, else the id that
+        #: the caller gave them, else one of their own.
+        self.split_by: str = _id_of_caller(scope) or self.request_id
         self.endpoint = endpoint
         #: As the caller wrote it; empty while the body has not been understood.
         self.model = ""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -228,6 +228,32 @@ def target_of(wish: Wish, places: Sequence[Place]) -> Target:
         static=static,
         references=references,
     )
+
+
+def table_of(wishes: Iterable[Wish], places: Sequence[Place]) -> dict[tuple[str, str], Target]:
+    """The pool's table: every deployment that is not removed, with the canary that shares its requests."""
+    kept = [wish for wish in wishes if wish.row.state != "removed"]
+    table = {(wish.row.project_id, wish.row.name): target_of(wish, places) for wish in kept}
+    for wish in kept:
+        row = wish.row
+        main = table.get((row.project_id, row.canary_of or ""))
+        if main is not None and row.share is not None:
+            canary = table[row.project_id, row.name].slots
+            table[row.project_id, str(row.canary_of)] = replace(main, canary=canary, share=row.share)
+    return table
+
+
+def finished_canaries(wishes: Iterable[Wish], places: Sequence[Place]) -> list[str]:
+    """Canaries whose version answers for the whole deployment by now, by id."""
+    running = {(wish.row.project_id, wish.row.name): wish for wish in wishes if wish.row.state == "running"}
+    found = []
+    for wish in running.values():
+        main = running.get((wish.row.project_id, wish.row.canary_of or ""))
+        if main is not None and wish.version is not None:
+            seen = observe(main, places)
+            if seen.state == "ready" and seen.version_id == wish.version.id:
+                found.append(wish.row.id)
+    return found
 
 
 def route_of(place: Place, status: ReplicaStatus, headers: dict[str, str]) -> Route:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,6 +67,9 @@ class Target:
     static: Route | None = None
     #: Other references of exactly the version that answers: `name@v3`, `name@alias`, the version's id.
     references: frozenset[str] = frozenset()
+    #: The replicas of a candidate, and which share of the requests they answer.
+    canary: tuple[Slot, ...] = ()
+    share: float = 0.0
 
 
 #: (project id, deployment name) → deployment.
@@ -80,9 +85,10 @@ class _Snapshot:
 class Acquisition:
     """`async with pool.acquire(…) as route`: counts the request in and out of its replica."""
 
-    __slots__ = ("_model_name", "_pool", "_project_id", "_slot", "_wait_s")
+    __slots__ = ("_model_name", "_pool", "_project_id", "_slot", "_split_by", "_wait_s")
 
-    def __init__(self, pool: ReplicaPool, project_id: str, model_name: str, wait_s: float | None) -> None:
+    def __init__(self, pool: ReplicaPool, project_id: str, model_name: str, wait_s: float | None, split_by: str | None) -> None:
+        self._split_by = split_by
         self._pool = pool
         self._project_id = project_id
         self._model_name = model_name
@@ -90,7 +96,7 @@ class Acquisition:
         self._slot: Slot | None = None
 
     async def __aenter__(self) -> Route:
-        chosen = self._pool.choose(self._project_id, self._model_name)
+        chosen = self._pool.choose(self._project_id, self._model_name, self._split_by)
         if chosen is None:
             chosen = await self._pool.wait(self._project_id, self._model_name, self._wait_s)
         if isinstance(chosen, Route):
@@ -217,32 +223,42 @@ class ReplicaPool:
         target = self._find(project_id, model_name)
         return None if target is None else target.model
 
-    def acquire(self, project_id: str, model_name: str, wait_s: float | None = None) -> Acquisition:
+    def acquire(
+        self, project_id: str, model_name: str, wait_s: float | None = None, split_by: str | None = None
+    ) -> Acquisition:
         """A replica for one request; hold the block open until the answer is complete.
 
         Args:
             project_id: the caller's project; other projects' deployments do not exist for it.
             model_name: a deployment's name, or `name@alias`, `name@v3` or a version id that some deployment serves.
             wait_s: how long to wait while it loads; the pool's own figure where None.
+            split_by: where a canary shares the requests, those with the same text here are answered by the same side.
 
         Raises (on entry):
             ModelNotFound: no deployment has that name; the hint names near ones.
             Unavailable: it has failed (with the reason), is stopped, is still loading after `wait_s`, or too many wait.
         """
-        return Acquisition(self, project_id, model_name, wait_s)
+        return Acquisition(self, project_id, model_name, wait_s, split_by)
 
     def _find(self, project_id: str, model_name: str) -> Target | None:
         key = (project_id, model_name)
         snapshot = self._snapshot
         return snapshot.table.get(key) or snapshot.by_reference.get(key)
 
-    def choose(self, project_id: str, model_name: str) -> Slot | Route | None:
-        """The least busy ready replica, or None when there is none at this moment."""
+    def choose(self, project_id: str, model_name: str, split_by: str | None = None) -> Slot | Route | None:
+        """The least busy ready replica, or None when there is none at this moment.
+
+        A canary that is not ready leaves its share to the deployment itself.
+        """
         target = self._find(project_id, model_name)
         if target is None:
             return None
         if target.static is not None:
             return target.static
+        if target.canary and falls_to_canary(target.model.deployment_id, split_by or secrets.token_hex(8), target.share):
+            slot = _least_busy(target.canary)
+            if slot is not None:
+                return slot
         return _least_busy(target.slots)
 
     async def wait(self, project_id: str, model_name: str, wait_s: float | None) -> Slot | Route:
@@ -311,6 +327,12 @@ class ReplicaPool:
         else:
             hint = "Nothing is deployed yet: deploy a model with `modelworks deploy` or POST /api/deployments."
         return ModelNotFound(f"The model {model_name!r} does not exist or you have no access to it.", hint=hint, param="model")
+
+
+def falls_to_canary(deployment_id: str, split_by: str, share: float) -> bool:
+    """Whether a request is among the share: by a hash, so that it is so again, and stays so when the share grows."""
+    digest = hashlib.sha256(f"{deployment_id}\0{split_by}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8]) < share * 2**64
 
 
 def _least_busy(slots: Sequence[Slot]) -> Slot | None:

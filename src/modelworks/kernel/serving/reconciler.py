@@ -38,12 +38,13 @@ from modelworks.kernel.serving.place import (
     Wish,
     answering,
     clear_folder,
+    finished_canaries,
     observe,
     prune_logs,
     resolve_served,
     revision_of,
     route_of,
-    target_of,
+    table_of,
 )
 from modelworks.kernel.serving.pool import ReplicaPool, Slot
 from modelworks.kernel.serving.schemas import DeploymentState, Kind, ReplicaSpec, ReplicaStatus, ResourcesSpec
@@ -79,9 +80,10 @@ class _Turn:
     removed_deployments: list[str] = field(default_factory=list)
     #: (project, deployment, version) that began to answer.
     edges: list[tuple[str, str, str]] = field(default_factory=list)
+    finished_canaries: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.seen or self.removed_places or self.removed_deployments or self.edges)
+        return bool(self.seen or self.removed_places or self.removed_deployments or self.edges or self.finished_canaries)
 
 
 class Reconciler:
@@ -215,6 +217,7 @@ class Reconciler:
             seen = observe(wish, places)
             if seen != self._seen.get(wish.row.id):
                 todo.seen[wish.row.id] = seen
+        todo.finished_canaries = finished_canaries(self._wishes.values(), places)
         dirty = [place for place in places if place.dirty]
         if reading or todo or dirty or adapters or any(moved):
             # Clients first: the database may be slow.
@@ -427,10 +430,9 @@ class Reconciler:
     # --- writing and publishing -------------------------------------------------------------------------------------
 
     def _publish(self, places: list[Place]) -> None:
-        table = {}
+        table = table_of(self._wishes.values(), places)
         for wish in self._wishes.values():
             if wish.row.state != "removed":
-                table[wish.row.project_id, wish.row.name] = target_of(wish, places)
                 table |= self._adapting.targets(wish, answering(wish, places)[0])
         self._pool.publish(table, self._covered)
 
@@ -444,6 +446,11 @@ class Reconciler:
                 session.execute(
                     delete(DeploymentRow).where(DeploymentRow.id == deployment_id, DeploymentRow.state == "removed")
                 )
+            for deployment_id in todo.finished_canaries:
+                finished = session.get(DeploymentRow, deployment_id)
+                if finished is not None and finished.canary_of is not None:
+                    finished.state = "removed"
+                    self._stale = True
             for place in dirty:
                 session.merge(place.to_row(now))
             for deployment_id, seen in todo.seen.items():

@@ -16,6 +16,7 @@ from modelworks.kernel.serving.schemas import (
     Adapter,
     AdapterCreate,
     AdapterList,
+    CanaryCreate,
     Deployment,
     DeploymentList,
     DeploymentSpec,
@@ -99,6 +100,24 @@ def router(service: ServingService, db: Database, blobs: BlobStore, principal: P
         caller.require("write")
         with db.transaction() as session:
             return service.stop(session, caller.project_id, name)
+
+    @routes.post("/api/deployments/{name:path}/canary", response_model=Deployment)
+    def start_canary(name: str, wish: CanaryCreate, caller: Principal = caller_of) -> Deployment:
+        """Let a candidate answer a share of a deployment's requests.
+
+        Which one a request goes to follows from its `user`, else from the `x-request-id` that it brings. The
+        answer's `system_fingerprint` and the usage say which version answered.
+        """
+        caller.require("write")
+        with db.transaction() as session:
+            return service.start_canary(session, caller.project_id, name, wish)
+
+    @routes.delete("/api/deployments/{name:path}/canary", response_model=Deployment)
+    def end_canary(name: str, caller: Principal = caller_of) -> Deployment:
+        """End a canary: its requests in flight are finished, new ones go to the deployment itself."""
+        caller.require("write")
+        with db.transaction() as session:
+            return service.end_canary(session, caller.project_id, name)
 
     @routes.get("/api/deployments/{name:path}", response_model=Deployment)
     def get_deployment(name: str, caller: Principal = caller_of) -> Deployment:

@@ -93,6 +93,17 @@ class DeploymentSpec(BaseModel):
         return self
 
 
+class CanaryCreate(BaseModel):
+    """A wish: "let this version answer that share of the requests"."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: A reference of the candidate.
+    model: str
+    #: Of the requests: 0.1 is a tenth.
+    share: float = Field(gt=0, lt=1, allow_inf_nan=False)
+
+
 class Replica(BaseModel):
     """One replica as the reconciler last saw it."""
 
@@ -169,6 +180,9 @@ class Deployment(BaseModel):
     base_url: str | None
     upstream_model: str | None
     api_key_env: str | None
+    #: Of a canary: the deployment of whose requests it answers the share.
+    canary_of: str | None = None
+    share: float | None = None
     desired: DesiredState
     state: DeploymentState
     last_error: str | None

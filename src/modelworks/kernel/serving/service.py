@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -25,9 +26,11 @@ from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService, find_task
 from modelworks.kernel.serving.adapters import AdapterWishes
 from modelworks.kernel.serving.place import resolve_served
-from modelworks.kernel.serving.schemas import Deployment, DeploymentSpec, Kind, Replica, ResourcesSpec
+from modelworks.kernel.serving.schemas import CanaryCreate, Deployment, DeploymentSpec, Kind, Replica, ResourcesSpec
 from modelworks.kernel.serving.store import DeploymentRow, ReplicaRow
 
+#: What a canary's deployment is called, after the one whose requests it shares.
+CANARY_SUFFIX = ".canary"
 #: The engine of a server elsewhere.
 UPSTREAM = "upstream"
 #: What a server elsewhere does, unless the wish says otherwise.
@@ -92,6 +95,8 @@ class ServingService:
             "upstream_model": spec.upstream_model,
             "api_key_env": spec.api_key_env,
             "state": "running",
+            "canary_of": None,
+            "share": None,
         }
         if row is None:
             row = DeploymentRow(
@@ -161,12 +166,69 @@ class ServingService:
             NotFound: there is no such deployment.
         """
         row = self._existing(session, project_id, name)
-        row.state = "removed"
-        row.generation += 1
-        row.updated_at = self._clock.now()
+        for removed in [row, *self._canaries(session, row)]:
+            removed.state = "removed"
+            removed.generation += 1
+            removed.updated_at = self._clock.now()
+            self._announce(session, removed)
         session.flush()
-        self._announce(session, row)
         return _deployment(row, self._replicas(session, row.id))
+
+    def start_canary(self, session: Session, project_id: str, name: str, wish: CanaryCreate) -> Deployment:
+        """Let a candidate answer a share of a deployment's requests, from a deployment of its own with the same options.
+
+        It ends when the deployment itself serves that version, or with `end_canary`. Again, it changes candidate and share.
+
+        Raises:
+            NotFound, ModelNotFound: no such deployment or model.
+            InvalidRequest: the deployment is a canary, is stopped, serves no model of the catalog, or the candidate is for
+                another task.
+            Conflict: a deployment has the canary's name.
+        """
+        row = self._existing(session, project_id, name)
+        if row.canary_of is not None or row.model_ref is None or row.kind == "static" or row.state != "running":
+            raise InvalidRequest(
+                f"The deployment {row.name!r} cannot have a canary.",
+                hint="Give a running deployment of a model of the catalog that is no canary itself.",
+                param="name",
+            )
+        version = self._catalog.resolve(session, project_id, wish.model)
+        if version.task is not None and version.task != row.task:
+            raise InvalidRequest(f"{version.ref} is for {version.task}, and {row.name!r} for {row.task}.", param="model")
+        canary = f"{row.name}{CANARY_SUFFIX}"
+        known = self._row(session, project_id, canary)
+        if known is not None and known.canary_of != row.name and known.state != "removed":
+            raise Conflict(f"There is a deployment {canary!r} already.", hint="Remove it first.")
+        spec = DeploymentSpec(
+            name=canary,
+            model=version.id,
+            task=row.task,
+            capability=row.capability,
+            engine=row.engine,
+            options=row.options,
+            num_replicas=max(1, math.ceil(row.num_replicas * wish.share)),
+            resources=None if row.resources is None else ResourcesSpec.model_validate(row.resources),
+        )
+        self.apply(session, project_id, spec)
+        started = self._existing(session, project_id, canary)
+        started.canary_of, started.share = row.name, wish.share
+        session.flush()
+        return _deployment(started, self._replicas(session, started.id))
+
+    def end_canary(self, session: Session, project_id: str, name: str) -> Deployment:
+        """Let the deployment answer all of its requests again; those that the canary is answering are finished.
+
+        Raises:
+            NotFound: there is no such deployment, or it has no canary (`no_canary`).
+        """
+        row = self._existing(session, project_id, name)
+        for canary in self._canaries(session, row):
+            return self.remove(session, project_id, canary.name)
+        raise NotFound(f"The deployment {row.name!r} has no canary.", hint="Start one with promote --canary.", code="no_canary")
+
+    def _canaries(self, session: Session, row: DeploymentRow) -> Sequence[DeploymentRow]:
+        query = select(DeploymentRow).where(DeploymentRow.project_id == row.project_id, DeploymentRow.state != "removed")
+        return [*session.scalars(query.where(DeploymentRow.canary_of == row.name))]
 
     def static_files(self, session: Session, project_id: str, path: str) -> tuple[Deployment, Sequence[File], File | None]:
         """What `{deployment}/{file}` or `{deployment}` means: the deployment, its files, and the file that was named.
@@ -389,6 +451,8 @@ def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> Deploymen
             "base_url": row.base_url,
             "upstream_model": row.upstream_model,
             "api_key_env": row.api_key_env,
+            "canary_of": row.canary_of,
+            "share": row.share,
             "desired": row.state,
             "state": row.observed_state,
             "last_error": row.last_error,

@@ -29,6 +29,9 @@ class DeploymentRow(Base):
     base_url: Mapped[str | None] = mapped_column(Text)
     upstream_model: Mapped[str | None] = mapped_column(String(256))
     api_key_env: Mapped[str | None] = mapped_column(String(128))
+    #: The name of the deployment of whose requests it answers this share.
+    canary_of: Mapped[str | None] = mapped_column(String(128))
+    share: Mapped[float | None]
     #: running, stopped or removed.
     state: Mapped[str] = mapped_column(String(16))
     generation: Mapped[int]
