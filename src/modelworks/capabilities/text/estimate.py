@@ -287,7 +287,7 @@ def _tuning(params: TuningParams, inputs: TrainingInputs, cpu: float) -> Estimat
 def _reinforcement(params: ReinforcementParams, shape: Shape, longest: int, cpu: float) -> Estimate:
     """As if every answer were as long as it may be, after a prompt of as many tokens at most."""
     rows = params.batch_size * params.group_size
-    answer = min(params.max_answer_tokens, longest)
+    answer = min(params.longest_answer(longest), longest)
     length = min(longest, 2 * answer)
     trained = shape.num_parameters if params.adapter is None else _adapter_parameters(shape, params.adapter)
     recomputed = params.gradient_checkpointing

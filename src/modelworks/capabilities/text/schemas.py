@@ -305,6 +305,10 @@ class ReinforcementParams(TuningParams):
     log_every: int = Field(1, ge=1, description="Steps between points of the curves.")
     adapter: AdapterParams | None = Field(None, description="Train a low-rank adapter instead of all weights.")
 
+    def longest_answer(self, max_length: int) -> int:
+        """Tokens of the longest answer, where a prompt and its answer have at most `max_length`."""
+        return self.max_answer_tokens or max(1, min(256, max_length // 2))
+
     @model_validator(mode="before")
     @classmethod
     def _fill_rate(cls, values: Any) -> Any:

@@ -32,8 +32,6 @@ from modelworks.contract.grading import Case, Grade, Grading, ModelAnswer, Sampl
 from modelworks.contract.run import Run
 
 _log = logging.getLogger(__name__)
-#: Tokens of an answer, where nothing else is said.
-_LONGEST_ANSWER = 256
 #: What a generator is for, beside the seed: answers to learn from, answers to measure by.
 _LEARNING, _MEASURING = 2, 3
 
@@ -72,7 +70,7 @@ def reinforce(run: Run, params: ReinforcementParams) -> None:
     run.progress(0, 1, "steps")
     parts = [list(_checked(part, grading)) for part in read_parts(run, params, read_prompts)]
     length = min(params.max_length or context_length, context_length)
-    longest = params.max_answer_tokens or max(1, min(_LONGEST_ANSWER, length // 2))
+    longest = params.longest_answer(length)
     training, num_too_long = _prompts(prompt_format, parts[0], length - longest)
     held_out = _prompts(prompt_format, parts[1], length - longest)[0] if parts[1] else []
     if params.patience is not None and not held_out:
