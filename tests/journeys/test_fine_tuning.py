@@ -28,9 +28,19 @@ pytestmark = pytest.mark.xdist_group("fine-tuning")
 class Stage:
     """A platform on which `lab/base` answers, and a client."""
 
-    def __init__(self, platform: PlatformProcess, ours: Modelworks, folder: Path) -> None:
-        self.ours = ours
-        train_and_deploy(ours, NAME, folder / "text")
+    ours: Modelworks
+    openai: openai.OpenAI
+    jobs: Any
+
+    def __init__(self, platform: PlatformProcess, folder: Path) -> None:
+        self.platform = platform
+        self.connect()
+        train_and_deploy(self.ours, NAME, folder / "text")
+
+    def connect(self) -> None:
+        """Clients of the server as it is now."""
+        platform = self.platform
+        self.ours = platform.client()
         self.openai = openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.key, max_retries=0, timeout=90)
         self.jobs = self.openai.fine_tuning.jobs
 
@@ -59,8 +69,10 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     root = tmp_path_factory.mktemp("tuning")
-    with PlatformProcess(root / "home") as platform, platform.client() as ours:
-        yield Stage(platform, ours, root)
+    with PlatformProcess(root / "home") as platform:
+        made = Stage(platform, root)
+        yield made
+        made.ours.close()
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +199,39 @@ def test_a_running_job_is_paused_resumed_and_cancelled(stage: Stage) -> None:
     story = [event.message for event in stage.jobs.list_events(job.id)]
     assert "The job is paused; its last checkpoint is kept." in story
     assert "Fine-tuning job continued from its last checkpoint" in story
+
+
+def test_an_adapter_is_loaded_on_its_base_and_comes_back_with_the_server(stage: Stage) -> None:
+    chosen: Any = {"n_epochs": 20, "batch_size": 4, "learning_rate_multiplier": 50, "lora_rank": 8}
+    job = stage.jobs.create(
+        model=NAME,
+        training_file=stage.file(*[CHAT] * 8),
+        method={"type": "supervised", "supervised": {"hyperparameters": chosen}},
+        suffix="beside",
+        seed=5,
+    )
+    base = stage.answer(NAME)
+    name = str(stage.until(job.id, "succeeded").fine_tuned_model)
+    taught = stage.answer(name)
+    assert taught != base
+    assert stage.answer(NAME) == base
+    listed = {model.id: model.model_dump() for model in stage.openai.models.list()}
+    assert listed[name]["parent"] == NAME
+    assert listed[name]["root"] == f"{NAME}/beside-{job.id[-8:].lower()}@v1"
+    # One process answers for both.
+    assert name not in {deployment["name"] for deployment in stage.ours.deployments.list().data}
+    [adapter] = stage.ours.deployments.adapters(NAME).data
+    assert (adapter["name"], adapter["state"]) == (name, "ready")
+    used = {row["key"]: row for row in stage.ours.usage.summary(group_by="model")["data"]}
+    assert used[name]["completion_tokens"] > 0
+    stage.ours.close()
+    stage.platform.stop()
+    stage.platform.start()
+    stage.connect()
+    assert stage.answer(name) == taught
+    stage.openai.models.delete(name)
+    deadline = time.monotonic() + 30
+    while name in {model.id for model in stage.openai.models.list()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert stage.answer(NAME) == base

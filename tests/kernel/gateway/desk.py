@@ -40,6 +40,12 @@ class Supervised(BaseModel):
     learning_rate: float = Field(1e-4, gt=0, le=1)
 
 
+class Lora(Supervised):
+    method: Literal["lora"] = "lora"  # type: ignore[assignment]
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    rank: int = Field(16, ge=1, le=64, description="Inner width.")
+
+
 class Preference(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -63,8 +69,8 @@ class Reinforcement(BaseModel):
     validation_samples: int = Field(1, ge=1, description="Answers to measure by.")
 
 
-class Params(RootModel[Supervised | Preference | Reinforcement]):
-    root: Supervised | Preference | Reinforcement = Field(discriminator="method")
+class Params(RootModel[Supervised | Lora | Preference | Reinforcement]):
+    root: Supervised | Lora | Preference | Reinforcement = Field(discriminator="method")
 
 
 #: Declares what a language capability declares; nothing here is ever trained.
@@ -174,11 +180,11 @@ class Desk:
         self.told[run_id, attempt] = first + len(entries) - 1
         self.jobs.attempts.receive(run_id, attempt, made)
 
-    def saved_model(self) -> tuple[str, dict[str, Any]]:
-        """The journal entry of a worker that saved a model."""
+    def saved_model(self, **more: Any) -> tuple[str, dict[str, Any]]:
+        """The journal entry of a worker that saved a model; `more` goes into its metadata."""
         blob = self.blobs.put(b"{} ")
         files = [{"path": "config.json", "digest": blob.digest, "num_bytes": blob.num_bytes}]
-        metadata = {"task": "text-generation", "level": "L2", "metrics": {"tokens_seen": 1234.0, "loss": 0.5}}
+        metadata = {"task": "text-generation", "level": "L2", "metrics": {"tokens_seen": 1234.0, "loss": 0.5}, **more}
         return "saved", {"kind": "model", "files": files, "metadata": metadata}
 
 

@@ -15,11 +15,14 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from sqlalchemy import select
 from tests.kernel.gateway.desk import CHAT, PAIR, TALKER, Desk, jsonl, open_desk
 from tests.kernel.gateway.test_golden import compare
 
 from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway.training_file import MAX_FAULTS, check
+from modelworks.kernel.serving.schemas import DeploymentSpec
+from modelworks.kernel.serving.store import DeploymentRow
 
 
 @pytest.fixture
@@ -39,13 +42,13 @@ async def messages_of(desk: Desk, job_id: str) -> list[str]:
     return [event.message for event in await events_of(desk, job_id)]
 
 
-def finish(desk: Desk, job_id: str) -> None:
+def finish(desk: Desk, job_id: str, **metadata: Any) -> None:
     """The run trains for two steps and succeeds."""
     desk.play(
         job_id,
         ("metrics", {"step": 1, "values": {"loss": 2.0, "tokens_per_s": 5.0}}),
         ("metrics", {"step": 2, "values": {"loss": 1.0, "validation_loss": 1.5}}),
-        desk.saved_model(),
+        desk.saved_model(**metadata),
         ("finished", {"result": None}),
     )
     desk.steps.tick()
@@ -393,6 +396,43 @@ async def test_only_a_tuned_model_is_deleted_by_the_client(desk: Desk) -> None:
     assert (deleted.id, deleted.deleted, deleted.object) == (name, True, "model")
     with pytest.raises(openai.NotFoundError):
         await desk.client.models.delete(name)
+
+
+async def test_a_tuned_adapter_is_added_where_its_base_answers(desk: Desk) -> None:
+    async def tuned() -> str:
+        job = await desk.job(method={"type": "supervised", "supervised": {"hyperparameters": {"lora_rank": 8}}})
+        desk.steps.tick()
+        with desk.db.reading() as session:
+            assert desk.jobs.get(session, desk.project_id, desk.run_id(job.id)).params["method"] == "lora"
+            base = desk.catalog.resolve(session, desk.project_id, "lab/base")
+        assert "learning_rate_multiplier is 1.0 (auto: the method's own rate, 0.0002)" in await messages_of(desk, job.id)
+        finish(desk, job.id, adapter={"base": base.ref, "base_digest": base.digest})
+        found = await desk.client.fine_tuning.jobs.retrieve(job.id)
+        assert found.hyperparameters.to_dict()["lora_rank"] == 8
+        return str(found.fine_tuned_model)
+
+    def deployed() -> set[str]:
+        with desk.db.reading() as session:
+            return {each.name for each in desk.serving.list(session, desk.project_id)[0]}
+
+    # Where nothing holds adapters, the merged weights are deployed.
+    merged = await tuned()
+    assert deployed() == {merged}
+    with desk.db.transaction() as session:
+        desk.serving.apply(session, desk.project_id, DeploymentSpec(name="chat", model="lab/base"))
+        row = session.scalars(select(DeploymentRow).where(DeploymentRow.name == "chat")).one()
+        row.holds_adapters, row.version_id = True, desk.catalog.resolve(session, desk.project_id, "lab/base").id
+    name = await tuned()
+    assert deployed() == {merged, "chat"}
+    with desk.db.reading() as session:
+        [adapter] = desk.serving.adapters.list(session, desk.project_id)
+    assert (adapter.name, adapter.deployment) == (name, "chat")
+    # It can be tuned again by its name, and deleted.
+    again = await desk.job(model=name)
+    assert again.model == name
+    assert (await desk.client.models.delete(name)).deleted
+    with desk.db.reading() as session:
+        assert desk.serving.adapters.list(session, desk.project_id) == []
 
 
 async def test_a_job_without_news_writes_nothing(desk: Desk, tmp_path: Path) -> None:

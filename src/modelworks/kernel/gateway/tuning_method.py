@@ -53,6 +53,13 @@ METHODS: Final[Mapping[str, Method]] = {
         },
     ),
 }
+#: `supervised` with a hyperparameter of ours: an adapter learns instead of all weights.
+_RANK: Final = "lora_rank"
+_LORA: Final = Method("lora", "chat", {**_COMMON, _RANK: "rank"})
+
+
+def _known(method: Mapping[str, Any]) -> Method:
+    return _LORA if _RANK in method["hyperparameters"] else METHODS[method["type"]]
 
 
 def chosen(asked: FineTuningCreate, caller: Principal) -> dict[str, Any]:
@@ -85,7 +92,8 @@ def chosen(asked: FineTuningCreate, caller: Principal) -> dict[str, Any]:
                 hint="Leave it out; the longest answer is the capability's own.",
                 param="method.reinforcement.hyperparameters.reasoning_effort",
             )
-    values = {name: None if given is None else getattr(given, name) for name in METHODS[kind].hyperparameters}
+    known = _LORA if kind == "supervised" and given is not None and given.lora_rank is not None else METHODS[kind]
+    values = {name: None if given is None else getattr(given, name) for name in known.hyperparameters}
     found["hyperparameters"] = {name: "auto" if value is None else value for name, value in values.items()}
     return found
 
@@ -113,7 +121,7 @@ def _grader(detail: Any, caller: Principal) -> dict[str, Any]:
 
 def params_of(method: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of the run that a job's method asks for; factors are left out."""
-    known = METHODS[method["type"]]
+    known = _known(method)
     params: dict[str, Any] = {"method": known.ours}
     for name, value in method["hyperparameters"].items():
         if value != "auto" and name not in FACTORS:
@@ -136,7 +144,7 @@ def factored(method: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
 
 def effective(method: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """OpenAI's names with the values that are used, by the parameters of the run."""
-    known = METHODS[method["type"]].hyperparameters
+    known = _known(method).hyperparameters
     found: dict[str, Any] = {}
     for name, value in method["hyperparameters"].items():
         used = (1.0 if value == "auto" else value) if name in FACTORS else params.get(known[name], value)
@@ -164,23 +172,24 @@ def variables_of(method: Mapping[str, Any]) -> list[Variable]:
 def client_param(param: str | None, kind: str) -> str | None:
     """The client's name of a parameter of the run."""
     method = METHODS[kind]
-    name = (param or "").removeprefix("params.").removeprefix(f"{method.ours}.")
-    known = {ours: theirs for theirs, ours in method.hyperparameters.items()}
+    name = (param or "").removeprefix("params.").removeprefix(f"{method.ours}.").removeprefix(f"{_LORA.ours}.")
+    known = {ours: theirs for theirs, ours in {**_LORA.hyperparameters, **method.hyperparameters}.items()}
     if name.partition(".")[0] == "grader":
         return f"method.{kind}.{name}"
     return f"method.{kind}.hyperparameters.{known[name]}" if name in known else param
 
 
-def reason(kind: str, name: str) -> str:
-    """Why a hyperparameter has the value it has: the capability's own description of it."""
-    ours = METHODS[kind].hyperparameters[name]
+def reason(asked: Mapping[str, Any], name: str) -> str:
+    """Why a hyperparameter of a job's method has the value it has: the capability's own description of it."""
+    known = _known(asked)
+    ours = known.hyperparameters[name]
     _, task = find_task(None, LANGUAGE_TASK)
     schema = {} if task.train_params is None else task.train_params.model_json_schema()
     shapes = [schema, *schema.get("$defs", {}).values()]
     for shape in shapes:
         fields = shape.get("properties", {})
         method = fields.get("method", {})
-        if METHODS[kind].ours in (method.get("const"), method.get("default")) and ours in fields:
+        if known.ours in (method.get("const"), method.get("default")) and ours in fields:
             text = str(fields[ours].get("description", "")).rstrip(".")
             default = fields[ours].get("default")
             if name in FACTORS:

@@ -194,7 +194,7 @@ class TuningSteps:
             self._tuning.tell(session, row, f"The training needs about {gib:.1f} GiB of memory", data=told)
         for name, value in asked.items():
             if value == "auto":
-                why = tuning_method.reason(row.method["type"], name)
+                why = tuning_method.reason(row.method, name)
                 self._tuning.tell(
                     session, row, f"{name} is {plan.effective[name]} (auto: {why})", data={name: plan.effective[name]}
                 )

@@ -46,6 +46,7 @@ class Hyperparameters(_Wire):
     eval_interval: _Whole = Field(default=None, description="Steps between measurements on held-out prompts.")
     eval_samples: _Whole = Field(default=None, description="Answers to each held-out prompt.")
     reasoning_effort: Literal["default", "low", "medium", "high"] | None = None
+    lora_rank: _Whole = Field(default=None, description="Ours: an adapter of that rank learns instead of all weights.")
 
 
 class MethodDetail(_Wire):
