@@ -82,7 +82,7 @@ def measured(folder: Path, model: Any, data: Path) -> list[tuple[float, float]]:
 
     run = FakeRun(folder, models={"model": model}, datasets={"test": data})
     evaluate(run, EvaluateParams(max_answers=0, num_threads=1))
-    lines = [json.loads(line) for line in (run.saved[0].path / "samples.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in run.saved[0].path.read_text().splitlines()]
     return [(value, weight) for value, weight in (line["values"]["loss"] for line in lines)]
 
 

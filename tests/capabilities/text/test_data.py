@@ -49,7 +49,7 @@ def test_bad_lines_are_named_by_number(tmp_path: Path, line: str, said: str) -> 
 
 def test_an_empty_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(InvalidData, match="holds no text") as caught:
+    with pytest.raises(InvalidData, match="The data set holds no text") as caught:
         list(read_documents(tmp_path))
     assert ".md" in (caught.value.hint or "")
 

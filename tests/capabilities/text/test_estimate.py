@@ -89,6 +89,21 @@ def test_a_base_model_is_asked_for(talks: Path) -> None:
     assert refused.value.param == "inputs.base"
 
 
+@pytest.mark.parametrize(
+    ("params", "param"),
+    [
+        ({"method": "distillation"}, "inputs.teacher"),
+        ({"method": "supervised", "patience": 2, "validation_fraction": 0}, "params.patience"),
+    ],
+)
+def test_what_would_fail_at_the_first_step_is_refused_at_once(
+    model: LocalModel, talks: Path, params: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        estimate(TrainParams.model_validate(params), FakeInputs(base=model.path, train=talks), 1.0)
+    assert refused.value.param == param
+
+
 @pytest.mark.parametrize("config", ["", "[]", json.dumps({"model_type": "strange"})])
 def test_nothing_is_said_of_a_base_that_cannot_be_read(tmp_path: Path, talks: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)

@@ -53,7 +53,7 @@ def read_documents(folder: Path) -> Iterator[Document]:
                 yield document
     if not found:
         accepted = " ".join(sorted(TEXT_SUFFIXES | LINE_SUFFIXES | TABLE_SUFFIXES))
-        raise InvalidData(f"The data set {folder.name!r} holds no text.", hint=f"Give it files of these kinds: {accepted}.")
+        raise InvalidData("The data set holds no text.", hint=f"Give it files of these kinds: {accepted}.")
 
 
 def split(documents: Iterable[Document], validation_fraction: float) -> tuple[list[Document], list[Document]]:

@@ -41,7 +41,10 @@ _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 _MAX_SAMPLES = 1000
 #: Multiplications and additions that one core does in a second while it trains, about; small models reach less.
 _FLOPS_PER_CORE = 2.0e10
+#: Until the first step and after the last: imports, reading, saving, the check of what was saved.
+_START_S = 20.0
 _TOKENS_PER_MESSAGE = 4
+_USUAL_ANSWER = 1024
 #: What is there from the beginning to the end.
 _LASTING = ("process", "weights", "optimiser", "teacher", "reference", "best weights", "documents")
 
@@ -217,7 +220,8 @@ def _pretraining(params: PretrainParams, inputs: TrainingInputs, cpu: float) -> 
     parts = _parts(shape, shape.num_parameters, params.batch_size, length, 1.0, recomputed=False, mask=False)
     parts["documents"] = texts
     hints = ["a smaller batch_size", "a smaller block_length", "a smaller model (preset, hidden_size, num_layers, vocab_size)"]
-    seconds = 6 * shape.num_parameters * params.num_steps * params.batch_size * length / (_FLOPS_PER_CORE * max(1.0, cpu))
+    flops = 6 * shape.num_parameters * params.num_steps * params.batch_size * length
+    seconds = _START_S + flops / (_FLOPS_PER_CORE * max(1.0, cpu))
     return Estimate(memory_bytes=_peak(parts), parts=parts, seconds=seconds, hints=hints)
 
 
@@ -226,6 +230,18 @@ def _tuning(params: TuningParams, inputs: TrainingInputs, cpu: float) -> Estimat
     if not inputs.has("base"):
         raise InvalidRequest(
             f"The method {method!r} needs a base model.", hint="Give one under the role base.", param="inputs.base"
+        )
+    if method == "distillation" and not inputs.has("teacher"):
+        raise InvalidRequest(
+            "The method 'distillation' needs a teacher.",
+            hint="Give a model under the role teacher: --base teacher=NAME.",
+            param="inputs.teacher",
+        )
+    if params.patience is not None and params.validation_fraction == 0 and not inputs.has("validation"):
+        raise InvalidRequest(
+            "patience needs samples that are held out.",
+            hint="Give a data set validation, or a validation_fraction above 0.",
+            param="params.patience",
         )
     shape = shape_of(inputs, "base")
     if shape is None:
@@ -280,14 +296,15 @@ def _tuning(params: TuningParams, inputs: TrainingInputs, cpu: float) -> Estimat
         work = 6 if adapter is None else 4
         work = (work + 2 if params.gradient_checkpointing else work) * (2 if pairs else 1)
         flops = work * shape.num_parameters * tokens + (2 * teacher.num_parameters * tokens if teacher is not None else 0)
-        seconds = flops / (_FLOPS_PER_CORE * max(1.0, cpu))
+        seconds = _START_S + flops / (_FLOPS_PER_CORE * max(1.0, cpu))
     return Estimate(memory_bytes=_peak(parts), parts=parts, seconds=seconds, hints=hints, notes=notes)
 
 
 def _reinforcement(params: ReinforcementParams, shape: Shape, longest: int, cpu: float) -> Estimate:
-    """As if every answer were as long as it may be, after a prompt of as many tokens at most."""
+    """As if every answer were as long as it may be (a thousand tokens where it has no limit), after a prompt as long."""
     rows = params.batch_size * params.group_size
     answer = min(params.longest_answer(longest), longest)
+    answer = min(params.max_answer_tokens or _USUAL_ANSWER, longest)
     length = min(longest, 2 * answer)
     trained = shape.num_parameters if params.adapter is None else _adapter_parameters(shape, params.adapter)
     recomputed = params.gradient_checkpointing
@@ -302,8 +319,8 @@ def _reinforcement(params: ReinforcementParams, shape: Shape, longest: int, cpu:
     seconds = None
     if params.steps is not None:
         work = 10 * shape.num_parameters * rows * length * params.steps * params.accumulation
-        seconds = work / (_FLOPS_PER_CORE * max(1.0, cpu))
-    notes = ["Answers are taken to be as long as they may be."]
+        seconds = _START_S + work / (_FLOPS_PER_CORE * max(1.0, cpu))
+    notes = [f"Answers are taken to have {answer:,} tokens."]
     return Estimate(memory_bytes=_peak(parts), parts=parts, seconds=seconds, hints=hints, notes=notes)
 
 

@@ -155,6 +155,7 @@ def test_prompt_and_completion_and_text() -> None:
         ({"messages": [{"role": "wizard", "content": "x"}, ANSWER]}, ("unknown_role", "messages.0.role")),
         ({"messages": [{"content": "x"}, ANSWER]}, ("unknown_role", "messages.0.role")),
         ({"messages": [USER, {"role": "assistant", "content": ""}]}, ("empty_assistant", "messages.1.content")),
+        ({"messages": [USER, {"role": "assistant", "content": " \n"}]}, ("empty_assistant", "messages.1.content")),
         ({"messages": [USER, {"role": "assistant", "content": 4}]}, ("wrong_type", "messages.1.content")),
         ({"messages": [USER, ANSWER, {"role": "system", "content": "x"}, ANSWER]}, ("role_order", "messages.2")),
         ({"messages": [ANSWER]}, ("role_order", "messages.0")),
@@ -191,6 +192,7 @@ def test_prompt_and_completion_and_text() -> None:
         ({"messages": [USER, {"role": "assistant", "content": "\ud800"}]}, ("half_surrogate", "messages.1.content")),
         ({"instruction": "x"}, ("missing_field", "output")),
         ({"instruction": "x", "output": ""}, ("empty_assistant", "output")),
+        ({"instruction": "x", "output": "  "}, ("empty_assistant", "output")),
         ({"prompt": "x", "chosen": "4", "rejected": "4"}, ("same_answers", "rejected")),
         ({"prompt": "x", "chosen": "4"}, ("missing_field", "rejected")),
         ({"conversations": [{"from": "elf", "value": "x"}]}, ("unknown_role", "conversations.0.from")),
@@ -258,7 +260,8 @@ def test_no_record_breaks_the_reader_and_every_sample_reads_back_as_itself(value
         assert again == sample
 
 
-TALK = st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1), st.booleans()), min_size=1, max_size=3)
+_SAID = st.text(min_size=1).filter(str.strip)
+TALK = st.lists(st.tuples(_SAID, _SAID, st.booleans()), min_size=1, max_size=3)
 
 
 @settings(max_examples=80, deadline=None)
@@ -288,7 +291,7 @@ def test_the_readers_want_one_kind(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="kind 'preference'"):
         list(read_chat(tmp_path))
     (tmp_path / "a.jsonl").write_text("\n")
-    with pytest.raises(InvalidData, match="holds no conversations"):
+    with pytest.raises(InvalidData, match="The data set holds no conversations"):
         list(read_chat(tmp_path))
 
 

@@ -268,6 +268,16 @@ def test_a_base_model_and_fitting_samples_are_needed(tmp_path: Path, model: Loca
     assert run.saved[0].metadata["metrics"]["num_too_long"] == 1
 
 
+def test_validation_samples_that_were_trained_on_are_counted(
+    tmp_path: Path, model: LocalModel, talks: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held_out = write_lines(tmp_path / "held-out", [conversation(*TALKS[0]), conversation("Hail?", "Never.")])
+    datasets = {"train": talks, "validation": held_out}
+    run = tuned(FakeRun(tmp_path / "run", models={"base": model}, datasets=datasets), SupervisedParams(**QUICK, steps=1))
+    assert run.saved[0].metadata["metrics"]["num_leaked"] == 1
+    assert "1 of 2 validation samples are in the training data too" in caplog.text
+
+
 def test_copies_of_a_sample_stay_on_one_side(talks: Path) -> None:
     from modelworks.capabilities.text.datasets import read_chat
 

@@ -65,7 +65,7 @@ def _read_message(value: Any, field: str, complaints: Complaints) -> Message | N
         message["tool_call_id"] = value["tool_call_id"]
     if isinstance(value.get("name"), str):
         message["name"] = value["name"]
-    if not message["content"]:
+    if not message["content"].strip():
         if role == "assistant" and not message.get("tool_calls"):
             complaints.add(
                 f"{field}.content",

@@ -390,7 +390,7 @@ def _completion(value: dict[str, Any], complaints: Complaints) -> ChatSample:
 
 def _answered(messages: list[Message], value: dict[str, Any], field: str, complaints: Complaints) -> ChatSample:
     answer = checked_string(value, field, complaints)
-    if not answer and complaints.is_usable:
+    if not answer.strip() and complaints.is_usable:
         complaints.add(field, "empty_assistant", "The answer is empty.", "Give the answer that is to be learnt, or remove it.")
     messages = [*messages, {"role": "assistant", "content": answer}]
     return _chat(messages, None, field, complaints)

@@ -60,7 +60,7 @@ def _only(folder: Path, kind: type[S]) -> Iterator[S]:
             raise _unwanted(item, kind)
     if not found:
         raise InvalidData(
-            f"The data set {folder.name!r} holds no {_WANTED[kind]}.",
+            f"The data set holds no {_WANTED[kind]}.",
             hint="`modelworks data validate` says what is in it.",
         )
 

@@ -6,6 +6,7 @@ that was trained, before anything is handed over.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ from modelworks.contract.adapter import METADATA_KEY as ADAPTER_RECORD
 from modelworks.contract.adapter import AdapterRecord
 from modelworks.contract.errors import IntegrityFailed, InvalidRequest
 from modelworks.contract.run import LocalModel, Run
+
+log = logging.getLogger(__name__)
 
 Params = SupervisedParams | LoraParams | PreferenceParams | DistillationParams
 _S = TypeVar("_S", ChatSample, PreferenceSample, PromptSample)
@@ -89,6 +92,11 @@ def tune(run: Run, params: Params) -> None:
     # All of the data first: a fault in the last line is told before anything is computed.
     parts = read_parts(run, params, read_preferences if isinstance(params, PreferenceParams) else read_chat)
     spread = Spread(run.world, params.strategy)
+    num_leaked = count_leaked(*parts)
+    if num_leaked:
+        log.warning(
+            "%d of %d validation samples are in the training data too: their loss says little", num_leaked, len(parts[1])
+        )
     model = load_model(base.path, torch.float32)
     length = min(params.max_length or checkpoint.context_length, checkpoint.context_length)
     material = _material(run, params, prompt_format, model, length, parts, spread)
@@ -117,6 +125,7 @@ def tune(run: Run, params: Params) -> None:
         "tokens_seen": float(done.tokens_seen),
         "num_samples": float(material.num_samples),
         "num_too_long": float(material.num_too_long),
+        "num_leaked": float(num_leaked),
         "num_trained_parameters": float(num_trained),
     }
     metrics |= {"loss": done.last_loss, "first_loss": done.first_loss} | counts
@@ -193,6 +202,12 @@ def read_parts(run: Run, params: TuningParams, read: Any) -> tuple[list[Any], li
     if run.has_input("validation"):
         return training, list(read(run.dataset("validation").path))
     return split_samples(training, params.validation_fraction)
+
+
+def count_leaked(training: Sequence[_S], validation: Sequence[_S]) -> int:
+    """How many validation samples say exactly what a training sample says."""
+    known = {digest_of(sample) for sample in training} if validation else set()
+    return sum(1 for sample in validation if digest_of(sample) in known)
 
 
 def split_samples(samples: Sequence[_S], fraction: float) -> tuple[list[_S], list[_S]]:
