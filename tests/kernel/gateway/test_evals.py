@@ -446,6 +446,12 @@ async def test_what_was_measured_is_compared_in_the_catalog(exam: Exam) -> None:
     assert (found.metric, found.verdict) == ("pass_rate", "better")
     assert [each.metrics["exact"] for each in known] == [0.625]
     assert known[0].params["eval_id"] == eval_id
+    report = known[0].report_digest
+    assert exam.catalog.referenced([report]) == {report}, "the collection of garbage would take it away"
+    # What was measured stays when the file goes; it only cannot be named as data any more.
+    await exam.client.files.delete(data)
+    with exam.db.reading() as session:
+        assert len(exam.catalog.evaluations.list(session, exam.project_id, model="tiny").data) == 1
 
 
 async def test_items_are_paged_by_the_thousand(exam: Exam) -> None:

@@ -9,7 +9,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import NotFound
-from modelworks.contract.evaluation import SampleResult
+from modelworks.contract.evaluation import SAMPLES_FILE, SampleResult
+from modelworks.contract.media import File
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.gateway.eval_items import DONE
@@ -55,6 +56,16 @@ class Measuring:
                 data = self._files.dataset(session, run.project_id, run.data_source["source"]["id"])
             except NotFound:
                 return None
+            # As a version the report is kept from the collection of garbage, and its lineage says what it speaks of.
+            self._catalog.register(
+                session,
+                run.project_id,
+                kind="report",
+                name=f"evals/{run.id}",
+                files=[File(path=SAMPLES_FILE, digest=blob.digest, num_bytes=blob.num_bytes)],
+                source=f"eval-run:{run.id}",
+                inputs=[(version.id, "model"), (data.id, "test")],
+            )
             return self._catalog.evaluations.record(
                 session,
                 run.project_id,
