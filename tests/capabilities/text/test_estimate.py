@@ -111,6 +111,12 @@ def test_nothing_is_said_of_a_base_that_cannot_be_read(tmp_path: Path, talks: Pa
     assert estimate(TrainParams.model_validate({"method": "supervised"}), inputs, 1.0) is None
 
 
+def test_prompts_that_another_method_cannot_read_are_left_to_it_to_refuse(tmp_path: Path, model: LocalModel) -> None:
+    record = {"messages": [{"role": "user", "content": "Rain?"}], "reference_answer": "No."}
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(record), "utf-8")
+    assert said(FakeInputs(base=model.path, train=tmp_path), method="supervised").memory_bytes > 0
+
+
 def test_it_is_within_30_percent_of_the_truth(tmp_path: Path, model: LocalModel, talks: Path) -> None:
     params = {"method": "supervised", "batch_size": 256, "max_length": 128, "steps": 1, "num_threads": 1, "warmup_steps": 0}
     command = [sys.executable, "-c", TRAIN, str(tmp_path / "run"), str(model.path), str(talks), json.dumps(params)]

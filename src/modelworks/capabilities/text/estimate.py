@@ -17,6 +17,7 @@ from modelworks.capabilities.text.datasets.samples import (
     ChatSample,
     Fault,
     PreferenceSample,
+    PromptSample,
     TextSample,
     messages_of,
     text_of,
@@ -173,7 +174,9 @@ def _measure(sample: Any, count: Any) -> tuple[int, int]:
     if isinstance(sample, PreferenceSample):
         answers = max(size_of(sample.chosen), size_of(sample.rejected))
         return size_of(sample.messages) + answers, answers
-    assert isinstance(sample, ChatSample)  # noqa: S101 - the third and last kind
+    if isinstance(sample, PromptSample):
+        return size_of(sample.messages), 0
+    assert isinstance(sample, ChatSample)  # noqa: S101 - the fourth and last kind
     learnt = [each for each, weight in zip(sample.messages, sample.weights, strict=True) if weight]
     return size_of(messages_of(sample)), size_of(learnt)
 

@@ -75,6 +75,9 @@ def test_prompts_and_conversations_are_not_mixed(tmp_path: Path) -> None:
         list(read_prompts(tmp_path))
     with pytest.raises(InvalidData, match="line 1: a sample of kind 'prompt' among conversations"):
         list(read_chat(tmp_path))
+    # A grader that looks at the answer alone needs nothing beside the messages.
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [USER]}), "utf-8")
+    assert [sample.item for sample in read_prompts(tmp_path)] == [{"messages": [USER]}]
 
 
 def test_parts_of_text_are_joined() -> None:
