@@ -493,6 +493,8 @@ class Evaluations(_Shell[AsyncEvaluations]):
     ensure = _waits(AsyncEvaluations.ensure)
     compare = _waits(AsyncEvaluations.compare)
     promote = _waits(AsyncEvaluations.promote)
+    gate = _waits(AsyncEvaluations.gate)
+    set_gate = _waits(AsyncEvaluations.set_gate)
     start_canary = _waits(AsyncEvaluations.start_canary)
     end_canary = _waits(AsyncEvaluations.end_canary)
     roll_back = _waits(AsyncEvaluations.roll_back)

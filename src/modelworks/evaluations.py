@@ -37,9 +37,11 @@ class AsyncEvaluations(AsyncGroup):
         ref: str,
         alias: str,
         *,
-        test: str,
+        test: str | None = None,
         general: str | None = None,
         max_regression: float | None = None,
+        min_gain: float | None = None,
+        confidence: float | None = None,
         metric: str | None = None,
         force: bool = False,
         reason: str | None = None,
@@ -47,13 +49,25 @@ class AsyncEvaluations(AsyncGroup):
     ) -> Record:
         """Let the alias mean this version if it is proven better; with `dry_run` only say what the gate says.
 
+        What is not given is what the project's gate asks for; see `set_gate`.
+
         Raises:
             Conflict: the gate refuses (`gate_refused`). NotFound: an evaluation is missing (`evaluation_missing`).
         """
-        body = {"ref": ref, "alias": alias, "test": test, "force": force}
-        body |= given(general=general, max_regression=max_regression, metric=metric, reason=reason)
+        body = {"ref": ref, "alias": alias, "force": force}
+        body |= given(test=test, general=general, max_regression=max_regression, min_gain=min_gain)
+        body |= given(confidence=confidence, metric=metric, reason=reason)
         params = {"dry_run": "true"} if dry_run else {}
         return dict(await self._transport.json("POST", "/api/promote", json=body, params=params))
+
+    async def gate(self) -> Record:
+        """What the project's quality gate asks for, where a promotion does not say."""
+        return dict(await self._transport.json("GET", "/api/gate"))
+
+    async def set_gate(self, terms: Mapping[str, Any], *, dry_run: bool = False) -> Record:
+        """Replace what the project's gate asks for: test, general, metric, min_gain, max_regression, confidence."""
+        params = {"dry_run": "true"} if dry_run else {}
+        return dict(await self._transport.json("PUT", "/api/gate", json=dict(terms), params=params))
 
     async def start_canary(self, deployment: str, ref: str, share: float) -> Record:
         """Let a candidate answer that share (above 0, below 1) of a deployment's requests; again, it changes both.

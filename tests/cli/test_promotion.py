@@ -28,6 +28,7 @@ def evaluable(server: FakeServer) -> FakeServer:
     """Evaluations of chat@v2 are missing; chat@v1 was measured with the same parameters."""
     run = {"id": "run_1", "state": "succeeded", "params": {"window": None}}
     known = {"report_digest": "sha256:1", "params": {"window": None}}
+    server.on("GET", "/api/gate", {"test": None, "general": None})
     server.on("GET", "/api/capabilities", CAPABILITIES)
     server.on("GET", "/api/models/.*", {"version": {"task": "text-generation"}})
     server.on("GET", "/api/evaluations", lambda asked: page([known] if asked.query["model"] == "chat@v1" else []))

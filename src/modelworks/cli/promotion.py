@@ -32,7 +32,7 @@ ROWS: list[Column] = [
     ("BEFORE", "baseline"),
     ("AFTER", "candidate"),
     ("DIFFERENCE", lambda row: f"{row['difference']:+.4g}"),
-    ("95 % INTERVAL", _interval),
+    ("INTERVAL", _interval),
     ("SAMPLES", "num_samples"),
     ("VERDICT", "verdict"),
 ]
@@ -67,11 +67,14 @@ def compare(
 def promote(
     ref: Reference,
     alias: Alias,
-    test: Annotated[str, typer.Option("--test", help="Held-out data on which it must be better.")],
+    test: Annotated[
+        str | None, typer.Option("--test", help="Held-out data on which it must be better; else the project's.")
+    ] = None,
     general: Annotated[str | None, typer.Option("--general", help="Data on which it must not be worse.")] = None,
     max_regression: Annotated[
-        float, typer.Option("--max-regression", min=0, max=1, help="By which part it may be worse on --general.")
-    ] = 0.01,
+        float | None,
+        typer.Option("--max-regression", min=0, max=1, help="By which part it may be worse on --general (0.01)."),
+    ] = None,
     metric: Metric = None,
     force: Annotated[bool, typer.Option("--force", help="Move the alias although the gate refuses.")] = False,
     reason: Annotated[str | None, typer.Option("--reason", help="Why it is forced; kept with the move.")] = None,
@@ -94,7 +97,9 @@ def promote(
         wish |= {"force": force, "reason": reason}
         found = client.evaluations.promote(ref, alias, dry_run=True, **wish)
         if run_missing and any(check["comparison"] is None for check in found["checks"]):
-            _evaluate(client, [found["baseline"], found["candidate"]], [test, *([general] if general else [])])
+            asked = {**client.evaluations.gate(), **{name: value for name, value in wish.items() if value is not None}}
+            data = [asked[role] for role in ("test", "general") if asked.get(role)]
+            _evaluate(client, [found["baseline"], found["candidate"]], data)
             found = client.evaluations.promote(ref, alias, dry_run=True, **wish)
         if output is Format.table:
             for check in found["checks"]:
@@ -181,7 +186,8 @@ def _end_canaries(client: Modelworks, ref: str, alias: str) -> list[str]:
 
 def _print_comparison(found: dict[str, Any], *, title: str = "") -> None:
     typer.echo(plain(f"{title}{found['data']}: {found['baseline']} -> {found['candidate']}"))
-    show_list(found["rows"], ROWS, Format.table)
+    interval = f"{100 * found.get('confidence', 0.95):g} % INTERVAL"
+    show_list(found["rows"], [(interval if value is _interval else name, value) for name, value in ROWS], Format.table)
 
 
 def _evaluate(client: Modelworks, models: list[str], data: list[str]) -> None:

@@ -16,7 +16,7 @@ from modelworks.contract.media import File
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog import CatalogService, discovery
-from modelworks.kernel.catalog.schemas import Comparison, Evaluation, Promotion, PromotionCreate, Version
+from modelworks.kernel.catalog.schemas import Comparison, Evaluation, GateTerms, Promotion, PromotionCreate, Version
 from modelworks.kernel.storage import BlobStore
 
 
@@ -304,3 +304,55 @@ def test_a_move_in_between_is_not_overwritten(lab: Lab, in_service: Version, mon
         lab.promote("chat@v2")
     assert refused.value.error_code == "alias_moved"
     assert lab.prod() == 3
+
+
+def keep(lab: Lab, **terms: Any) -> None:
+    with lab.database.transaction() as session:
+        lab.catalog.gate.set_terms(session, ALICE, GateTerms(**terms), set_by="key_1")
+
+
+def test_the_projects_terms_hold_where_a_promotion_does_not_say(lab: Lab, in_service: Version) -> None:
+    better = lab.add("chat")
+    lab.measure(better, "test", NEW)
+    lab.measure(better, "general", [value * 1.02 for value in OLD])
+    with pytest.raises(InvalidRequest) as refused:
+        lab.judge("chat@v2", test=None)
+    assert refused.value.error_code == "no_test_data"
+    keep(lab, test="test", general="general", max_regression=0.05)
+    found = lab.judge("chat@v2", test=None)
+    assert found.passed
+    assert [check.role for check in found.checks] == ["test", "general"]
+    assert not lab.judge("chat@v2", test=None, max_regression=0.01).passed, "what a promotion says goes before"
+    keep(lab, test="test", min_gain=0.5)
+    found = lab.judge("chat@v2", test=None)
+    assert not found.passed
+    assert "50 % are asked for" in found.checks[0].sentence
+    assert lab.judge("chat@v2", test=None, min_gain=0.01).passed
+    with lab.database.reading() as session:
+        kept = lab.catalog.gate.terms(session, ALICE)
+        assert (kept.test, kept.general, kept.min_gain, kept.set_by) == ("test", None, 0.5, "key_1")
+        assert lab.catalog.gate.terms(session, BOB).test is None, "another project has its own"
+
+
+def test_confidence_widens_the_interval(lab: Lab, in_service: Version) -> None:
+    better = lab.add("chat")
+    lab.measure(better, "test", NEW)
+    usual, sure = (lab.judge("chat@v2", confidence=value).checks[0] for value in (None, 0.999))
+    assert usual.comparison is not None
+    assert sure.comparison is not None
+    assert sure.comparison.rows[0].low < usual.comparison.rows[0].low < usual.comparison.rows[0].high
+    assert "99.9 % interval" in sure.sentence
+    assert "95 % interval" in usual.sentence
+
+
+def test_terms_name_data_that_are_there_and_can_be_tried(lab: Lab) -> None:
+    with pytest.raises(NotFound):
+        keep(lab, test="nothing")
+    heard: list[Any] = []
+    lab.catalog._events.subscribe("gate.changed", lambda _topic, payload: heard.append(payload))
+    with lab.database.transaction() as session:
+        assert lab.catalog.gate.set_terms(session, ALICE, GateTerms(test="test"), dry_run=True).test == "test"
+        assert lab.catalog.gate.terms(session, ALICE).test is None
+    assert heard == []
+    keep(lab, test="test")
+    assert heard == [{"project_id": ALICE, "set_by": "key_1", "terms": {"test": "test"}}]

@@ -29,7 +29,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two weighted means, candidate - baseline, and the 95 % interval of that."""
+    """Two weighted means, candidate - baseline, and the interval of that."""
 
     baseline: float
     candidate: float
@@ -46,11 +46,14 @@ class Difference:
         return "better" if low > 0 else "worse" if high < 0 else "undecided"
 
 
-def compare(pairs: Sequence[Pair], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Difference:
+def compare(
+    pairs: Sequence[Pair], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES, confidence: float = 0.95
+) -> Difference:
     """The difference of the weighted means and its interval; the same pairs and seed give the same numbers.
 
     Args:
         pairs: at least `MIN_SAMPLES`, with positive weights.
+        confidence: how much of the resampled differences the interval holds.
     """
     chance = random.Random(seed)  # noqa: S311 - statistics, no secret
     columns = [
@@ -69,7 +72,7 @@ def compare(pairs: Sequence[Pair], *, seed: int = 0, num_resamples: int = NUM_RE
         base, base_weight, new, new_weight = (sum(map(column.__getitem__, drawn)) for column in columns)
         differences.append(new / new_weight - base / base_weight)
     differences.sort()
-    tail = round(num_resamples * 0.025)
+    tail = round(num_resamples * (1 - confidence) / 2)
     return Difference(*means, low=differences[tail], high=differences[-tail - 1])
 
 

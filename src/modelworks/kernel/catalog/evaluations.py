@@ -132,6 +132,7 @@ class Evaluations:
         candidate: Version,
         data: Version,
         metric: str | None = None,
+        confidence: float = 0.95,
     ) -> Comparison:
         """`compare` for versions that are resolved already."""
         first, second = self._pair(session, project_id, baseline, candidate, data)
@@ -160,7 +161,7 @@ class Evaluations:
                 code="unknown_metric",
             )
         rows = [
-            _row(name, ours, theirs, lower_is_better=name in task.lower_is_better)
+            _row(name, ours, theirs, confidence, lower_is_better=name in task.lower_is_better)
             for name in sorted(measured, key=lambda name: name != chosen)
         ]
         return Comparison(
@@ -170,6 +171,7 @@ class Evaluations:
             baseline_evaluation=first.id,
             candidate_evaluation=second.id,
             metric=chosen,
+            confidence=confidence,
             verdict=rows[0].verdict,
             rows=rows,
         )
@@ -224,7 +226,7 @@ def _way(row: EvaluationRow) -> str:
 
 
 def _row(
-    name: str, ours: Mapping[str, SampleResult], theirs: Mapping[str, SampleResult], *, lower_is_better: bool
+    name: str, ours: Mapping[str, SampleResult], theirs: Mapping[str, SampleResult], confidence: float, *, lower_is_better: bool
 ) -> MetricComparison:
     both = [key for key, each in ours.items() if name in each.values and name in theirs[key].values]
     pairs = [Pair(ours[key].values[name], theirs[key].values[name]) for key in sorted(both)]
@@ -234,7 +236,7 @@ def _row(
             hint="Use a test set with more samples.",
             code="too_few_samples",
         )
-    found = compare(pairs)
+    found = compare(pairs, confidence=confidence)
     return MetricComparison(
         metric=name,
         lower_is_better=lower_is_better,

@@ -7,36 +7,97 @@ from typing import TYPE_CHECKING
 from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import Conflict, InvalidRequest, NotFound
+from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.events import Events
 from modelworks.kernel.catalog import lineage, references
-from modelworks.kernel.catalog.schemas import Comparison, GateCheck, MetricComparison, Promotion, PromotionCreate, Version
+from modelworks.kernel.catalog.schemas import (
+    Comparison,
+    Gate,
+    GateCheck,
+    GateTerms,
+    MetricComparison,
+    Promotion,
+    PromotionCreate,
+    Version,
+)
+from modelworks.kernel.catalog.store import GateRow
 
 if TYPE_CHECKING:
     from modelworks.kernel.catalog.service import CatalogService
 
 
+#: What holds where neither the promotion nor the project says.
+_USUAL = {"max_regression": 0.01, "min_gain": 0.0, "confidence": 0.95}
+
+
 class QualityGate:
     """Decides promotions and carries them out."""
 
-    def __init__(self, catalog: CatalogService, db: Database) -> None:
+    def __init__(self, catalog: CatalogService, db: Database, clock: Clock, events: Events) -> None:
         self._catalog = catalog
         self._db = db
+        self._clock = clock
+        self._events = events
+
+    def terms(self, session: Session, project_id: str) -> Gate:
+        """The project's terms; those that were never set are None."""
+        row = session.get(GateRow, project_id)
+        return Gate() if row is None else Gate(**row.terms, set_by=row.set_by, updated_at=row.updated_at)
+
+    def set_terms(
+        self, session: Session, project_id: str, terms: GateTerms, *, set_by: str | None = None, dry_run: bool = False
+    ) -> Gate:
+        """Replace the project's terms; announces `gate.changed`.
+
+        Raises:
+            NotFound: there is no such data set. InvalidRequest: a malformed reference.
+        """
+        for ref in (terms.test, terms.general):
+            if ref is not None:
+                self._catalog.resolve(session, project_id, ref, "dataset")
+        now = self._clock.now()
+        kept = terms.model_dump(exclude_none=True)
+        if not dry_run:
+            session.merge(GateRow(project_id=project_id, terms=kept, set_by=set_by, updated_at=now))
+            self._events.publish_after_commit(session, "gate.changed", project_id=project_id, set_by=set_by, terms=kept)
+        return Gate(**kept, set_by=set_by, updated_at=now)
+
+    def _with_terms(self, session: Session, project_id: str, wish: PromotionCreate) -> PromotionCreate:
+        """The wish, with the project's terms for whatever it leaves open, and else the usual ones.
+
+        Raises:
+            InvalidRequest: neither says on which data the version must be better (`no_test_data`).
+        """
+        asked = wish.model_dump(exclude_none=True)
+        project = self.terms(session, project_id).model_dump(include=set(GateTerms.model_fields), exclude_none=True)
+        filled = PromotionCreate.model_validate({**_USUAL, **project, **asked})
+        if filled.test is None:
+            raise InvalidRequest(
+                "It is not said on which data the version must be better.",
+                hint="Give --test, or keep it in the project: modelworks gate set --test DATA.",
+                param="test",
+                code="no_test_data",
+            )
+        return filled
 
     def judge(self, session: Session, project_id: str, wish: PromotionCreate) -> Promotion:
         """What the gate says; moves nothing. A missing evaluation is a check that is not passed.
 
         Raises:
-            NotFound: no such model or data set. InvalidRequest: a bad alias or metric. InvalidData: a report is unusable.
+            NotFound: no such model or data set. InvalidRequest: a bad alias or metric, or no test data.
+            InvalidData: a report is unusable.
         """
         references.check_alias(wish.alias)
         if wish.force and not (wish.reason or "").strip():
             raise InvalidRequest(
                 "A forced promotion needs a reason.", hint="Say why: it is kept with the move.", param="reason"
             )
+        wish = self._with_terms(session, project_id, wish)
         candidate = self._catalog.resolve(session, project_id, wish.ref)
         baseline = self._baseline(session, project_id, candidate, wish.alias)
         checks: list[GateCheck] = []
-        data = {"test": self._catalog.resolve(session, project_id, wish.test, "dataset")}
+        data = {"test": self._catalog.resolve(session, project_id, str(wish.test), "dataset")}
         if wish.general is not None:
             data["general"] = self._catalog.resolve(session, project_id, wish.general, "dataset")
         if baseline is not None and baseline.id != candidate.id:
@@ -102,11 +163,19 @@ class QualityGate:
         wish: PromotionCreate,
     ) -> GateCheck:
         try:
-            found = self._catalog.evaluations.compare_versions(session, project_id, baseline, candidate, data, wish.metric)
+            found = self._catalog.evaluations.compare_versions(
+                session, project_id, baseline, candidate, data, wish.metric, wish.confidence or 0.95
+            )
         except NotFound as error:
             return _missing("test", error)
+        gain = -found.rows[0].relative_loss
+        enough = gain >= (wish.min_gain or 0.0)
+        short = "" if enough else f" by {100 * gain:.3g} %, {100 * (wish.min_gain or 0.0):g} % are asked for"
         return GateCheck(
-            role="test", passed=found.verdict == "better", sentence=f"{_said(found)}: {found.verdict}.", comparison=found
+            role="test",
+            passed=found.verdict == "better" and enough,
+            sentence=f"{_said(found)}: {found.verdict}{short}.",
+            comparison=found,
         )
 
     def _keeps(
@@ -119,12 +188,15 @@ class QualityGate:
         wish: PromotionCreate,
     ) -> GateCheck:
         try:
-            found = self._catalog.evaluations.compare_versions(session, project_id, baseline, candidate, data, wish.metric)
+            found = self._catalog.evaluations.compare_versions(
+                session, project_id, baseline, candidate, data, wish.metric, wish.confidence or 0.95
+            )
         except NotFound as error:
             return _missing("general", error)
         loss = found.rows[0].relative_loss
-        passed = loss <= wish.max_regression
-        limit = f"{100 * wish.max_regression:g} % are allowed"
+        allowed = wish.max_regression or 0.0
+        passed = loss <= allowed
+        limit = f"{100 * allowed:g} % are allowed"
         sentence = f"{_said(found)}: {'worse' if loss > 0 else 'better'} by {abs(100 * loss):.3g} %, {limit}."
         return GateCheck(role="general", passed=passed, sentence=sentence, comparison=found)
 
@@ -155,5 +227,6 @@ def _said(found: Comparison) -> str:
     row: MetricComparison = found.rows[0]
     return (
         f"{row.metric} on {found.data} goes from {row.baseline:.5g} ({found.baseline}) to {row.candidate:.5g}, "
-        f"{row.difference:+.3g} with a 95 % interval of [{row.low:+.3g}, {row.high:+.3g}] over {row.num_samples} samples"
+        f"{row.difference:+.3g} with a {100 * found.confidence:g} % interval of "
+        f"[{row.low:+.3g}, {row.high:+.3g}] over {row.num_samples} samples"
     )

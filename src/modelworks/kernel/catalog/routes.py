@@ -25,6 +25,8 @@ from modelworks.kernel.catalog.schemas import (
     Direction,
     Evaluation,
     FamilyTree,
+    Gate,
+    GateTerms,
     LineageGraph,
     Page,
     Preset,
@@ -146,6 +148,18 @@ def _add_evaluations(
             return catalog.evaluations.compare(
                 session, caller.project_id, body.baseline, body.candidate, body.data, body.metric
             )
+
+    @routes.get("/gate")
+    def get_gate(caller: Principal = Depends(reader)) -> Gate:
+        """What the project's quality gate asks for, where a promotion does not say."""
+        with db.reading() as session:
+            return catalog.gate.terms(session, caller.project_id)
+
+    @routes.put("/gate")
+    def set_gate(body: GateTerms, dry_run: bool = False, caller: Principal = Depends(writer)) -> Gate:
+        """Replace what the project's quality gate asks for."""
+        with db.transaction() as session:
+            return catalog.gate.set_terms(session, caller.project_id, body, set_by=caller.key_id, dry_run=dry_run)
 
     @routes.post("/promote")
     def promote(body: PromotionCreate, dry_run: bool = False, caller: Principal = Depends(writer)) -> Promotion:

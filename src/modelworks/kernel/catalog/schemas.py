@@ -221,22 +221,41 @@ class Comparison(BaseModel):
     candidate_evaluation: str
     metric: str
     verdict: Verdict
+    #: How much of the resampled differences the intervals hold.
+    confidence: float = 0.95
     rows: list[MetricComparison]
 
 
-class PromotionCreate(BaseModel):
-    """Asks that an alias be moved to a version, if it is good enough."""
+class GateTerms(BaseModel):
+    """What a promotion is judged by; a project keeps those that hold where a promotion does not say."""
 
     model_config = ConfigDict(extra="forbid")
 
-    ref: str
-    alias: str
-    #: The held-out data set on which it must be better.
-    test: str
+    #: The held-out data set on which a version must be better.
+    test: str | None = None
     #: The data set on which it must not be worse by more than `max_regression`, a part of the baseline's value.
     general: str | None = None
-    max_regression: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
+    max_regression: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    #: The least gain on `test`, a part of the baseline's value.
+    min_gain: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
+    #: How sure it must be that the gain is none of chance.
+    confidence: float | None = Field(default=None, ge=0.5, le=0.999)
     metric: str | None = None
+
+
+class Gate(GateTerms):
+    """A project's terms, and who set them when."""
+
+    object: Literal["gate"] = "gate"
+    set_by: str | None = None
+    updated_at: datetime | None = None
+
+
+class PromotionCreate(GateTerms):
+    """Asks that an alias be moved to a version, if it is good enough."""
+
+    ref: str
+    alias: str
     #: Move it although the gate refuses; needs a reason, which is kept with the move.
     force: bool = False
     reason: str | None = Field(default=None, max_length=2000)

@@ -60,7 +60,7 @@ class CatalogService:
         #: What runs measured, and comparisons of it.
         self.evaluations = Evaluations(self, blobs, clock)
         #: Promotions that must be earned.
-        self.gate = QualityGate(self, db)
+        self.gate = QualityGate(self, db, clock, events)
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 

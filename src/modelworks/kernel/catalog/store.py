@@ -138,3 +138,14 @@ class EvaluationRow(Base):
     # The blob with one line per sample; NULL where the evaluator saved none.
     report_digest: Mapped[str | None] = mapped_column(String(80))
     created_at: Mapped[datetime]
+
+
+class GateRow(Base):
+    """What a project's quality gate asks for, where a promotion does not say."""
+
+    __tablename__ = "gates"
+
+    project_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    terms: Mapped[dict[str, Any]]
+    set_by: Mapped[str | None] = mapped_column(String(40))
+    updated_at: Mapped[datetime]
