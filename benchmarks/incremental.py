@@ -26,8 +26,9 @@ from private_server import PrivateServer
 
 BAR = 0.10
 TESTS = ("medical-validation", "general-validation")
-#: The rate of a first training, and of going on from it.
-FRESH_RATE, ONWARD_RATE = 3e-3, 2e-3
+#: (highest learning rate, rows per step) of a first training, and of going on from it: a run of few tokens needs small steps
+#: to have enough of them.
+FRESH, ONWARD = (3e-3, 8), (3e-3, 2)
 
 
 @dataclass(frozen=True)
@@ -52,28 +53,34 @@ def main() -> None:
     tokens = int(1_600_000 * size)
     with PrivateServer(keep=args.keep) as server:
         shares = prepare(server, news_bytes=int(8_000_000 * max(size, 0.3)), medical_part=1.0 if args.full else 0.25)
-        base, base_s = server.train("base", {"train": "general"}, params(tokens, FRESH_RATE))
-        found = [Trained("base", tokens, base, base_s, measure(server, base))]
-        print(f"the base model that is there: {base_s:.0f} CPU s", flush=True)
+        base, base_s = server.train("base", {"train": "general"}, params(tokens, *FRESH))
+        found = [told(Trained("base", tokens, base, base_s, measure(server, base)))]
         for part in (0.25, 0.5, 1.0):
             some = int(tokens * part)
-            ref, cpu_s = server.train("scratch", {"train": "general-and-medical"}, params(some, FRESH_RATE))
-            found.append(Trained("scratch", some, ref, cpu_s, measure(server, ref)))
+            ref, cpu_s = server.train("scratch", {"train": "general-and-medical"}, params(some, *FRESH))
+            found.append(told(Trained("scratch", some, ref, cpu_s, measure(server, ref))))
         for part in (0.0125, 0.025, 0.05, 0.075):
             some = int(tokens * part)
-            ref, cpu_s = server.train("incremental", {"train": "medical"}, params(some, ONWARD_RATE), base=base)
-            found.append(Trained("incremental", some, ref, cpu_s, measure(server, ref)))
+            ref, cpu_s = server.train("incremental", {"train": "medical"}, params(some, *ONWARD), base=base)
+            found.append(told(Trained("incremental", some, ref, cpu_s, measure(server, ref))))
         reached = report(server, found, shares)
     sys.exit(0 if reached else 1)
 
 
-def params(tokens: int, rate: float) -> dict[str, Any]:
+def told(trained: Trained) -> Trained:
+    """Say what came out, as the next one takes a while."""
+    print(f"{trained.ref}: {trained.tokens:,} tokens, {trained.cpu_s:.0f} CPU s, {trained.measured}", flush=True)
+    return trained
+
+
+def params(tokens: int, rate: float, batch_size: int) -> dict[str, Any]:
     """Of a training for so many tokens; no more is measured on the way than at the end."""
     return {
         **SHAPE,
         "tokens": tokens,
         "learning_rate": rate,
-        "warmup_steps": max(2, min(30, tokens // (256 * 8) // 10)),
+        "batch_size": batch_size,
+        "warmup_steps": max(2, min(30, tokens // (256 * batch_size) // 10)),
         "validation_fraction": 0.005,
         "validate_every": 1_000_000,
         "checkpoint_every": 1_000_000,
