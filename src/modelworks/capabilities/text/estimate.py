@@ -34,7 +34,7 @@ from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.estimate import Estimate, TrainingInputs
 
 #: The interpreter with torch and transformers, and what a first step of them maps.
-_PROCESS_BYTES = 520 << 20
+_PROCESS_BYTES = 460 << 20
 _F32 = 4
 #: Bytes of one number by the name of its type.
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -45,7 +45,6 @@ _FLOPS_PER_CORE = 2.0e10
 #: Until the first step and after the last: imports, reading, saving, the check of what was saved.
 _START_S = 20.0
 _TOKENS_PER_MESSAGE = 4
-_USUAL_ANSWER = 1024
 #: What is there from the beginning to the end.
 _LASTING = ("process", "weights", "optimiser", "teacher", "reference", "best weights", "documents")
 
@@ -304,10 +303,9 @@ def _tuning(params: TuningParams, inputs: TrainingInputs, cpu: float) -> Estimat
 
 
 def _reinforcement(params: ReinforcementParams, shape: Shape, longest: int, cpu: float) -> Estimate:
-    """As if every answer were as long as it may be (a thousand tokens where it has no limit), after a prompt as long."""
+    """As if every answer were as long as it may be, after a prompt as long at most."""
     rows = params.batch_size * params.group_size
     answer = min(params.longest_answer(longest), longest)
-    answer = min(params.max_answer_tokens or _USUAL_ANSWER, longest)
     length = min(longest, 2 * answer)
     trained = shape.num_parameters if params.adapter is None else _adapter_parameters(shape, params.adapter)
     recomputed = params.gradient_checkpointing
@@ -363,7 +361,8 @@ def _parts(
         # The logits, their logarithms and the gradient.
         "logits": int(3 * _F32 * tokens * learnt * shape.vocab_size),
         "saving": max(2 * _F32 * trained, _F32 * shape.num_parameters),
-        "kept between batches": _F32 * trained if accumulates else 0,
+        # Recomputing keeps so little else that gradients are there beside it.
+        "kept between batches": _F32 * trained if accumulates or recomputed else 0,
     }
 
 
