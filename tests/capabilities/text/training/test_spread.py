@@ -141,6 +141,22 @@ def test_a_checkpoint_of_two_processes_is_one_that_a_single_one_goes_on_from(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", ["pretrain", "supervised", "lora"])
+def test_gradients_have_the_size_that_one_process_gives_them(
+    alone: dict[str, FakeRun], together: dict[str, Any], name: str, strategy: str
+) -> None:
+    """Adam hides a factor that all gradients share; its averages do not."""
+    [checkpoint, _] = together[f"{name}-{strategy}"]["checkpoints"][0]
+    found = load_file(Path(checkpoint) / "optimiser.safetensors")
+    expected = load_file(alone[name].checkpoints[0].path / "optimiser.safetensors")
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if key.endswith((":exp_avg", ":exp_avg_sq")):
+            largest = float(value.abs().max())
+            torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-3 * largest, msg=key)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_processes_go_on_from_the_checkpoint_of_one(
     alone: dict[str, FakeRun], together: dict[str, Any], strategy: str
 ) -> None:
