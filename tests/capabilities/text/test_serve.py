@@ -475,10 +475,14 @@ async def test_an_architecture_that_openvino_does_not_read_is_answered_by_transf
 
 
 def test_the_best_engine_is_chosen_and_a_conversion_is_kept(model: LocalModel, openvino: Generator, engine_cache: Path) -> None:
-    before = {folder.name for folder in engine_cache.iterdir()}
+    def conversions() -> set[str]:
+        # Graphs with adapters stand there as long as they answer.
+        return {folder.name for folder in engine_cache.iterdir() if not folder.name.startswith(".adapters-")}
+
+    before = conversions()
     assert before
     generator = Generator(model, ServeOptions(num_threads=1))
     generator.close()
     assert generator.engine == "openvino"
-    assert {folder.name for folder in engine_cache.iterdir()} == before
+    assert conversions() == before
     assert not any(name.startswith(".") for name in before), "half a conversion was left behind"

@@ -11,11 +11,22 @@ from modelworks.contract.errors import InvalidRequest
 from modelworks.kernel.jobs import JobSpec
 
 
+def model(rooms: Rooms) -> str:
+    """A base of a kind that nothing can be estimated for."""
+    folder = rooms.settings.home / "made" / "base"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "strange"}')
+    with rooms.db.transaction() as session:
+        return rooms.catalog.register_folder(session, PROJECT, kind="model", name="base", path=folder).id
+
+
 def submitted(rooms: Rooms, params: dict[str, Any]) -> dict[str, Any]:
     """The parameters as they would be stored."""
-    data = rooms.dataset()
+    inputs = {"train": rooms.dataset()}
+    if params.get("method", "pretrain") != "pretrain":
+        inputs["base"] = model(rooms)
     with rooms.db.transaction() as session:
-        spec = JobSpec(verb="train", task="text-generation", output_name="x", inputs={"train": data}, params=params)
+        spec = JobSpec(verb="train", task="text-generation", output_name="x", inputs=inputs, params=params)
         return rooms.jobs.submit(session, PROJECT, None, spec, dry_run=True).params
 
 
