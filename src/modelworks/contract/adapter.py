@@ -78,7 +78,8 @@ def check_base(ref: str, record: AdapterRecord, base_ref: str, base_digest: str)
 class AdapterHost(Protocol):
     """A predictor that may have these methods; its `stream` (or `predict`) then takes `adapter`, a version's id or None.
 
-    They are called from a thread, one at a time, while requests are answered.
+    For a process that speaks OpenAI's protocol, `ServerCommand.adapters` opens one. The methods are called from a thread, one
+    at a time, while requests are answered.
     """
 
     @property

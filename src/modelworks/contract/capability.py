@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel
 
+from modelworks.contract.adapter import AdapterHost
 from modelworks.contract.errors import InvalidData
 
 #: `package.module:attribute`: resolved only in the process that runs it.
@@ -189,3 +190,6 @@ class ServerCommand:
     #: Path prefix of the protocol on that port.
     api_path: str = "/v1"
     start_timeout_s: float = 600.0
+    #: Opens what loads adapters into the running process, given the URL of its protocol (`http://127.0.0.1:8000/v1`). The
+    #: process answers a request with an adapter when `model` is its version's id. None: it holds no adapters.
+    adapters: Callable[[str], AdapterHost] | None = None

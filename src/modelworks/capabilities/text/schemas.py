@@ -458,6 +458,10 @@ class ExportParams(BaseModel):
         return self
 
 
+#: What vLLM's `--max-lora-rank` takes in every version that this was written against.
+AdapterRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
+
+
 class ServeOptions(BaseModel):
     """Options of a deployment of a language model."""
 
@@ -480,3 +484,7 @@ class ServeOptions(BaseModel):
     max_batch: int = Field(32, ge=1, le=1024, description="Sequences generated at the same time; more wait their turn.")
     prefix_caching: bool = Field(True, description="Keep the computed beginnings of prompts for later requests (openvino).")
     num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; the engine's choice if None.")
+    max_adapters: int = Field(
+        0, ge=0, le=32, description="Adapters to keep room for beside the base (vllm; openvino makes room as they come)."
+    )
+    max_adapter_rank: AdapterRank = Field(16, description="The largest rank of such an adapter (vllm).")

@@ -51,7 +51,9 @@ class AdapterWishes:
             Conflict: the name is taken.
         """
         deployment = self._existing(session, project_id, wish.deployment)
-        if deployment.kind != "predictor" or deployment.model_ref is None or self._scales:
+        # A server that speaks OpenAI's protocol is a process of this machine whatever runs the predictors.
+        on_cluster = deployment.kind == "predictor" and self._scales
+        if deployment.kind == "static" or deployment.model_ref is None or on_cluster:
             raise InvalidRequest(
                 f"The deployment {deployment.name!r} takes no adapters: they are loaded by replicas of this machine.",
                 hint="Deploy the adapter's merged weights as a model of its own.",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import httpx
 import structlog
@@ -23,7 +24,7 @@ from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.schemas import Version
 from modelworks.kernel.serving.place import HeldAdapter, Place, Seen, Wish, references_of, resolve_served
 from modelworks.kernel.serving.pool import Slot, Target
-from modelworks.kernel.serving.schemas import ADAPTER_HEADER, AdapterChange, DeployedModel, DeploymentState
+from modelworks.kernel.serving.schemas import ADAPTER_HEADER, AdapterChange, DeployedModel, DeploymentState, Kind
 from modelworks.kernel.serving.store import AdapterRow
 
 log = structlog.get_logger(__name__)
@@ -207,7 +208,10 @@ class Adapting:
         refused = [place.adapters[wanted.id].error for place in answering if wanted is not None and wanted.id in place.adapters]
         error = adapter.error or next((each for each in refused if each is not None), None)
         if error is None and answering and not any(place.holds_adapters for place in answering):
-            error = "The engine of this deployment holds no adapters. Deploy the adapter's merged weights."
+            error = (
+                "The engine of this deployment, with its options, holds no adapters. "
+                "Deploy the base with others, or the adapter's merged weights."
+            )
         if version is not None:
             full = wanted is not None and version.id == wanted.id and all(_has(place, version.id) for place in answering)
             return Seen("ready" if full else "degraded", version.id, error)
@@ -243,15 +247,14 @@ class Adapting:
 
     def _change(self, place: Place, load: Sequence[Version], unload: Sequence[str]) -> dict[str, ModelworksError]:
         slot = place.slot
-        if slot is None:
+        if slot is None or place.spec is None or place.adapters_url is None:
             raise Unavailable("The replica ended.")
         models = [self._catalog.local_model(each, self._catalog.materialise(each, self._cache)) for each in load]
         body = AdapterChange(load=models, unload=list(unload)).model_dump_json()
-        headers = {**slot.route.headers, "content-type": "application/json"}
+        # Not those of its requests: a server that speaks OpenAI's protocol is not told the token of the process above it.
+        headers = {"Authorization": f"Bearer {place.spec.token}", "content-type": "application/json"}
         try:
-            answer = httpx.post(
-                f"{slot.route.base_url}/adapters", content=body, headers=headers, timeout=_CHANGE_TIMEOUT_S, trust_env=False
-            )
+            answer = httpx.post(place.adapters_url, content=body, headers=headers, timeout=_CHANGE_TIMEOUT_S, trust_env=False)
             found = answer.json()
         except (httpx.HTTPError, ValueError) as error:
             raise Unavailable(f"The replica does not answer: {type(error).__name__}.") from error
@@ -289,6 +292,8 @@ def _is_idle(held: HeldAdapter, now: float) -> bool:
 
 
 def _slot(place: Place, parent: Slot, version: Version) -> Slot:
+    if parent.route.kind == "openai":
+        return Slot(place.id, replace(parent.route, version_id=version.id, upstream_model=version.id), parent=parent)
     headers = {**parent.route.headers, ADAPTER_HEADER.decode(): version.id}
     return Slot(place.id, replace(parent.route, version_id=version.id, headers=headers), parent=parent)
 
@@ -302,7 +307,7 @@ def _deployed_model(wish: Wish, adapter: AdapterWish, seen: Seen, version: Versi
         deployment_id=row.id,
         task=row.task,
         capability=row.capability,
-        kind="predictor",
+        kind=cast(Kind, row.kind),
         engine=row.engine,
         version_id=seen.version_id,
         created=int(adapter.row.created_at.timestamp()),

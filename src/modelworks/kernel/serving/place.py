@@ -90,6 +90,7 @@ class Place:
     last_error: str | None = None
     #: As the replica says, and those that it has or is getting, by version id.
     holds_adapters: bool = False
+    adapters_url: str | None = None
     adapters: dict[str, HeldAdapter] = field(default_factory=dict)
     #: A load or unload that is under way.
     changing: Future[dict[str, ModelworksError]] | None = None

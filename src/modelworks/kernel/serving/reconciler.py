@@ -305,6 +305,7 @@ class Reconciler:
         place.ready_since = now
         place.slot = Slot(place.id, route_of(place, status, headers))
         place.holds_adapters = status.holds_adapters
+        place.adapters_url = status.adapters_url
         place.adapters.clear()
         place.dirty = True
         log.info("replica is ready", replica=place.id, deployment=row.name, url=status.url)

@@ -299,6 +299,8 @@ class ReplicaStatus(BaseModel):
     permanent: bool = False
     #: It can answer with adapters of its base beside the base.
     holds_adapters: bool = False
+    #: Where `POST` loads and unloads them.
+    adapters_url: str | None = None
     upstream_model: str | None = None
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -28,7 +29,12 @@ parser.add_argument("--dtype", choices=["auto", "half", "float16", "bfloat16", "
 parser.add_argument("--max-model-len", type=int)
 parser.add_argument("--max-num-seqs", type=int)
 parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction)
+parser.add_argument("--enable-lora", action=argparse.BooleanOptionalAction)
+parser.add_argument("--max-loras", type=int, default=1)
+parser.add_argument("--max-cpu-loras", type=int)
+parser.add_argument("--max-lora-rank", type=int, choices=[8, 16, 32, 64, 128, 256, 320, 512], default=16)
 told = vars(parser.parse_args()) | {{"offline": os.environ.get("HF_HUB_OFFLINE")}}
+told["updating"] = os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING")
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200 if self.path == "/health" else 404)
@@ -53,25 +59,41 @@ def test_the_command_line_is_the_documented_one(monkeypatch: pytest.MonkeyPatch)
     assert "--max-model-len" not in command(MODEL, None).argv
 
 
-def test_a_stand_in_starts_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def told_to_the_stand_in(options: ServeOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a process that is started with the command understands."""
     program = tmp_path / "vllm"
     program.write_text(STAND_IN.format(python=sys.executable))
     program.chmod(0o755)
     monkeypatch.setenv("MODELWORKS_VLLM_PYTHON", str(tmp_path / "python"))
-    said = command(MODEL, ServeOptions(precision="f32"))
+    said = command(MODEL, options)
     argv = [word.replace("{port}", "0") for word in said.argv]
     with subprocess.Popen(argv, env={**os.environ, **said.env}, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             port = int(process.stdout.readline())
-            told = httpx.get(f"http://127.0.0.1:{port}{said.health_path}").json()
+            told: dict[str, Any] = httpx.get(f"http://127.0.0.1:{port}{said.health_path}").json()
         finally:
             process.terminate()
+    return told
+
+
+def test_a_stand_in_starts_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = told_to_the_stand_in(ServeOptions(precision="f32"), tmp_path, monkeypatch)
     assert told["model"] == "/models/chat"
-    assert told["served_model_name"] == said.model
+    assert told["served_model_name"] == MODEL.ref
     assert told["dtype"] == "float32"
     assert told["enable_prefix_caching"] is True
     assert told["offline"] == "1"
+    # Room for adapters costs memory of the accelerator: it is kept where it is asked for.
+    assert (told["enable_lora"], told["updating"]) == (None, None)
+    assert command(MODEL, ServeOptions()).adapters is None
+
+
+def test_room_for_adapters_is_kept_where_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = told_to_the_stand_in(ServeOptions(max_adapters=4, max_adapter_rank=64), tmp_path, monkeypatch)
+    assert (told["enable_lora"], told["updating"]) == (True, "True")
+    assert (told["max_loras"], told["max_cpu_loras"], told["max_lora_rank"]) == (4, 5, 64)
+    assert command(MODEL, ServeOptions(max_adapters=1)).adapters is not None
 
 
 def test_what_vllm_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
 
 from modelworks.capabilities.text.schemas import PROMPT_FORMAT, ServeOptions
 from modelworks.contract import LocalModel, ServerCommand
+from modelworks.contract.adapter import AdapterHost
 from modelworks.contract.errors import InvalidRequest, MissingExtra, UnsupportedParameter
 
 #: The Python interpreter of the environment in which vLLM is installed.
@@ -78,7 +80,22 @@ def command(model: LocalModel | None, options: BaseModel | None) -> ServerComman
     if chosen.context_length is not None:
         argv += ["--max-model-len", str(chosen.context_length)]
     env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    return ServerCommand(argv=tuple(argv), model=model.ref, env=env, health_path="/health", api_path="/v1")
+    adapters = None
+    if chosen.max_adapters:
+        # Not by default: the room is taken of the accelerator's memory, and not every architecture can carry adapters.
+        argv += ["--enable-lora", "--max-loras", str(chosen.max_adapters), "--max-lora-rank", str(chosen.max_adapter_rank)]
+        # Held beside those of a batch: the new version of one that a moved alias leads to.
+        argv += ["--max-cpu-loras", str(chosen.max_adapters + 1)]
+        env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+        adapters = partial(_open_adapters, model, chosen)
+    return ServerCommand(argv=tuple(argv), model=model.ref, env=env, health_path="/health", api_path="/v1", adapters=adapters)
+
+
+def _open_adapters(model: LocalModel, options: ServeOptions, url: str) -> AdapterHost:
+    # Heavy, and wanted in the process above vLLM alone.
+    from modelworks.capabilities.text.engines.vllm_adapters import VllmAdapters
+
+    return VllmAdapters(model, options, url)
 
 
 def _executable() -> list[str]:

@@ -176,7 +176,14 @@ class LocalBackend:
         command = status["command"]
         base = f"http://127.0.0.1:{status['port']}"
         if _get_status(base + command["health_path"]) == 200:
-            return ReplicaStatus(state="ready", url=base + command["api_path"].rstrip("/"), upstream_model=command["model"])
+            port = status["adapters_port"]
+            return ReplicaStatus(
+                state="ready",
+                url=base + command["api_path"].rstrip("/"),
+                upstream_model=command["model"],
+                holds_adapters=port is not None,
+                adapters_url=None if port is None else f"http://127.0.0.1:{port}/adapters",
+            )
         if time.monotonic() - process.started > command["start_timeout_s"]:
             process.kill_at = time.monotonic()
             _kill_group(process.popen.pid)
@@ -218,7 +225,8 @@ def _read_status(folder: Path) -> dict[str, Any]:
 def _predictor_status(status: dict[str, Any]) -> ReplicaStatus:
     if status.get("state") == "ready":
         holds = bool(status.get("holds_adapters"))
-        return ReplicaStatus(state="ready", url=f"http://127.0.0.1:{status['port']}", holds_adapters=holds)
+        url = f"http://127.0.0.1:{status['port']}"
+        return ReplicaStatus(state="ready", url=url, holds_adapters=holds, adapters_url=f"{url}/adapters")
     return ReplicaStatus(state="starting")
 
 

@@ -1,7 +1,8 @@
 """The process above a server that already speaks OpenAI's protocol: starts it on a free port and ends with our server.
 
 `python -m modelworks.kernel.serving.backends.supervised <folder>/spec.json`, started by the local back end. It is a process of
-its own because that server knows nothing of ours and would live on when ours is killed.
+its own because that server knows nothing of ours and would live on when ours is killed. Where the capability can load adapters
+into that server, this process answers `POST /adapters` as a replica does, on a port of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -20,12 +22,13 @@ from typing import cast
 
 from pydantic import BaseModel
 
+from modelworks.contract.adapter import AdapterHost
 from modelworks.contract.capability import ServerCommand
 from modelworks.contract.errors import InvalidRequest, ModelworksError
 from modelworks.contract.run import LocalModel
 from modelworks.kernel.catalog.discovery import find_task, resolve_import
 from modelworks.kernel.serving.schemas import ReplicaSpec
-from modelworks.kernel.serving.worker import LOAD_FAILED, die_with_parent, request_death_signal, write_status
+from modelworks.kernel.serving.worker import LOAD_FAILED, Replica, die_with_parent, request_death_signal, write_status
 
 _TERM_GRACE_S = 10.0
 
@@ -51,6 +54,25 @@ def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def serve_adapters(spec: ReplicaSpec, open_host: Callable[[str], AdapterHost], url: str) -> int:
+    """Answer `POST /adapters`, as `worker.Replica` does, from a thread that ends with the process; returns its port.
+
+    Args:
+        url: under which the server speaks OpenAI's protocol.
+    """
+    import uvicorn
+
+    _, task = find_task(spec.capability, spec.task)
+    replica = Replica(task, lambda: open_host(url), spec.token)
+    replica.load()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    server = uvicorn.Server(uvicorn.Config(replica, log_config=None, access_log=False, lifespan="off"))
+    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="adapters", daemon=True).start()
+    return int(listener.getsockname()[1])
 
 
 def main(argv: list[str]) -> int:
@@ -91,7 +113,10 @@ def main(argv: list[str]) -> int:
         "api_path": command.api_path,
         "start_timeout_s": command.start_timeout_s,
     }
-    write_status(spec.folder, {"state": "loading", "port": port, "command": described})
+    adapters_port = None
+    if command.adapters is not None:
+        adapters_port = serve_adapters(spec, command.adapters, f"http://127.0.0.1:{port}{command.api_path}")
+    write_status(spec.folder, {"state": "loading", "port": port, "command": described, "adapters_port": adapters_port})
 
     def terminate(_signal: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -70,6 +70,7 @@ capability = Capability(
             },
             servers={
                 "fake-openai": "serving_toys.servers:command",
+                "hosting-openai": "serving_toys.servers:hosting",
                 "absent-program": "serving_toys.servers:absent",
                 "dying": "serving_toys.servers:dying",
             },

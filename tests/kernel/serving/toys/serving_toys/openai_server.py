@@ -1,4 +1,7 @@
-"""A server that speaks just enough of OpenAI's protocol: `python -m serving_toys.openai_server PORT [LOAD_S]`."""
+"""A server that speaks just enough of OpenAI's protocol: `python -m serving_toys.openai_server PORT [LOAD_S]`.
+
+It keeps adapters: `/v1/load` and `/v1/unload` with a name and a greeting.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 STARTED = time.monotonic()
 LOAD_S = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+ADAPTERS: dict[str, str] = {}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -35,7 +39,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._answer(200, {"model": request["model"], "greeting": os.environ.get("TOY_GREETING"), "pid": os.getpid()})
+        if self.path == "/v1/load":
+            ADAPTERS[request["name"]] = request["greeting"]
+            self._answer(200, {})
+            return
+        if self.path == "/v1/unload":
+            ADAPTERS.pop(request["name"])
+            self._answer(200, {})
+            return
+        model = request["model"]
+        if model.startswith("mdl_") and model not in ADAPTERS:
+            self._answer(404, {"error": {"message": f"no model {model}"}})
+            return
+        greeting = ADAPTERS.get(model, os.environ.get("TOY_GREETING"))
+        time.sleep(request.get("delay_s", 0.0))
+        told = {"model": model, "greeting": greeting, "pid": os.getpid(), "adapters": sorted(ADAPTERS.values())}
+        self._answer(200, told | {"authorization": self.headers.get("Authorization")})
 
     def log_message(self, format: str, *args: object) -> None:
         pass
