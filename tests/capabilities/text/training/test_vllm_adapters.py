@@ -62,12 +62,19 @@ class StandIn:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
+    def serve(self, name: str) -> None:
+        """Answer under another name."""
+        self._models = {name: next(iter(self._models.values()))}
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         self.calls.append((path, str(body.get("lora_name", body.get("model")))))
+        if path == "/v1/started":
+            self.adapters.clear()
+            return 200, {}
         if path == "/v1/load_lora_adapter":
             return self._load(body["lora_name"], Path(body["lora_path"]))
         if path == "/v1/unload_lora_adapter":
@@ -179,6 +186,20 @@ def test_an_adapter_that_answers_otherwise_than_trained_is_refused_with_the_diff
     found, message, _ = code(host, adapter)
     assert found == "trained_weights_differ"
     assert "where 0.0" in message
+    assert stand_in.adapters == {}
+
+
+def test_an_answer_that_is_no_nearer_to_the_trained_one_than_the_bases_is_refused_whatever_the_precision_allows(
+    model: LocalModel, stand_in: StandIn, adapter: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = VllmAdapters(model, ServeOptions(max_adapters=1), stand_in.url)
+    probe = Probe((1, 2), {0: 9.0, 1: 8.0}, 1.0)
+    plain = TopLogprobs({0: -1.0, 1: -2.0})
+    answers = iter([plain, plain, TopLogprobs({0: -1.0, 1: -3.5})])
+    monkeypatch.setattr(host, "_ask", lambda name, probe: next(answers))
+    found, message, _ = code(host, adapter.model_copy(update={"metadata": adapter.metadata | {"probe": probe.record()}}))
+    assert found == "trained_weights_differ"
+    assert "differ by 0.75 from those of the trained graph, where 1 is allowed and the base alone differs by 0." in message
     assert stand_in.adapters == {}
 
 
