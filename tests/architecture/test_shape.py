@@ -15,6 +15,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "ids.py": "ids that say what they name",
         "clock.py": "the one source of time",
         "events.py": "announcements after a commit",
+        "polling.py": "a thread that looks again and again",
         "migration.py": "backup, then Alembic in one transaction",
         "migrations/": "Alembic's environment and versions",
         "telemetry.py": "logs, metrics, traces",

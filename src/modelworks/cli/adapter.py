@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ from modelworks.cli.output import (
     DryRun,
     Format,
     Output,
+    Record,
     Yes,
     age_of,
     confirm,
@@ -76,13 +79,33 @@ def rm(
         found = [each for each in client.deployments.adapters().data if name in (each["name"], each["id"])]
         if not found:
             raise NotFound(f"There is no adapter {name!r}.", hint="See `modelworks adapters ls`.", code="adapter_not_found")
-        if dry_run:
-            note(tr("These would be removed:"))
-            show_list(found, COLUMNS, output, name="name")
-            return
-        if not confirm(tr("Stop answering under the name {name}?", name=name), yes=yes):
-            raise typer.Exit(1)
-        gone = client.deployments.remove_adapter(name)
+        remove = partial(client.deployments.remove_adapter, name)
+        stop_answering(name, found, COLUMNS, remove, dry_run=dry_run, yes=yes, output=output)
+
+
+def stop_answering(
+    name: str,
+    records: Sequence[Record],
+    columns: Sequence[Column],
+    remove: Callable[[], Any],
+    *,
+    dry_run: bool,
+    yes: bool,
+    output: Format,
+) -> None:
+    """Remove what answers under a name, after a question; or show what would go.
+
+    Args:
+        records: what goes, shown where nothing is to be done yet.
+        remove: does it and returns the record of what has gone.
+    """
+    if dry_run:
+        note(tr("These would be removed:"))
+        show_list(records, columns, output, name="name")
+        return
+    if not confirm(tr("Stop answering under the name {name}?", name=name), yes=yes):
+        raise typer.Exit(1)
+    gone = remove()
     note(tr("{name} stopped answering; running requests are finished first.", name=name))
     if output is Format.json:
         print_json(gone)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from modelworks.cli.adapter import named
+from modelworks.cli.adapter import named, stop_answering
 from modelworks.cli.adapter import wait_until_ready as wait_for_adapter
 from modelworks.cli.connection import collect, connect, pairs_of
 from modelworks.cli.messages import tr
@@ -19,10 +20,8 @@ from modelworks.cli.output import (
     Record,
     Yes,
     age_of,
-    confirm,
     note,
     plain,
-    print_json,
     show_list,
     show_one,
 )
@@ -151,18 +150,8 @@ def undeploy(
     """Stop answering under a name. Running requests are finished first; the model stays in the catalog."""
     with connect() as client:
         deployment = client.deployments.get(name)
-        if dry_run:
-            note(tr("These would be removed:"))
-            show_list([deployment], LIST_COLUMNS, output, name="name")
-            return
-        if not confirm(tr("Stop answering under the name {name}?", name=name), yes=yes):
-            raise typer.Exit(1)
-        gone = client.deployments.remove(name)
-    note(tr("{name} stopped answering; running requests are finished first.", name=name))
-    if output is Format.json:
-        print_json(gone)
-    else:
-        typer.echo(name)
+        remove = partial(client.deployments.remove, name)
+        stop_answering(name, [deployment], LIST_COLUMNS, remove, dry_run=dry_run, yes=yes, output=output)
 
 
 def ps(

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
-import uvicorn
 from aiohttp import web
 from fastapi import FastAPI
 from openai import AsyncOpenAI
+from tests.kernel.gateway.desk import TALKER, Desk, open_desk
+from tests.kernel.gateway.rooms import serve
 
 from modelworks.kernel.access import AccessService, UsageRecorder
 from modelworks.kernel.access.schemas import UsageRequest
 from modelworks.kernel.base.clock import FixedClock, SystemClock
 from modelworks.kernel.base.database import Base, Database
 from modelworks.kernel.base.events import Events
+from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway import GatewayService, install
 from modelworks.kernel.serving import DeployedModel, ReplicaPool, Route
 from modelworks.kernel.serving.pool import Slot, Target
@@ -174,27 +176,6 @@ async def listen(app: web.Application, stack: AsyncExitStack) -> str:
     await site.start()
     host, port = runner.addresses[0][:2]
     return f"http://{host}:{port}"
-
-
-async def serve(app: Any, stack: AsyncExitStack) -> str:
-    """Serve an ASGI application with uvicorn as the product does; returns its URL."""
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[bound]))
-
-    async def stop() -> None:
-        server.should_exit = True
-        await serving
-        bound.close()
-
-    stack.push_async_callback(stop)
-    while not server.started:
-        await asyncio.sleep(0.005)
-    return f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 class FakeJobs:
@@ -367,3 +348,12 @@ async def stage(tmp_path: Any) -> AsyncIterator[Stage]:
 def parsed(blocks: list[str]) -> list[Any]:
     """The JSON payloads of `data:` blocks; `[DONE]` and comments stay as they are."""
     return [orjson.loads(block[6:]) if block.startswith("data: {") else block for block in blocks]
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+    """Files and fine-tuning, with a base model in the catalog and a capability that could train it."""
+    monkeypatch.setattr(discovery, "capabilities", lambda: {"talker": TALKER})
+    async with open_desk(tmp_path) as made:
+        made.model()
+        yield made

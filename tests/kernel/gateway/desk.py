@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import FastAPI
-from openai import AsyncOpenAI
 from pydantic import BaseModel, ConfigDict, Field, RootModel
-from tests.kernel.gateway.conftest import serve
+from tests.kernel.gateway.rooms import Rooms, open_rooms
 
 from modelworks.contract.capability import Capability, Task
 from modelworks.contract.generation import GenerationChunk, GenerationInput
 from modelworks.contract.media import File
-from modelworks.kernel.access import AccessService, UsageRecorder
-from modelworks.kernel.base.clock import FixedClock
-from modelworks.kernel.base.database import Base, Database
-from modelworks.kernel.base.events import Events
-from modelworks.kernel.base.settings import Settings
-from modelworks.kernel.catalog import CatalogService
-from modelworks.kernel.gateway import FileService, FineTuningService, GatewayService, TuningSteps, install
-from modelworks.kernel.jobs import JobsService
+from modelworks.kernel.gateway import FineTuningService, TuningSteps, install
 from modelworks.kernel.jobs.journal import JournalEntry
-from modelworks.kernel.serving import ReplicaPool
 from modelworks.kernel.serving.service import ServingService
-from modelworks.kernel.storage import BlobStore
 
 
 class Supervised(BaseModel):
@@ -105,34 +95,15 @@ def jsonl(*examples: Any) -> bytes:
     return b"".join(json.dumps(example, ensure_ascii=False).encode() + b"\n" for example in examples)
 
 
-@dataclass
-class Desk:
+@dataclass(kw_only=True)
+class Desk(Rooms):
     """A server with files and fine-tuning, and the rooms behind it."""
 
-    url: str
-    db: Database
-    clock: FixedClock
-    access: AccessService
-    catalog: CatalogService
-    jobs: JobsService
     serving: ServingService
-    blobs: BlobStore
-    files: FileService
     tuning: FineTuningService
     steps: TuningSteps
-    project_id: str
-    client: AsyncOpenAI
-    stack: AsyncExitStack
     #: How many entries the worker of an attempt has written.
     told: dict[tuple[str, int], int] = field(default_factory=dict)
-
-    async def other(self, scopes: Iterable[str] = ("read", "write"), *, project: str | None = None, **more: Any) -> AsyncOpenAI:
-        """A client with another key: of a project of its own where `project` is given."""
-        with self.db.transaction() as session:
-            project_id = self.project_id if project is None else self.access.create_project(session, project).id
-            secret = self.access.create_key(session, project_id, "other", scopes=list(scopes), **more)[1]
-        client = AsyncOpenAI(base_url=self.url + "/v1", api_key=secret, max_retries=0)
-        return await self.stack.enter_async_context(client)
 
     def model(self, name: str = "lab/base", task: str | None = "text-generation") -> str:
         """A model in the catalog; returns the id of its version."""
@@ -190,44 +161,14 @@ class Desk:
 
 @asynccontextmanager
 async def open_desk(tmp_path: Path, *, max_file_bytes: int = 1 << 20) -> AsyncIterator[Desk]:
-    async with AsyncExitStack() as stack:
-        db = Database(f"sqlite:///{tmp_path / 'desk.db'}")
-        stack.callback(db.dispose)
-        Base.metadata.create_all(db.engine)
-        settings = Settings(home=tmp_path / "home", slots_cpu=4, slots_memory_bytes=8 << 30)
-        clock, events = FixedClock(), Events()
-        blobs = BlobStore(str(tmp_path / "blobs"))
-        access = AccessService(db, clock, events)
-        recorder = UsageRecorder(db)
-        stack.callback(recorder.close)
-        with db.transaction() as session:
-            project_id = access.create_project(session, "my lab").id
-            secret = access.create_key(session, project_id, "test", scopes=["read", "write", "inference"])[1]
-        catalog = CatalogService(db, blobs, clock, events, settings)
-        jobs = JobsService(db, catalog, blobs, clock, events, settings)
-        serving = ServingService(db, catalog, clock, events, settings)
-        files = FileService(db, catalog, blobs, clock, max_bytes=max_file_bytes)
-        tuning = FineTuningService(db, jobs, catalog, serving, files, clock, project_name=access.project_name)
-        pool = ReplicaPool()
-        await pool.start()
-        stack.push_async_callback(pool.close)
-        gateway = GatewayService(access=access, usage=recorder, pool=pool, db=db, jobs=jobs, catalog=catalog, clock=clock)
-        app = FastAPI()
-        install(app, gateway, max_body_bytes=10_000, files=files, tuning=tuning)
-        url = await serve(app, stack)
-        yield Desk(
-            url=url,
-            db=db,
-            clock=clock,
-            access=access,
-            catalog=catalog,
-            jobs=jobs,
-            serving=serving,
-            blobs=blobs,
-            files=files,
-            tuning=tuning,
-            steps=TuningSteps(tuning, jobs, catalog, serving, files, clock, events),
-            project_id=project_id,
-            client=await stack.enter_async_context(AsyncOpenAI(base_url=url + "/v1", api_key=secret, max_retries=0)),
-            stack=stack,
+    async with open_rooms(tmp_path, max_file_bytes=max_file_bytes) as rooms:
+        serving = ServingService(rooms.db, rooms.catalog, rooms.clock, rooms.events, rooms.settings)
+        tuning = FineTuningService(
+            rooms.db, rooms.jobs, rooms.catalog, serving, rooms.files, rooms.clock, project_name=rooms.access.project_name
         )
+        steps = TuningSteps(tuning, rooms.jobs, rooms.catalog, serving, rooms.files, rooms.clock, rooms.events)
+        made = Desk(**vars(rooms), serving=serving, tuning=tuning, steps=steps)
+        app = FastAPI()
+        install(app, rooms.gateway, max_body_bytes=10_000, files=rooms.files, tuning=tuning)
+        await made.open(app)
+        yield made

@@ -5,29 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from openai import AsyncOpenAI
-from tests.kernel.gateway.conftest import FakeReplica, chunk, listen, serve, usage
+from tests.kernel.gateway.conftest import FakeReplica, chunk, listen, usage
+from tests.kernel.gateway.rooms import Rooms, open_rooms
 
 from modelworks.contract.media import File
-from modelworks.kernel.access import AccessService, UsageRecorder
 from modelworks.kernel.access.schemas import UsageRequest
-from modelworks.kernel.base.clock import FixedClock
-from modelworks.kernel.base.database import Base, Database
-from modelworks.kernel.base.events import Events
-from modelworks.kernel.base.settings import Settings
-from modelworks.kernel.catalog import CatalogService
-from modelworks.kernel.gateway import EvalService, EvalSteps, FileService, GatewayService, Measuring, install
-from modelworks.kernel.jobs import JobsService
-from modelworks.kernel.serving import DeployedModel, ReplicaPool, Route
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.gateway import EvalService, EvalSteps, Measuring, install
+from modelworks.kernel.serving import DeployedModel, Route
 from modelworks.kernel.serving.pool import Slot, Target
-from modelworks.kernel.storage import BlobStore
 
 ITEM_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -52,27 +45,18 @@ def item(question: str, answer: str = "yes", **more: Any) -> dict[str, Any]:
     return {"item": {"question": question, "answer": answer, **more}}
 
 
-@dataclass
-class Exam:
+@dataclass(kw_only=True)
+class Exam(Rooms):
     """A server with files and evals, and the rooms behind it."""
 
-    url: str
-    db: Database
-    access: AccessService
-    catalog: CatalogService
-    recorder: UsageRecorder
-    gateway: GatewayService
-    files: FileService
     evals: EvalService
-    steps: EvalSteps
-    pool: ReplicaPool
     replica: FakeReplica
     replica_url: str
-    clock: FixedClock
-    project_id: str
-    client: AsyncOpenAI
-    stack: AsyncExitStack
+    steps: EvalSteps = field(init=False)
     table: dict[tuple[str, str], Target] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.steps = self.fresh_steps()
 
     def deploy(self, name: str) -> str:
         """A model of the catalog that the replica answers for; returns the id of its version."""
@@ -110,14 +94,6 @@ class Exam:
     def questions(self) -> list[str]:
         """What the replica was asked, in order."""
         return [request["messages"][-1]["content"] for request in self.replica.requests]
-
-    async def other(self, scopes: Iterable[str], *, project: str | None = None, **more: Any) -> AsyncOpenAI:
-        """A client with another key: of a project of its own where `project` is given."""
-        with self.db.transaction() as session:
-            project_id = self.project_id if project is None else self.access.create_project(session, project).id
-            secret = self.access.create_key(session, project_id, "other", scopes=list(scopes), **more)[1]
-        client = AsyncOpenAI(base_url=self.url + "/v1", api_key=secret, max_retries=0)
-        return await self.stack.enter_async_context(client)
 
     async def file(self, *rows: Any, purpose: Any = "evals") -> str:
         content = b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows)
@@ -183,51 +159,14 @@ class Exam:
 
 @asynccontextmanager
 async def open_exam(tmp_path: Path, db: Database | None = None) -> AsyncIterator[Exam]:
-    async with AsyncExitStack() as stack:
-        if db is None:
-            db = Database(f"sqlite:///{tmp_path / 'exam.db'}")
-            stack.callback(db.dispose)
-        Base.metadata.create_all(db.engine)
-        settings = Settings(home=tmp_path / "home", slots_cpu=4, slots_memory_bytes=8 << 30)
-        clock, events = FixedClock(), Events()
-        blobs = BlobStore(str(tmp_path / "blobs"))
-        access = AccessService(db, clock, events)
-        recorder = UsageRecorder(db)
-        stack.callback(recorder.close)
-        with db.transaction() as session:
-            project_id = access.create_project(session, "my lab").id
-            secret = access.create_key(session, project_id, "test", scopes=["read", "write", "inference"])[1]
-        catalog = CatalogService(db, blobs, clock, events, settings)
-        jobs = JobsService(db, catalog, blobs, clock, events, settings)
-        files = FileService(db, catalog, blobs, clock, max_bytes=16 << 20)
-        pool = ReplicaPool()
-        await pool.start()
-        stack.push_async_callback(pool.close)
+    async with open_rooms(tmp_path, max_file_bytes=16 << 20, db=db) as rooms:
         replica = FakeReplica()
-        replica_url = await listen(replica.app(), stack)
-        gateway = GatewayService(access=access, usage=recorder, pool=pool, db=db, jobs=jobs, catalog=catalog, clock=clock)
-        evals = EvalService(db, gateway, files, clock, base_url="http://127.0.0.1:8400")
+        replica_url = await listen(replica.app(), rooms.stack)
+        evals = EvalService(rooms.db, rooms.gateway, rooms.files, rooms.clock, base_url="http://127.0.0.1:8400")
+        made = Exam(**vars(rooms), evals=evals, replica=replica, replica_url=replica_url)
         app = FastAPI()
-        install(app, gateway, max_body_bytes=4 << 20, files=files, evals=evals)
-        url = await serve(app, stack)
-        made = Exam(
-            url=url,
-            db=db,
-            access=access,
-            catalog=catalog,
-            recorder=recorder,
-            gateway=gateway,
-            files=files,
-            evals=evals,
-            steps=EvalSteps(evals, gateway, files, Measuring(db, catalog, files), patience_s=(0.01, 0.01)),
-            pool=pool,
-            replica=replica,
-            replica_url=replica_url,
-            clock=clock,
-            project_id=project_id,
-            client=await stack.enter_async_context(AsyncOpenAI(base_url=url + "/v1", api_key=secret, max_retries=0)),
-            stack=stack,
-        )
+        install(app, rooms.gateway, max_body_bytes=4 << 20, files=rooms.files, evals=evals)
+        await made.open(app)
         made.deploy("tiny")
         made.answer()
         made.steps.start()

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,21 +15,12 @@ import aiohttp
 import openai
 import pytest
 from sqlalchemy import select
-from tests.kernel.gateway.desk import CHAT, PAIR, TALKER, Desk, jsonl, open_desk
+from tests.kernel.gateway.desk import CHAT, PAIR, Desk, jsonl
 from tests.kernel.gateway.test_golden import compare
 
-from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway.training_file import MAX_FAULTS, check
 from modelworks.kernel.serving.schemas import DeploymentSpec
 from modelworks.kernel.serving.store import DeploymentRow
-
-
-@pytest.fixture
-async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
-    monkeypatch.setattr(discovery, "capabilities", lambda: {"talker": TALKER})
-    async with open_desk(tmp_path) as made:
-        made.model()
-        yield made
 
 
 async def events_of(desk: Desk, job_id: str) -> list[Any]:
@@ -439,7 +429,7 @@ async def test_a_job_without_news_writes_nothing(desk: Desk, tmp_path: Path) -> 
     job = await desk.job()
     desk.steps.tick()
     desk.steps.tick()
-    with closing(sqlite3.connect(tmp_path / "desk.db")) as watcher:
+    with closing(sqlite3.connect(tmp_path / "rooms.db")) as watcher:
 
         def version() -> int:
             return int(watcher.execute("PRAGMA data_version").fetchone()[0])

@@ -11,7 +11,8 @@ import openai
 import pytest
 from fastapi import FastAPI
 from openai import AsyncOpenAI
-from tests.kernel.gateway.conftest import Stage, serve
+from tests.kernel.gateway.conftest import Stage
+from tests.kernel.gateway.rooms import serve
 
 from modelworks.kernel.gateway import install
 

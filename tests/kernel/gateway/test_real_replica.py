@@ -9,7 +9,8 @@ from typing import Any
 
 import openai
 import pytest
-from tests.kernel.gateway.conftest import Stage, serve
+from tests.kernel.gateway.conftest import Stage
+from tests.kernel.gateway.rooms import serve
 
 from modelworks.contract.capability import Task
 from modelworks.contract.errors import ContextLengthExceeded

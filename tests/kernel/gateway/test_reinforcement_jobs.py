@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from tests.kernel.gateway.desk import TALKER, Desk, open_desk
+from tests.kernel.gateway.desk import Desk
 
 from modelworks.contract.template import Template
-from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway.training_file import check
 
 GRADER: Any = {
@@ -30,14 +27,6 @@ JUDGE: Any = {
     "input": [{"role": "user", "content": "{{sample.output_text}}"}],
 }
 PROMPT = {"messages": [{"role": "user", "content": "2+2?"}], "reference_answer": "4"}
-
-
-@pytest.fixture
-async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
-    monkeypatch.setattr(discovery, "capabilities", lambda: {"talker": TALKER})
-    async with open_desk(tmp_path) as made:
-        made.model()
-        yield made
 
 
 async def job_of(desk: Desk, grader: Any = GRADER, **hyperparameters: Any) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
 from modelworks.contract.template import Template
 from modelworks.kernel.gateway.errors import from_validation
+from modelworks.kernel.gateway.schemas import Metadata, Wire
 
-_MAX_LABELS, _MAX_LABEL_KEY, _MAX_LABEL_VALUE = 16, 64, 512
 #: Items that stand in the request itself; more belong into a file.
 MAX_INLINE_ITEMS: Final = 1000
 MAX_CRITERIA: Final = 64
@@ -24,23 +24,9 @@ _GIVE_ITEMS: Final = "Give the items: store them as a file with the purpose eval
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class _Labelled(_Wire):
+class _Labelled(Wire):
     name: str | None = Field(default=None, max_length=512, pattern=r"^[^\x00]*$")
-    metadata: dict[str, str] | None = None
-
-    @field_validator("metadata")
-    @classmethod
-    def _small(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and len(value) > _MAX_LABELS:
-            raise PydanticCustomError("metadata_length", "may hold at most 16 pairs")
-        for key, text in (value or {}).items():
-            if len(key) > _MAX_LABEL_KEY or len(text) > _MAX_LABEL_VALUE:
-                raise PydanticCustomError("metadata_size", "keys have at most 64 characters, values at most 512")
-        return value
+    metadata: Metadata | None = None
 
 
 class EvalCreate(_Labelled):
@@ -54,7 +40,7 @@ class EvalUpdate(_Labelled):
     """POST /v1/evals/{eval_id}."""
 
 
-class CustomSource(_Wire):
+class CustomSource(Wire):
     """What an item looks like, and whether the answers come from a model."""
 
     item_schema: dict[str, Any]
@@ -67,26 +53,26 @@ class EvalRunCreate(_Labelled):
     data_source: dict[str, Any] = Field(description='{"type": "jsonl" | "completions" | "responses", "source": {…}, …}')
 
 
-class InlineRow(_Wire):
+class InlineRow(Wire):
     """One item in the request."""
 
     item: dict[str, Any]
     sample: dict[str, Any] | None = None
 
 
-class InlineSource(_Wire):
+class InlineSource(Wire):
     """Items in the request itself."""
 
     content: list[InlineRow] = Field(min_length=1, max_length=MAX_INLINE_ITEMS)
 
 
-class FileSource(_Wire):
+class FileSource(Wire):
     """Items in a file with the purpose `evals`: one {"item": {…}, "sample": {…}} per line."""
 
     id: str = Field(min_length=1, max_length=64)
 
 
-class Turn(_Wire):
+class Turn(Wire):
     """A message of a template."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -108,19 +94,19 @@ class Turn(_Wire):
         return text
 
 
-class Turns(_Wire):
+class Turns(Wire):
     """Messages with `{{item.…}}` in them."""
 
     template: list[Turn] = Field(min_length=1)
 
 
-class Reference(_Wire):
+class Reference(Wire):
     """Messages that stand in the item."""
 
     item_reference: str = Field(pattern=r"^item\.[^\s.]+(\.[^\s.]+)*$")
 
 
-class _Sampling(_Wire):
+class _Sampling(Wire):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
@@ -159,7 +145,7 @@ class ResponsesSampling(_Sampling):
         return _given(self, tools=tools, response_format=form)
 
 
-class ModelSource(_Wire):
+class ModelSource(Wire):
     """What the data sources `completions` and `responses` share."""
 
     model: str = Field(min_length=1, max_length=256)

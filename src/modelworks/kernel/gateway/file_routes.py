@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -30,7 +30,7 @@ from modelworks.kernel.gateway.files import (
 )
 from modelworks.kernel.gateway.multipart import MultipartReader, PartBegin, PartData, boundary_of
 from modelworks.kernel.gateway.routes import PlainRoute, described, in_path
-from modelworks.kernel.gateway.schemas import inline_schema
+from modelworks.kernel.gateway.schemas import Wire, inline_schema
 from modelworks.kernel.gateway.service import GatewayService, json_object
 from modelworks.kernel.gateway.stream import JsonBytes
 from modelworks.kernel.storage.blobs import CHUNK_BYTES, BlobWriter
@@ -47,18 +47,14 @@ Model = TypeVar("Model", bound=BaseModel)
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class ExpiresAfter(_Wire):
+class ExpiresAfter(Wire):
     """How long a file lives."""
 
     anchor: Literal["created_at"]
     seconds: int = Field(ge=MIN_LIFE_S, le=MAX_LIFE_S)
 
 
-class UploadCreate(_Wire):
+class UploadCreate(Wire):
     """POST /v1/uploads."""
 
     bytes: int = Field(ge=0)
@@ -68,7 +64,7 @@ class UploadCreate(_Wire):
     expires_after: ExpiresAfter | None = None
 
 
-class UploadComplete(_Wire):
+class UploadComplete(Wire):
     """POST /v1/uploads/{upload_id}/complete."""
 
     part_ids: list[str] = Field(min_length=1, max_length=10_000)

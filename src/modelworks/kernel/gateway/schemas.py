@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from modelworks.contract.generation import Role
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
     """Unknown fields are ignored; a string is never taken for a number."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class ChatMessage(_Wire):
+_MAX_LABELS, _MAX_LABEL_KEY, _MAX_LABEL_VALUE = 16, 64, 512
+
+
+def _small(labels: dict[str, str]) -> dict[str, str]:
+    if len(labels) > _MAX_LABELS:
+        raise PydanticCustomError("metadata_length", "may hold at most 16 pairs")
+    for key, text in labels.items():
+        if len(key) > _MAX_LABEL_KEY or len(text) > _MAX_LABEL_VALUE:
+            raise PydanticCustomError("metadata_size", "keys have at most 64 characters, values at most 512")
+    return labels
+
+
+#: What clients pin to the things they create, within OpenAI's limits.
+Metadata = Annotated[dict[str, str], AfterValidator(_small)]
+
+
+class ChatMessage(Wire):
     """One turn; `content` is text or a list of parts."""
 
     role: Role
@@ -36,11 +52,11 @@ class ChatMessage(_Wire):
         raise PydanticCustomError("content_type", "must be a string or a list of content parts")
 
 
-class StreamOptions(_Wire):
+class StreamOptions(Wire):
     include_usage: bool | None = None
 
 
-class _Sampling(_Wire):
+class _Sampling(Wire):
     """The parameters that chat and completions share."""
 
     model: str = Field(min_length=1)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import threading
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, cast
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 from modelworks.contract.errors import InvalidData, ModelworksError
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.polling import PollingThread
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.gateway import tuning_method
 from modelworks.kernel.gateway.files import RESULTS, FileService
@@ -68,42 +68,26 @@ class TuningSteps:
         self._serving = serving
         self._files = files
         self._clock = clock
-        self._events = events
         self._db = tuning.db
         self._expired_at = clock.now()
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        tuning.wake = self._wake.set
+        self._thread = PollingThread(
+            self.tick,
+            name="fine-tuning",
+            events=events,
+            topic="run.changed",
+            busy_s=_BUSY_POLL_S,
+            idle_s=_IDLE_POLL_S,
+            rest_s=_REST_S,
+        )
+        tuning.wake = self._thread.wake
 
     def start(self) -> None:
         """Begin in a thread of its own."""
-        unsubscribe = self._events.subscribe("run.changed", lambda _topic, _payload: self._wake.set())
-
-        def loop() -> None:
-            try:
-                while not self._stop.is_set():
-                    is_busy = True
-                    try:
-                        is_busy = self.tick()
-                    except Exception:
-                        # The database may be away for a while.
-                        log.exception("the fine-tuning jobs could not be looked after")
-                    self._wake.wait(_BUSY_POLL_S if is_busy else _IDLE_POLL_S)
-                    self._stop.wait(_REST_S)
-                    self._wake.clear()
-            finally:
-                unsubscribe()
-
-        self._thread = threading.Thread(target=loop, name="fine-tuning", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread after its current step."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=30)
+        self._thread.stop()
 
     def tick(self) -> bool:
         """Look at every open job once; returns whether one of them is not paused."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-_MAX_LABELS, _MAX_LABEL_KEY, _MAX_LABEL_VALUE = 16, 64, 512
-
-
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
+from modelworks.kernel.gateway.schemas import Metadata, Wire
 
 
 def _whole(value: Any) -> Any:
@@ -35,7 +31,7 @@ _Whole = Annotated[Any, AfterValidator(_whole), _or_auto("integer")]
 _Number = Annotated[Any, AfterValidator(_number), _or_auto("number")]
 
 
-class Hyperparameters(_Wire):
+class Hyperparameters(Wire):
     """The word "auto" leaves the choice to the capability; an event says what it chose and why."""
 
     n_epochs: _Whole = None
@@ -49,7 +45,7 @@ class Hyperparameters(_Wire):
     lora_rank: _Whole = Field(default=None, description="Ours: an adapter of that rank learns instead of all weights.")
 
 
-class MethodDetail(_Wire):
+class MethodDetail(Wire):
     """What one method takes."""
 
     hyperparameters: Hyperparameters | None = None
@@ -61,7 +57,7 @@ class ReinforcementDetail(MethodDetail):
     grader: dict[str, Any] = Field(description="Judges answers: see the guide to graders.")
 
 
-class Method(_Wire):
+class Method(Wire):
     """How the model learns: from answers (supervised), from pairs of a better and a worse one (dpo), or from what a grader says
     of its own (reinforcement).
     """
@@ -72,7 +68,7 @@ class Method(_Wire):
     reinforcement: ReinforcementDetail | None = None
 
 
-class FineTuningCreate(_Wire):
+class FineTuningCreate(Wire):
     """POST /v1/fine_tuning/jobs."""
 
     model: str = Field(min_length=1, max_length=256)
@@ -82,15 +78,5 @@ class FineTuningCreate(_Wire):
     hyperparameters: Hyperparameters | None = Field(default=None, description="Superseded by method.")
     suffix: str | None = Field(default=None, min_length=1, max_length=64)
     seed: int | None = Field(default=None, ge=0, lt=1 << 63)
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     integrations: list[dict[str, Any]] | None = None
-
-    @field_validator("metadata")
-    @classmethod
-    def _small(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and len(value) > _MAX_LABELS:
-            raise PydanticCustomError("metadata_length", "may hold at most 16 pairs")
-        for key, text in (value or {}).items():
-            if len(key) > _MAX_LABEL_KEY or len(text) > _MAX_LABEL_VALUE:
-                raise PydanticCustomError("metadata_size", "keys have at most 64 characters, values at most 512")
-        return value

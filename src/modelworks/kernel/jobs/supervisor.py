@@ -5,7 +5,6 @@ Everything it must not forget is in the database; a new supervisor after a crash
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.polling import PollingThread
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.jobs.attempts import ActiveRun
 from modelworks.kernel.jobs.executors import Executor, Launch, Status
@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 _BUSY_POLL_S = 0.25
 _IDLE_POLL_S = 2.0
+#: Announcements come in bursts.
+_REST_S = 0.02
 #: How long a worker may take to exit once its run is over.
 _EXIT_GRACE_S = 10.0
 #: How long a worker may take to its first sign of life.
@@ -71,45 +73,28 @@ class Supervisor:
         self._executor = executor
         self._db = db
         self._settings = settings
-        self._events = events
         self._clock = clock
         self._capacity = capacity(settings)
         self._watches: dict[str, _Watch] = {}
         self._troubled: set[str] = set()
         self._is_swept = False
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = PollingThread(
+            self.tick,
+            name="supervisor",
+            events=events,
+            topic="run.changed",
+            busy_s=_BUSY_POLL_S,
+            idle_s=_IDLE_POLL_S,
+            rest_s=_REST_S,
+        )
 
     def start(self) -> None:
         """Begin watching in a thread."""
-        unsubscribe = self._events.subscribe("run.changed", lambda _topic, _payload: self._wake.set())
-
-        def loop() -> None:
-            try:
-                while not self._stop.is_set():
-                    try:
-                        is_busy = self.tick()
-                    except Exception:
-                        # The database may be away for a while; the runs go on meanwhile.
-                        log.exception("the supervisor could not look after the runs")
-                        is_busy = True
-                    self._wake.wait(_BUSY_POLL_S if is_busy else _IDLE_POLL_S)
-                    self._wake.clear()
-                    # Announcements come in bursts.
-                    self._stop.wait(0.02)
-            finally:
-                unsubscribe()
-
-        self._thread = threading.Thread(target=loop, name="supervisor", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Stop watching. Runs go on and are taken over by the next supervisor."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=30)
+        self._thread.stop()
 
     def tick(self) -> bool:
         """Look at every run once; returns whether there is anything to come back for soon."""

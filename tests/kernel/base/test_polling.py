@@ -1,0 +1,117 @@
+"""The thread that looks again and again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.polling import PollingThread
+
+NEVER_S = 600.0
+
+
+class Looks:
+    """Counts looks; the test waits for the next."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self._looked = threading.Condition()
+
+    def look(self) -> None:
+        with self._looked:
+            self.num += 1
+            self._looked.notify_all()
+
+    def wait_for(self, num: int) -> None:
+        with self._looked:
+            assert self._looked.wait_for(lambda: self.num >= num, timeout=30), f"{self.num} looks instead of {num}"
+
+
+def polling(events: Events, tick: Callable[[], bool], *, busy_s: float = NEVER_S, idle_s: float = NEVER_S) -> PollingThread:
+    return PollingThread(tick, name="watch", events=events, topic="run.changed", busy_s=busy_s, idle_s=idle_s, rest_s=0.001)
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_it_comes_back_soon_only_while_there_is_something_to_do(events: Events, is_busy: bool) -> None:
+    looks = Looks()
+
+    def tick() -> bool:
+        looks.look()
+        return is_busy
+
+    thread = polling(events, tick, busy_s=0.001 if is_busy else NEVER_S, idle_s=NEVER_S if is_busy else 0.001)
+    thread.start()
+    try:
+        looks.wait_for(3)
+    finally:
+        thread.stop()
+
+
+def test_an_announcement_and_a_call_bring_the_next_look_forward(events: Events) -> None:
+    looks = Looks()
+
+    def tick() -> bool:
+        looks.look()
+        return False
+
+    thread = polling(events, tick)
+    thread.start()
+    try:
+        looks.wait_for(1)
+        events.publish("run.changed", run_id="run_1")
+        looks.wait_for(2)
+        thread.wake()
+        looks.wait_for(3)
+    finally:
+        thread.stop()
+
+
+def test_what_changes_during_a_look_is_looked_at_again(events: Events) -> None:
+    looks = Looks()
+
+    def tick() -> bool:
+        looks.look()
+        if looks.num == 1:
+            events.publish("run.changed", run_id="run_1")
+        return False
+
+    thread = polling(events, tick)
+    thread.start()
+    try:
+        looks.wait_for(2)
+    finally:
+        thread.stop()
+
+
+def test_a_failing_look_is_repeated(events: Events) -> None:
+    looks = Looks()
+
+    def tick() -> bool:
+        looks.look()
+        raise RuntimeError("the database is away")
+
+    thread = polling(events, tick, busy_s=0.001)
+    thread.start()
+    try:
+        looks.wait_for(3)
+    finally:
+        thread.stop()
+
+
+def test_stopping_ends_the_thread_and_its_subscription(events: Events) -> None:
+    looks = Looks()
+
+    def tick() -> bool:
+        looks.look()
+        return False
+
+    thread = polling(events, tick)
+    thread.start()
+    looks.wait_for(1)
+    thread.stop()
+    assert "watch" not in {each.name for each in threading.enumerate()}
+    events.publish("run.changed", run_id="run_1")
+    assert looks.num == 1
