@@ -19,14 +19,22 @@ def task(**known: Any) -> Task:
     return Task(name="tell-apart", input=Nothing, output=Nothing, predictor="a:b", evaluator="a:c", **known)
 
 
-def test_optional_metrics_may_be_there_and_the_others_must() -> None:
+def test_optional_metrics_may_be_there_beside_the_others_or_alone() -> None:
     declared = task(metrics=("loss",), optional_metrics=("accuracy",), lower_is_better=("loss",))
     declared.check_metrics({"loss": 1.0})
     declared.check_metrics({"loss": 1.0, "accuracy": 0.5})
-    for wrong in ({}, {"accuracy": 0.5}, {"loss": 1.0, "f1": 0.5}):
+    declared.check_metrics({"accuracy": 0.5})
+    for wrong in ({}, {"f1": 0.5}, {"accuracy": 0.5, "f1": 0.5}, {"loss": 1.0, "f1": 0.5}):
         with pytest.raises(InvalidData, match="as optional accuracy") as refused:
             declared.check_metrics(wrong)
         assert refused.value.error_code == "metrics_mismatch"
+
+
+def test_some_of_the_metrics_are_not_enough() -> None:
+    declared = task(metrics=("loss", "perplexity"), optional_metrics=("accuracy",))
+    for wrong in ({"loss": 1.0}, {"loss": 1.0, "accuracy": 0.5}):
+        with pytest.raises(InvalidData, match="declares loss, perplexity"):
+            declared.check_metrics(wrong)
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="Reference of the model to measure.")],
     data: Annotated[list[str], typer.Option("--data", help="Test data: folder or reference, role=… if not test.")],
     param: Params = None,
+    judge: Annotated[str | None, typer.Option("--judge", help="Deployment that the grader (-p grader=@file) asks.")] = None,
     seed: Seed = None,
     follow_: Follow = False,
     dry_run: DryRun = False,
@@ -195,6 +196,8 @@ def evaluate(
         inputs = {"model": model}
         for role, ref in roles_of(data, "test").items():
             inputs[role] = dataset_ref(client, ref, dry_run=dry_run)
+        if judge is not None:
+            inputs["judge"] = f"deployment:{judge}"
         run = client.runs.submit(
             verb="evaluate",
             capability=capability,

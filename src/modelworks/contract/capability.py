@@ -95,7 +95,8 @@ class Task:
     importers: Mapping[str, ImportPath] = field(default_factory=dict)
     evaluator: ImportPath | None = None
     evaluate_params: type[BaseModel] | None = None
-    #: The evaluator returns each of these, whatever the data; the first one is what versions are compared by.
+    #: The evaluator returns each of these; the first one is what versions are compared by. Data that give none of them
+    #: (questions without answers have no likelihood) are measured by optional ones alone.
     metrics: tuple[str, ...] = ()
     #: The evaluator may return these as well, where the data ask for it (exact match needs reference answers).
     optional_metrics: tuple[str, ...] = ()
@@ -139,8 +140,9 @@ class Task:
             raise ValueError(f"task {self.name!r}: lower_is_better names {set(self.lower_is_better) - set(declared)}")
 
     def check_metrics(self, found: Collection[str]) -> None:
-        """Raise InvalidData (code `metrics_mismatch`) unless an evaluator's metrics are those declared."""
-        if not set(self.metrics) <= set(found) <= {*self.metrics, *self.optional_metrics}:
+        """Raise InvalidData (code `metrics_mismatch`) unless the metrics found are those declared, or optional ones alone."""
+        is_whole = set(self.metrics) <= set(found) or (found and set(found) <= set(self.optional_metrics))
+        if not is_whole or not set(found) <= {*self.metrics, *self.optional_metrics}:
             raise InvalidData(
                 f"The evaluator of {self.name!r} returned {', '.join(sorted(found)) or 'nothing'}, "
                 f"but the task declares {', '.join(sorted(self.metrics))}"

@@ -71,6 +71,7 @@ class Lab:
         *,
         params: Mapping[str, Any] | None = None,
         run_id: str | None = None,
+        metrics: Mapping[str, float] | None = None,
     ) -> Evaluation:
         with self.database.transaction() as session:
             return self.catalog.evaluations.record(
@@ -82,7 +83,7 @@ class Lab:
                 version_id=model.id,
                 dataset_version_id=self.catalog.resolve(session, ALICE, data, "dataset").id,
                 params=params or {},
-                metrics={"loss": 1.0, "perplexity": 2.0},
+                metrics=metrics or {"loss": 1.0, "perplexity": 2.0},
                 report_digest=None if report is None else self.blobs.put(report.encode()).digest,
             )
 
@@ -141,6 +142,21 @@ def test_an_evaluation_keeps_the_digests_of_what_was_measured_once(lab: Lab) -> 
         assert lab.catalog.evaluations.list(session, ALICE, data="general").data == []
     assert page.data == [made]
     assert (made.model_digest, made.dataset_digest) == (model.digest, data.digest)
+
+
+def test_the_newest_evaluations_that_measured_the_metric_are_compared(lab: Lab) -> None:
+    """A later one that looked at something else, with other parameters, hides nothing."""
+    for name, values in (("old", OLD), ("new", NEW)):
+        version = lab.add(name)
+        lab.measure(version, "test", values)
+        lines = [{"sample": f"a.txt:{place}", "values": {"accuracy": [place % 2, 1.0]}} for place in range(8)]
+        report = "\n".join(json.dumps(line) for line in lines)
+        lab.record(version, "test", report, params={"grader": "strict"}, metrics={"accuracy": 0.5})
+    assert lab.compare("old", "new").metric == "accuracy", "the newest"
+    assert lab.compare("old", "new", metric="loss").verdict == "better"
+    assert lab.compare("old", "new", metric="accuracy").rows[0].num_samples == 8
+    with pytest.raises(InvalidRequest, match="f1"):
+        lab.compare("old", "new", metric="f1")
 
 
 def test_pages_of_evaluations_go_on_where_the_last_one_ended(lab: Lab) -> None:

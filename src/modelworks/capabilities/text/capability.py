@@ -58,10 +58,11 @@ capability = Capability(
             evaluate_params=EvaluateParams,
             metrics=("loss", "perplexity", "bits_per_byte"),
             optional_metrics=(
+                *("reward", "reward_low", "reward_high", "pass_rate", "grader_failures"),
                 *("exact_match", "chrf", "rouge_l", "bleu", "sentence_bleu", "json_valid", "accuracy"),
                 *("tool_accuracy", "pass_at_1", "pass_at_10", "pass_at_100"),
             ),
-            lower_is_better=("loss", "perplexity", "bits_per_byte"),
+            lower_is_better=("loss", "perplexity", "bits_per_byte", "grader_failures"),
             resources=Resources(cpu=1.0, memory_bytes=2 << 30),
         ),
     ),

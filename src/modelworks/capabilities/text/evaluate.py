@@ -19,22 +19,23 @@ from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.evaluation.chat import measure_chats
 from modelworks.capabilities.text.evaluation.choice import measure_questions, read_pairs, read_questions
 from modelworks.capabilities.text.evaluation.code import measure_problems
+from modelworks.capabilities.text.evaluation.graded import Judge
 from modelworks.capabilities.text.evaluation.likelihood import Measure
 from modelworks.capabilities.text.evaluation.records import files_of, read_lines
 from modelworks.capabilities.text.evaluation.report import SampleReport
 from modelworks.capabilities.text.evaluation.tools import measure_requests
 from modelworks.capabilities.text.evaluation.writing import Writer
 from modelworks.capabilities.text.prompt_format import PromptFormat, served_format
-from modelworks.capabilities.text.schemas import EvaluateParams, TestForm
+from modelworks.capabilities.text.schemas import EvaluateParams, MeasureParams, TestForm
 from modelworks.capabilities.text.tokenizer import END_OF_TEXT, encode_plain
-from modelworks.contract.errors import InvalidData
+from modelworks.contract.errors import InvalidData, InvalidRequest
 from modelworks.contract.run import Run
 
 #: Fields that only a conversation's record has, in the forms that are read.
 _CHAT_FIELDS = frozenset({"messages", "conversations", "instruction"})
 #: Longest answer in tokens, where it is not given.
 _ANSWER_TOKENS = {"chat": 128, "tools": 256, "code": 512}
-_WRITTEN = {"chat": measure_chats, "code": measure_problems, "tools": measure_requests}
+_WRITTEN = {"code": measure_problems, "tools": measure_requests}
 
 
 def evaluate(run: Run, params: EvaluateParams) -> Mapping[str, float]:
@@ -61,16 +62,37 @@ def evaluate(run: Run, params: EvaluateParams) -> Mapping[str, float]:
     if params.num_threads is not None:
         torch.set_num_threads(params.num_threads)
     local = run.model("model")
+    folder = run.dataset("test").path
+    judge = _judge_of(run, folder, params)
     checkpoint = Checkpoint.of(local)
     model = load_model(local.path, torch.float32)
-    report = measured(run, run.dataset("test").path, params, checkpoint, served_format(local), model)
+    report = measured(run, folder, params, checkpoint, served_format(local), model, judge)
     metrics = report.metrics()
     report.save(run)
     return metrics
 
 
+def _judge_of(run: Run, folder: Path, params: EvaluateParams) -> Judge | None:
+    if params.grader is None:
+        return None
+    form = form_of(folder) if params.form == "auto" else params.form
+    if form != "chat":
+        raise InvalidRequest(
+            f"A grader judges answers to conversations and prompts, and the test data are of the form {form!r}.",
+            hint='Give records like {"messages": […], "reference_answer": …}, or leave the grader out.',
+            param="params.grader",
+        )
+    return Judge.of(run, params.grader)
+
+
 def measured(
-    run: Run, folder: Path, params: EvaluateParams, checkpoint: Checkpoint, prompt_format: PromptFormat, model: Any
+    run: Run,
+    folder: Path,
+    params: MeasureParams,
+    checkpoint: Checkpoint,
+    prompt_format: PromptFormat,
+    model: Any,
+    judge: Judge | None = None,
 ) -> SampleReport:
     """What a loaded model makes of each sample of a data set; see `evaluate`.
 
@@ -85,9 +107,11 @@ def measured(
     if form == "text":
         return _measure_documents(run, folder, params, prompt_format.tokenizer, measure)
     prompt_format = prompt_format.for_training()
-    if form in _WRITTEN:
+    if form in _ANSWER_TOKENS:
         longest = params.max_answer_tokens or _ANSWER_TOKENS[form]
         writer = Writer(model, prompt_format, checkpoint.context_length, longest)
+        if form == "chat":
+            return measure_chats(run, folder, params, prompt_format, measure, writer, judge)
         return _WRITTEN[form](run, folder, params, prompt_format, measure, writer)
     questions = read_questions(folder) if form == "choice" else read_pairs(folder)
     return measure_questions(run, questions, params, prompt_format, measure)
@@ -123,7 +147,7 @@ def _form_of(record: dict[str, object]) -> TestForm | None:
 
 
 def _measure_documents(
-    run: Run, folder: Path, params: EvaluateParams, tokenizer: PreTrainedTokenizerFast, measure: Measure
+    run: Run, folder: Path, params: MeasureParams, tokenizer: PreTrainedTokenizerFast, measure: Measure
 ) -> SampleReport:
     documents = list(islice(read_documents(folder), params.max_documents))
     report = SampleReport()

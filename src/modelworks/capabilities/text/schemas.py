@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    RootModel,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from modelworks.capabilities.text.grading.opening import open_grader
@@ -256,6 +266,20 @@ class DistillationParams(TuningParams):
     adapter: AdapterParams | None = Field(None, description="Train a low-rank adapter instead of all weights.")
 
 
+def _usable(value: Grader) -> Grader:
+    if len(models_of(value)) > 1:
+        raise PydanticCustomError("several_judges", "asks several models, and a run can ask one, its input judge")
+    try:
+        open_grader(value)
+    except ModelworksError as error:
+        raise PydanticCustomError("grader", "{reason}", {"reason": f"{error.message.rstrip('.')}"}) from error
+    return value
+
+
+#: A grader whose formula, source and measures are found to work before anything is computed.
+UsableGrader = Annotated[Grader, AfterValidator(_usable)]
+
+
 class ReinforcementParams(TuningParams):
     """Group relative policy optimisation (Shao et al. 2024): of several answers to a prompt, the better ones become likelier.
 
@@ -265,7 +289,7 @@ class ReinforcementParams(TuningParams):
     """
 
     method: Literal["reinforcement"] = Field("reinforcement", description="Learn what a grader rewards (GRPO).")
-    grader: Grader = Field(description="What judges an answer; see the guide to graders.")
+    grader: UsableGrader = Field(description="What judges an answer; see the guide to graders.")
     epochs: float = Field(1.0, gt=0, le=10_000, description="Passes over the data set; ignored when steps is given.")
     batch_size: int = Field(4, ge=1, le=65_536, description="Prompts that are answered at a time.")
     group_size: int = Field(8, ge=2, le=1024, description="Answers to each prompt, which are compared with each other.")
@@ -315,17 +339,6 @@ class ReinforcementParams(TuningParams):
         if isinstance(values, dict) and values.get("adapter") is not None:
             return {"learning_rate": 1e-5, **values}
         return values
-
-    @field_validator("grader", mode="after")
-    @classmethod
-    def _check_grader(cls, value: Grader) -> Grader:
-        if len(models_of(value)) > 1:
-            raise PydanticCustomError("several_judges", "asks several models, and a training can ask one, its input judge")
-        try:
-            open_grader(value)
-        except ModelworksError as error:
-            raise PydanticCustomError("grader", "{reason}", {"reason": f"{error.message.rstrip('.')}"}) from error
-        return value
 
     @field_validator("answer_format", mode="after")
     @classmethod
@@ -380,7 +393,7 @@ class LabelParams(BaseModel):
     checkpoint_every: int = Field(50, ge=1, description="Answers between checkpoints.")
 
 
-class EvaluateParams(BaseModel):
+class MeasureParams(BaseModel):
     """How held-out data are measured."""
 
     model_config = ConfigDict(extra="forbid")
@@ -422,7 +435,21 @@ class EvaluateParams(BaseModel):
         return self
 
 
-class QuantiseParams(EvaluateParams):
+class EvaluateParams(MeasureParams):
+    """How held-out data are measured, and by what the answers that the model writes are judged."""
+
+    grader: UsableGrader | None = Field(
+        None, description="What judges the answers to conversations and prompts, beside the other scores: the metric reward."
+    )
+
+    @model_validator(mode="after")
+    def _check_answers(self) -> Self:
+        if self.grader is not None and self.max_answers == 0:
+            raise ValueError("a grader judges what the model answers, so max_answers must be above 0")
+        return self
+
+
+class QuantiseParams(MeasureParams):
     """Which smaller versions are made, and how what they cost is measured; the rest says how data are measured."""
 
     to: list[Quantised] = Field(

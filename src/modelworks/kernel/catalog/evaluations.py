@@ -135,7 +135,7 @@ class Evaluations:
         confidence: float = 0.95,
     ) -> Comparison:
         """`compare` for versions that are resolved already."""
-        first, second = self._pair(session, project_id, baseline, candidate, data)
+        first, second = self._pair(session, project_id, baseline, candidate, data, metric)
         _, task = discovery.find_task(first.capability, first.task)
         ours, theirs = self._samples(first, baseline, data), self._samples(second, candidate, data)
         if ours.keys() != theirs.keys():
@@ -177,7 +177,13 @@ class Evaluations:
         )
 
     def _pair(
-        self, session: Session, project_id: str, baseline: Version, candidate: Version, data: Version
+        self,
+        session: Session,
+        project_id: str,
+        baseline: Version,
+        candidate: Version,
+        data: Version,
+        metric: str | None,
     ) -> tuple[EvaluationRow, EvaluationRow]:
         def of(version: Version) -> Sequence[EvaluationRow]:
             query = select(EvaluationRow).where(
@@ -189,10 +195,11 @@ class Evaluations:
             return session.scalars(query.order_by(EvaluationRow.id.desc()).limit(100)).all()
 
         ours, theirs = of(baseline), of(candidate)
-        for mine in ours:
-            for other in theirs:
-                if _way(mine) == _way(other):
-                    return mine, other
+        alike = [(mine, other) for mine in ours for other in theirs if _way(mine) == _way(other)]
+        # The newest that measured what is asked for: a later evaluation may have looked at something else.
+        told = [pair for pair in alike if metric is None or metric in pair[0].metrics]
+        if alike:
+            return (told or alike)[0]
         if ours and theirs:
             raise NotFound(
                 f"{baseline.ref} and {candidate.ref} were measured on {data.ref} with different parameters.",

@@ -374,7 +374,7 @@ def test_wrong_parameters_are_refused(params: dict[str, Any], why: str) -> None:
 
 def test_several_judges_are_refused() -> None:
     both = {"type": "multi", "name": "m", "graders": [ASKS, {**ASKS, "name": "k", "model": "b"}], "calculate_output": "j + k"}
-    with pytest.raises(ValidationError, match="a training can ask one"):
+    with pytest.raises(ValidationError, match="a run can ask one"):
         TrainParams.model_validate({**QUICK, "grader": both})
 
 

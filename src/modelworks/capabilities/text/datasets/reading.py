@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from modelworks.capabilities.text.datasets.forms import read_samples
+from modelworks.capabilities.text.datasets.files import list_files, read_records
+from modelworks.capabilities.text.datasets.forms import read_samples, understand
 from modelworks.capabilities.text.datasets.samples import ChatSample, Fault, PreferenceSample, PromptSample, Sample, kind_of
 from modelworks.contract.errors import InvalidData
 
@@ -46,6 +47,30 @@ def read_prompts(folder: Path) -> Iterator[PromptSample]:
     return _only(folder, PromptSample)
 
 
+def read_answerable(folder: Path) -> Iterator[tuple[ChatSample | PromptSample, dict[str, Any]]]:
+    """Conversations and prompts of a data set, in any mixture, each with its record as it stands in the file.
+
+    Raises:
+        InvalidData: the first error, a sample of another kind, or none at all.
+    """
+    found = False
+    for file, name in list_files(folder):
+        for record in read_records(file, name):
+            sample, faults = (None, [record]) if isinstance(record, Fault) else understand(record, prompts=True)
+            for fault in faults:
+                if fault.severity == "error":
+                    raise _faulty(fault, iter(()))
+            if isinstance(sample, ChatSample | PromptSample) and not isinstance(record, Fault):
+                found = True
+                yield sample, record.value
+            elif sample is not None:
+                raise _unwanted(sample, ChatSample)
+    if not found:
+        raise InvalidData(
+            "The data set holds no conversations or prompts.", hint="`modelworks data validate` says what is in it."
+        )
+
+
 def _only(folder: Path, kind: type[S]) -> Iterator[S]:
     found = False
     items = read_samples(folder, prompts=kind is PromptSample)
@@ -77,5 +102,7 @@ def _faulty(first: Fault, rest: Iterator[Sample | Fault]) -> InvalidData:
 def _unwanted(sample: Sample, kind: type[S]) -> InvalidData:
     return InvalidData(
         f"{sample.source}, line {sample.line}: a sample of kind {kind_of(sample)!r} among {_WANTED[kind]}.",
-        hint="Keep samples of different kinds in different data sets.",
+        hint="Give a grader, which judges answers to prompts, or keep samples of different kinds in different data sets."
+        if kind is ChatSample and isinstance(sample, PromptSample)
+        else "Keep samples of different kinds in different data sets.",
     )

@@ -17,7 +17,7 @@ from modelworks.capabilities.text.datasets.samples import text_of
 from modelworks.capabilities.text.evaluation.likelihood import Measure
 from modelworks.capabilities.text.evaluation.report import SampleReport
 from modelworks.capabilities.text.prompt_format import PromptFormat
-from modelworks.capabilities.text.schemas import EvaluateParams
+from modelworks.capabilities.text.schemas import MeasureParams
 from modelworks.capabilities.text.training.rows import conversation_rows
 from modelworks.contract.errors import InvalidData
 from modelworks.contract.run import Run
@@ -56,7 +56,7 @@ def read_pairs(folder: Path) -> Iterator[Question]:
 
 
 def measure_questions(
-    run: Run, asked: Iterator[Question], params: EvaluateParams, prompt_format: PromptFormat, measure: Measure
+    run: Run, asked: Iterator[Question], params: MeasureParams, prompt_format: PromptFormat, measure: Measure
 ) -> SampleReport:
     """Measure each question; loss and bits per byte are those of the right choice.
 

@@ -22,7 +22,7 @@ from modelworks.capabilities.text.evaluation.report import SampleReport
 from modelworks.capabilities.text.evaluation.writing import Writer
 from modelworks.capabilities.text.prompt_format import PromptFormat
 from modelworks.capabilities.text.sandbox import Outcome, active_layers, run_python
-from modelworks.capabilities.text.schemas import EvaluateParams
+from modelworks.capabilities.text.schemas import MeasureParams
 from modelworks.capabilities.text.training.rows import conversation_rows
 from modelworks.contract.errors import InvalidData, InvalidRequest
 from modelworks.contract.generation import Message
@@ -79,7 +79,7 @@ def read_problems(folder: Path) -> Iterator[Problem]:
 
 
 def measure_problems(
-    run: Run, folder: Path, params: EvaluateParams, prompt_format: PromptFormat, measure: Measure, writer: Writer
+    run: Run, folder: Path, params: MeasureParams, prompt_format: PromptFormat, measure: Measure, writer: Writer
 ) -> SampleReport:
     """Let the model write `samples_per_problem` programs for each problem and run each against the problem's tests.
 
@@ -150,7 +150,7 @@ def program_of(problem: Problem, answer: str, mark: str) -> str:
     return f"{written}\n\n{problem.test}\n{call}print({mark!r})\n"
 
 
-def _passes(problem: Problem, answer: str, params: EvaluateParams) -> tuple[bool, Outcome]:
+def _passes(problem: Problem, answer: str, params: MeasureParams) -> tuple[bool, Outcome]:
     mark = secrets.token_hex(16)
     outcome = run_python(
         program_of(problem, answer, mark),
@@ -168,7 +168,7 @@ def _told(outcome: Outcome) -> str:
 
 
 def _write(
-    problem: Problem, params: EvaluateParams, prompt_format: PromptFormat, writer: Writer, temperature: float, seed: int
+    problem: Problem, params: MeasureParams, prompt_format: PromptFormat, writer: Writer, temperature: float, seed: int
 ) -> str:
     if params.code_prompt == "chat":
         turns = [Message(role="user", content=problem.instruction)]
@@ -179,7 +179,7 @@ def _write(
 
 
 def _likelihood(
-    problem: Problem, params: EvaluateParams, prompt_format: PromptFormat, measure: Measure
+    problem: Problem, params: MeasureParams, prompt_format: PromptFormat, measure: Measure
 ) -> tuple[float, int, int]:
     """Nats, tokens and bytes of the given solution after what the model was asked; of the prompt where there is none."""
     if params.code_prompt == "chat":

@@ -16,6 +16,7 @@ class SampleReport:
 
     def __init__(self) -> None:
         self._samples: list[SampleResult] = []
+        self._places: dict[str, int] = {}
         self._noted: dict[str, float] = {}
 
     def note(self, **metrics: float) -> None:
@@ -46,7 +47,21 @@ class SampleReport:
             "bits_per_byte": (nats / math.log(2) / num_bytes, float(num_bytes)),
         }
         values |= {name: (float(value), 1.0) for name, value in (scores or {}).items()}
-        self._samples.append(SampleResult(sample=sample, values=values, detail=dict(detail or {})))
+        self._keep(SampleResult(sample=sample, values=values, detail=dict(detail or {})))
+
+    def add_scores(self, sample: str, scores: Mapping[str, float], detail: Mapping[str, Any]) -> None:
+        """Add metrics with weight 1 to a sample that was noted, or note one that has nothing else."""
+        values = {name: (float(value), 1.0) for name, value in scores.items()}
+        place = self._places.get(sample)
+        if place is None:
+            self._keep(SampleResult(sample=sample, values=values, detail=dict(detail)))
+            return
+        known = self._samples[place]
+        self._samples[place] = known.model_copy(update={"values": known.values | values, "detail": {**known.detail, **detail}})
+
+    def _keep(self, sample: SampleResult) -> None:
+        self._places[sample.sample] = len(self._samples)
+        self._samples.append(sample)
 
     @property
     def samples(self) -> Sequence[SampleResult]:
@@ -54,10 +69,10 @@ class SampleReport:
         return self._samples
 
     def metrics(self) -> dict[str, float]:
-        """Each metric over all samples, the perplexity, and what was noted.
+        """Each metric over all samples, what was noted, and the perplexity where a loss was measured.
 
         Raises:
-            InvalidData: no sample has a token that can be predicted.
+            InvalidData: no sample has a token that can be predicted, or a score.
         """
         sums: dict[str, list[float]] = {}
         for sample in self._samples:
@@ -68,6 +83,8 @@ class SampleReport:
         if not sums:
             raise InvalidData("The data set has no token that can be predicted.", hint="Give it longer samples.")
         found = {name: total / weight for name, (total, weight) in sums.items()}
+        if "loss" not in found:
+            return found | self._noted
         # Beyond this the exponential is no finite number, and says nothing more anyway.
         return {**found, **self._noted, "perplexity": math.exp(min(found["loss"], 700.0))}
 

@@ -21,7 +21,7 @@ from modelworks.capabilities.text.evaluation.records import read_json_lines
 from modelworks.capabilities.text.evaluation.report import SampleReport
 from modelworks.capabilities.text.evaluation.writing import Writer
 from modelworks.capabilities.text.prompt_format import PromptFormat
-from modelworks.capabilities.text.schemas import EvaluateParams
+from modelworks.capabilities.text.schemas import MeasureParams
 from modelworks.capabilities.text.training.rows import conversation_rows
 from modelworks.contract.errors import InvalidData
 from modelworks.contract.generation import Message
@@ -60,7 +60,7 @@ def read_requests(folder: Path) -> Iterator[Request]:
 
 
 def measure_requests(
-    run: Run, folder: Path, params: EvaluateParams, prompt_format: PromptFormat, measure: Measure, writer: Writer
+    run: Run, folder: Path, params: MeasureParams, prompt_format: PromptFormat, measure: Measure, writer: Writer
 ) -> SampleReport:
     """Let the model answer each request and compare its calls with those that are right.
 

@@ -16,6 +16,7 @@ import torch
 from modelworks.capabilities.text.datasets import PromptSample, read_prompts
 from modelworks.capabilities.text.engines.opening import Checkpoint
 from modelworks.capabilities.text.engines.transformers_model import load_model
+from modelworks.capabilities.text.grading.judge_door import JudgeDoor, check_item
 from modelworks.capabilities.text.grading.opening import open_grader
 from modelworks.capabilities.text.prompt_format import PromptFormat, served_format
 from modelworks.capabilities.text.schemas import ReinforcementParams
@@ -25,10 +26,9 @@ from modelworks.capabilities.text.training.loop import Batch, TrainingLoop
 from modelworks.capabilities.text.training.policy import Policy, advantages, policy_batch, reward_batch, with_likelihoods
 from modelworks.capabilities.text.training.rows import Row
 from modelworks.capabilities.text.training.tuning import no_patience, read_parts, require_base, save_tuned, schedule_of
-from modelworks.contract.deployment import Deployment
-from modelworks.contract.errors import InvalidData, InvalidRequest, ModelworksError, Unavailable
-from modelworks.contract.generation import Message, Sampling
-from modelworks.contract.grading import Case, Grade, Grading, ModelAnswer, Sample, models_of
+from modelworks.contract.errors import InvalidData, InvalidRequest, ModelworksError
+from modelworks.contract.generation import Message
+from modelworks.contract.grading import Case, Grade, Grading, Sample
 from modelworks.contract.run import Run
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def reinforce(run: Run, params: ReinforcementParams) -> None:
     base = run.model("base")
     context_length = Checkpoint.of(base).context_length
     prompt_format = served_format(base).for_training()
-    asking = _Asking.of(run, params)
+    asking = JudgeDoor.of(run, params.grader)
     grading = open_grader(params.grader, ask=asking)
     run.progress(0, 1, "steps")
     parts = [list(_checked(part, grading)) for part in read_parts(run, params, read_prompts)]
@@ -117,17 +117,8 @@ def reinforce(run: Run, params: ReinforcementParams) -> None:
 
 def _checked(samples: Sequence[PromptSample], grading: Grading) -> Iterable[PromptSample]:
     """The samples, if each has what the grader reads of it: that is known before anything is answered."""
-    wanted = [each for template in grading.templates for each in template.variables if each.namespace == "item"]
     for sample in samples:
-        for variable in wanted:
-            try:
-                variable.value({"item": sample.item})
-            except InvalidData as error:
-                raise InvalidData(
-                    f"{sample.source}, line {sample.line}: the grader reads {error.message}",
-                    hint="Add the field to the record, or correct the grader.",
-                    code="missing_variable",
-                ) from error
+        check_item(grading, sample.item, sample.source, sample.line)
         yield sample
 
 
@@ -173,48 +164,11 @@ class _Reference:
         return found
 
 
-class _Asking:
-    """The judging model of a grader: the deployment of the run's role "judge"."""
-
-    def __init__(self, judge: Deployment) -> None:
-        self._judge = judge
-        #: Why it could not be asked, where that may pass: then the run is to be tried again, not the model to be blamed.
-        self.away: Unavailable | None = None
-
-    @classmethod
-    def of(cls, run: Run, params: ReinforcementParams) -> _Asking | None:
-        """The door, where the grader asks a model.
-
-        Raises:
-            InvalidRequest: the run was not given that model.
-        """
-        for name in models_of(params.grader):
-            judge = run.deployment("judge") if run.has_input("judge") else None
-            if judge is None or judge.name != name:
-                given = "none is given" if judge is None else f"the input judge is {judge.name!r}"
-                raise InvalidRequest(
-                    f"The grader asks the model {name!r}, and {given}.",
-                    hint=f"Give the run the input judge: deployment:{name}.",
-                    param="inputs.judge",
-                )
-            return cls(judge)
-        return None
-
-    def __call__(self, model: str, messages: Sequence[Message], sampling: Sampling) -> ModelAnswer:
-        fields = sampling.model_dump(exclude_none=True, include={"max_tokens", "temperature", "top_p", "seed"})
-        try:
-            answer = self._judge.complete([message.model_dump(exclude_none=True) for message in messages], **fields)
-        except Unavailable as error:
-            self.away = error
-            raise
-        return ModelAnswer(text=answer.content or "", num_tokens=answer.prompt_tokens + answer.completion_tokens)
-
-
 class _Judge:
     """From answers to rewards."""
 
     def __init__(
-        self, grading: Grading, asking: _Asking | None, params: ReinforcementParams, prompt_format: PromptFormat
+        self, grading: Grading, asking: JudgeDoor | None, params: ReinforcementParams, prompt_format: PromptFormat
     ) -> None:
         self._grading = grading
         self._asking = asking
