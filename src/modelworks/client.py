@@ -30,6 +30,7 @@ from modelworks.contract.errors import (
     Unavailable,
 )
 from modelworks.evaluations import AsyncEvals, AsyncEvaluations
+from modelworks.governance import AsyncAudit, AsyncKeys, Audit, Keys
 from modelworks.transport import AsyncGroup, Loop, Page, Record, Transport, chunks_of, digest_of, files_of, given, segment
 from modelworks.transport import Shell as _Shell
 from modelworks.transport import waits as _waits
@@ -298,31 +299,6 @@ class AsyncDeployments(AsyncAdapters):
         return dict(await self._transport.json("DELETE", f"/api/deployments/{segment(name)}") or {})
 
 
-class AsyncKeys(AsyncGroup):
-    """API keys."""
-
-    async def create(
-        self,
-        name: str,
-        *,
-        scopes: Sequence[str] | None = None,
-        expires_at: str | None = None,
-        model_allow: Sequence[str] | None = None,
-        project_id: str | None = None,
-    ) -> Record:
-        """Make a key; its `secret` is in this answer and never shown again."""
-        body = given(name=name, scopes=scopes, expires_at=expires_at, model_allow=model_allow, project_id=project_id)
-        return dict(await self._transport.json("POST", "/api/keys", json=body))
-
-    async def list(self, *, after: str | None = None, limit: int = 100) -> Page:
-        """The project's keys, without secrets."""
-        return await self._transport.page("/api/keys", after=after, limit=limit)
-
-    async def revoke(self, key_id: str) -> Record:
-        """End a key at once."""
-        return dict(await self._transport.json("DELETE", f"/api/keys/{segment(key_id)}") or {})
-
-
 class AsyncUsage(AsyncGroup):
     """Who asked which model for how much."""
 
@@ -430,6 +406,7 @@ class AsyncModelworks:
         self.evals = AsyncEvals(self.transport)
         self.deployments = AsyncDeployments(self.transport)
         self.keys = AsyncKeys(self.transport)
+        self.audit = AsyncAudit(self.transport)
         self.usage = AsyncUsage(self.transport)
         self.tasks = AsyncTasks(self.transport)
         self.server = AsyncServer(self.transport)
@@ -527,14 +504,6 @@ class Deployments(_Shell[AsyncDeployments]):
     remove_adapter = _waits(AsyncDeployments.remove_adapter)
 
 
-class Keys(_Shell[AsyncKeys]):
-    """`AsyncKeys`, waiting."""
-
-    create = _waits(AsyncKeys.create)
-    list = _waits(AsyncKeys.list)
-    revoke = _waits(AsyncKeys.revoke)
-
-
 class Usage(_Shell[AsyncUsage]):
     """`AsyncUsage`, waiting."""
 
@@ -582,6 +551,7 @@ class Modelworks:
         self.evals = Evals(core.evals, loop)
         self.deployments = Deployments(core.deployments, loop)
         self.keys = Keys(core.keys, loop)
+        self.audit = Audit(core.audit, loop)
         self.usage = Usage(core.usage, loop)
         self.tasks = Tasks(core.tasks, loop)
         self.server = Server(core.server, loop)

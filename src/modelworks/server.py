@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from modelworks import __version__
 from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError
 from modelworks.kernel import gateway
-from modelworks.kernel.access import AccessService, UsageRecorder
+from modelworks.kernel.access import AccessService, AuditLog, UsageRecorder, audit_routes
 from modelworks.kernel.access import routes as access_routes
 from modelworks.kernel.base import migration, telemetry
 from modelworks.kernel.base.clock import Clock, SystemClock
@@ -69,6 +69,7 @@ class Platform:
     blobs: BlobStore
     signer: LinkSigner
     access: AccessService
+    audit: AuditLog
     usage: UsageRecorder
     catalog: CatalogService
     jobs: JobsService
@@ -173,6 +174,7 @@ def create_platform(settings: Settings) -> Platform:
             log.info("database migrated", applied=list(report.applied), backup=report.backup)
         clock, events = SystemClock(), Events()
         blobs = BlobStore(settings.effective_storage_url, settings.storage_options)
+        audit = AuditLog(db, clock)  # before anything is changed
         access = AccessService(db, clock, events)
         with db.transaction() as session:
             access.bootstrap(session, settings.home)
@@ -199,6 +201,7 @@ def create_platform(settings: Settings) -> Platform:
             blobs=blobs,
             signer=LinkSigner.from_home(settings.home),
             access=access,
+            audit=audit,
             usage=usage,
             catalog=catalog,
             jobs=jobs,
@@ -280,6 +283,7 @@ def create_app(platform: Platform) -> FastAPI:
     )
     principal = access_routes.principal_dependency(platform.access)
     app.include_router(access_routes.router(platform.access, principal))
+    app.include_router(audit_routes.router(platform.audit, platform.access, principal))
     app.include_router(
         storage_routes.router(
             platform.blobs,

@@ -15,6 +15,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "ids.py": "ids that say what they name",
         "clock.py": "the one source of time",
         "events.py": "announcements after a commit",
+        "changes.py": "what a transaction changes, and who",
         "polling.py": "a thread that looks again and again",
         "migration.py": "backup, then Alembic in one transaction",
         "migrations/": "Alembic's environment and versions",
@@ -27,7 +28,11 @@ DRIVERS: dict[str, dict[str, str]] = {
         "links.py": "signed links",
         "places.py": "where bytes lie: a folder, or S3 through fsspec",
     },
-    "access": {"usage.py": "the recorder of requests: group commit off the hot path"},
+    "access": {
+        "usage.py": "the recorder of requests: group commit off the hot path",
+        "audit.py": "the chain of every change",
+        "audit_routes.py": "/api/audit",
+    },
     "catalog": {
         "discovery.py": "capabilities by entry point",
         "references.py": "the grammar of name@alias",

@@ -124,3 +124,32 @@ def test_a_second_server_is_told_who_holds_the_port(platform: tuple[str, Path], 
     assert "is taken by another program" in done.stderr
     assert "--port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_every_change_is_in_the_audit_chain_which_verifies_without_the_server(real: Cli, tmp_path: Path) -> None:
+    made = real("keys", "create", "auditor", "-o", "json").json
+    assert real("keys", "revoke", made["id"], "-y").code == 0
+    changes = real("audit", "ls", "-o", "json").json
+    mine = [entry for entry in changes if entry["subject"] == made["id"]]
+    assert [(entry["action"], entry["noun"], entry["author_kind"]) for entry in mine] == [
+        ("updated", "api_key", "key"),
+        ("created", "api_key", "key"),
+    ]
+    assert all(entry["request_id"].startswith("req_") and entry["author_id"].startswith("key_") for entry in mine)
+    noted = real("audit", "head").out.strip()
+    copy = tmp_path / "audit.jsonl"
+    exported = real("audit", "export", str(copy), "-o", "json").json
+    assert f"{exported['head']['seq']}:{exported['head']['hash']}" == noted
+    for arguments in ([str(copy)], [str(copy), "--head", noted], [], ["--head", noted]):
+        assert real("audit", "verify", *arguments, "-o", "name").out.strip() == noted
+    lines = copy.read_text().splitlines()
+    assert len(lines) == exported["num_entries"] >= 3
+    for forged, place in (
+        ([*lines[:1], lines[1].replace('"created"', '"deleted"', 1), *lines[2:]], 2),
+        (lines[1:], 1),
+        (lines[:-1], len(lines)),
+    ):
+        copy.write_text("\n".join(forged) + "\n")
+        done = real("audit", "verify", str(copy), "--head", noted)
+        assert done.code == 1
+        assert f"breaks at entry {place}:" in done.err

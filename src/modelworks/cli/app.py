@@ -20,6 +20,7 @@ from modelworks.cli import (
     USAGE,
     VERSION,
     adapter,
+    audit,
     chat,
     connection,
     conversion,
@@ -92,6 +93,7 @@ for _module in (
     keys,
     adapter,
     usage,
+    audit,
     garbage,
 ):
     _module.add_to(app)

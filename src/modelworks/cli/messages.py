@@ -68,6 +68,10 @@ CHINESE = {
     "The conversation is forgotten.": "对话历史已清空。",
     "{variable} is no setting and has no effect. Is {meant} meant?": "{variable} 不是设置项，不起作用。是否应为 {meant}？",
     "That line is not UTF-8 and was not sent. Set the terminal to UTF-8.": "该行不是 UTF-8，未发送。请将终端设为 UTF-8。",
+    "{count} entries were written; the chain ends at {head}. Note that elsewhere.": (
+        "已写入 {count} 条记录；链的末端为 {head}。请在别处记录该值。"
+    ),
+    "The chain holds: {count} entries, the last is {head}.": "审计链完整：共 {count} 条记录，末端为 {head}。",
     "[stopped]": "［已停止］",
     "[the answer reached its length limit]": "［回答达到长度上限］",
 }

@@ -23,6 +23,7 @@ from modelworks.kernel.access.schemas import (
     as_list,
 )
 from modelworks.kernel.access.service import AccessService
+from modelworks.kernel.base.changes import AUTHOR
 
 PrincipalDependency = Callable[[Request], Awaitable[Principal]]
 
@@ -45,6 +46,7 @@ def principal_dependency(access: AccessService) -> PrincipalDependency:
         if found is None:
             found = await run_in_threadpool(access.authenticate, secret)
         request.state.principal = found
+        AUTHOR.set(found.author)
         return found
 
     return principal

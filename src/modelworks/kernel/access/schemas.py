@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelworks.contract.errors import PermissionDenied
+from modelworks.kernel.base.changes import Author
 from modelworks.kernel.base.ids import new_id
 
 Scope = Literal["inference", "read", "write", "admin"]
@@ -27,6 +28,11 @@ class Principal:
     model_allow: tuple[str, ...] | None = None
     key_prefix: str = ""
     name: str = ""
+
+    @property
+    def author(self) -> Author:
+        """Under whose name changes are recorded."""
+        return Author("key", self.key_id)
 
     def has(self, scope: str) -> bool:
         """Whether the key carries `scope`; "admin" carries every scope, "write" includes "read"."""
@@ -119,6 +125,52 @@ class WhoAmI(BaseModel):
     project_id: str
     scopes: list[str]
     model_allow: list[str] | None
+
+
+class AuditEntry(BaseModel):
+    """One change: who changed what, when, on which request. `hash` covers every field and, by `previous`, all before it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["audit.entry"] = "audit.entry"
+    seq: int
+    created_at: str
+    author_kind: str
+    author_id: str
+    project_id: str | None
+    action: str
+    noun: str
+    subject: str
+    before: str | None = Field(description="SHA-256 of the row before; None where it was created.")
+    after: str | None = Field(description="SHA-256 of the row afterwards; None where it was deleted.")
+    fields: list[str]
+    request_id: str | None
+    previous: str
+    hash: str
+
+    @property
+    def id(self) -> str:
+        """What lists go on from."""
+        return str(self.seq)
+
+
+class AuditHead(BaseModel):
+    """The end of the chain. Note it elsewhere: a copy that does not lead through it was tampered with."""
+
+    object: Literal["audit.head"] = "audit.head"
+    seq: int
+    hash: str
+
+
+class AuditReport(BaseModel):
+    """What following the stored chain found: how far it holds, and where it breaks."""
+
+    object: Literal["audit.report"] = "audit.report"
+    holds: bool
+    num_entries: int = Field(description="Entries that hold, from the first on.")
+    head: AuditHead
+    broken_at: int | None
+    reason: str | None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from modelworks.kernel.base.changes import watched
 from modelworks.kernel.base.database import Base
 
 
+@watched("organisation")
+class OrganisationRow(Base):
+    """What projects and people belong to."""
+
+    __tablename__ = "organisations"
+    __table_args__ = (UniqueConstraint("name"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    created_at: Mapped[datetime]
+
+
+@watched("project")
 class ProjectRow(Base):
     """A tenant."""
 
@@ -19,8 +33,85 @@ class ProjectRow(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(128))
     created_at: Mapped[datetime]
+    #: None: the first organisation, that of projects older than organisations.
+    organisation_id: Mapped[str | None] = mapped_column(String(40))
 
 
+@watched("user")
+class UserRow(Base):
+    """A person who signs in, or a service account that only holds keys."""
+
+    __tablename__ = "users"
+    __table_args__ = (UniqueConstraint("email"), UniqueConstraint("issuer", "subject"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(128))
+    #: In lower case; service accounts have none.
+    email: Mapped[str | None] = mapped_column(String(254))
+    #: Argon2id in PHC form; None where there is no password.
+    password_hash: Mapped[str | None] = mapped_column(String(256))
+    #: Who an OpenID provider says this is.
+    issuer: Mapped[str | None] = mapped_column(String(256))
+    subject: Mapped[str | None] = mapped_column(String(256))
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+
+@watched("membership")
+class MembershipRow(Base):
+    """What somebody may do in one place: an organisation with all of its projects, or one project."""
+
+    __tablename__ = "memberships"
+    __table_args__ = (Index(None, "place_id"),)
+
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    place_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+
+
+@watched("session", without=("seen_at", "expires_at", "secret_hash"))
+class SessionRow(Base):
+    """Somebody signed in with a browser. Only the SHA-256 of the cookie is kept."""
+
+    __tablename__ = "sessions"
+    __table_args__ = (UniqueConstraint("secret_hash"), Index(None, "user_id"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(String(40))
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+
+class SignInFailureRow(Base):
+    """Failed attempts to sign in with one name, or from one address (as digests)."""
+
+    __tablename__ = "sign_in_failures"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    num_failures: Mapped[int]
+    last_at: Mapped[datetime]
+
+
+@watched("secret")
+class SecretRow(Base):
+    """A secret of a project, sealed with a key that is not in the database."""
+
+    __tablename__ = "secrets"
+
+    project_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    sealed: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+@watched("api_key")
 class KeyRow(Base):
     """An API key: only the SHA-256 of the secret is kept, and its first characters so that people recognise it."""
 
@@ -37,6 +128,45 @@ class KeyRow(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    #: The user or service account that it acts for; None where it acts for the project.
+    user_id: Mapped[str | None] = mapped_column(String(40))
+    #: Networks (CIDR) from which it is taken; None: from everywhere.
+    ip_allow: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    #: The key that took its place.
+    replaced_by: Mapped[str | None] = mapped_column(String(40))
+
+
+class AuditRow(Base):
+    """One entry of the audit chain; see `modelworks.chain`. No foreign keys: it outlives what it names."""
+
+    __tablename__ = "audit_entries"
+    __table_args__ = (Index(None, "project_id", "seq"),)
+
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    #: Text, as the digest covers it.
+    created_at: Mapped[str] = mapped_column(String(40))
+    author_kind: Mapped[str] = mapped_column(String(16))
+    author_id: Mapped[str] = mapped_column(String(64))
+    project_id: Mapped[str | None] = mapped_column(String(40))
+    action: Mapped[str] = mapped_column(String(16))
+    noun: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(Text)
+    before: Mapped[str | None] = mapped_column(String(64))
+    after: Mapped[str | None] = mapped_column(String(64))
+    fields: Mapped[list[str]]
+    request_id: Mapped[str | None] = mapped_column(String(128))
+    previous: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+
+
+class AuditHeadRow(Base):
+    """The end of the chain; whoever appends holds this row."""
+
+    __tablename__ = "audit_heads"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    hash: Mapped[str] = mapped_column(String(64))
 
 
 class UsageRow(Base):

@@ -15,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 
 from modelworks.contract.errors import IntegrityFailed, StorageFull, Unavailable
+from modelworks.kernel.base.changes import Sink, observe
 
 #: Execution option that says how SQLite begins a transaction: "BEGIN" (read first) or "BEGIN IMMEDIATE" (write lock at once).
 BEGIN_OPTION = "modelworks_begin"
@@ -86,6 +87,10 @@ class Database:
                 # Take the write lock at once: upgrading a read lock later fails at once when another writer came first.
                 session.connection(execution_options={BEGIN_OPTION: "BEGIN IMMEDIATE"})
             yield session
+
+    def observe(self, sink: Sink) -> None:
+        """Have `sink` see what every transaction changes in watched rows, before it commits; see `base/changes.py`."""
+        observe(self._sessions, sink)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

@@ -122,7 +122,8 @@ def new_revision(message: str, *, scripts: Path = SCRIPTS) -> Path:
     """Write the next script: what leads from the scripts so far to the rooms' tables. Read it before you keep it."""
     with tempfile.TemporaryDirectory() as folder, _disposing(Database(f"sqlite:///{folder}/draft.db")) as db:
         upgrade(db, Path(folder), scripts=scripts)
-        number = 1 + sum(1 for _ in ScriptDirectory.from_config(_config(scripts)).walk_revisions())
+        scripted = ScriptDirectory.from_config(_config(scripts)).walk_revisions()
+        number = 1 + max((int(script.revision) for script in scripted), default=0)  # numbers may have gaps
         with db.engine.connect() as connection:
             config = _config(scripts)
             config.attributes.update(connection=connection, metadata=load_metadata(), render_item=_render_item)

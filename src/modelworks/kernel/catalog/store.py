@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from modelworks.kernel.base.changes import watched
 from modelworks.kernel.base.database import Base
 
 
+@watched("artifact", without=("last_number",))
 class ArtifactRow(Base):
     """A name within a project and kind. It outlives its versions, so that a number never means two things."""
 
@@ -25,6 +27,7 @@ class ArtifactRow(Base):
     created_at: Mapped[datetime]
 
 
+@watched("version", without=("metrics",))
 class VersionRow(Base):
     """An immutable manifest; only `metrics` are added to and `state` changes."""
 
@@ -66,6 +69,7 @@ class VersionBlobRow(Base):
     digest: Mapped[str] = mapped_column(String(80), primary_key=True)
 
 
+@watched("alias")
 class AliasRow(Base):
     """Where an alias points now."""
 
@@ -140,6 +144,7 @@ class EvaluationRow(Base):
     created_at: Mapped[datetime]
 
 
+@watched("gate")
 class GateRow(Base):
     """What a project's quality gate asks for, where a promotion does not say."""
 

@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from modelworks.contract.errors import InvalidRequest, ModelNotFound
 from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.changes import AUTHOR
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.catalog.schemas import Version
@@ -97,6 +98,7 @@ class GatewayService:
         principal = self.access.cached(secret)
         if principal is None:
             principal = await run_in_threadpool(self.access.authenticate, secret)
+        AUTHOR.set(principal.author)
         principal.require(needed)
         return principal
 

@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from modelworks.kernel.base.changes import watched
 from modelworks.kernel.base.database import Base
 
 
+@watched("file")
 class FileRow(Base):
     """A file that a client stored, or that a fine-tuning job made; the bytes are a blob."""
 
@@ -60,6 +62,23 @@ class UploadPartRow(Base):
     created_at: Mapped[datetime]
 
 
+@watched(
+    "fine_tuning_job",
+    only=(
+        "id",
+        "project_id",
+        "key_id",
+        "wish",
+        "model",
+        "base_version_id",
+        "training_file",
+        "validation_file",
+        "method",
+        "seed",
+        "labels",
+        "fine_tuned_model",
+    ),
+)
 class FineTuningJobRow(Base):
     """A wish for a tuned model. Once its files are found good, a run of the jobs room does the work."""
 
@@ -118,6 +137,7 @@ class FineTuningEventRow(Base):
     data: Mapped[dict[str, Any]]
 
 
+@watched("eval")
 class EvalRow(Base):
     """What is asked of models: the form of the items, and the criteria by which answers are judged."""
 
@@ -135,6 +155,7 @@ class EvalRow(Base):
     updated_at: Mapped[datetime]
 
 
+@watched("eval_run", only=("id", "eval_id", "project_id", "key_id", "name", "model", "data_source", "labels", "created_at"))
 class EvalRunRow(Base):
     """One pass over items: answers are asked for or given, and judged. The server works it off item by item."""
 

@@ -8,9 +8,28 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
+from modelworks.kernel.base.changes import watched
 from modelworks.kernel.base.database import Base
 
 
+@watched(
+    "run",
+    only=(
+        "id",
+        "project_id",
+        "key_id",
+        "capability",
+        "task",
+        "verb",
+        "inputs",
+        "params",
+        "output_name",
+        "seed",
+        "resources",
+        "created_at",
+        "cancel_requested_at",
+    ),
+)
 class RunRow(Base):
     """One run over all its attempts."""
 

@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
+from modelworks.kernel.base.changes import watched
 from modelworks.kernel.base.database import Base
 
 
+@watched("deployment", without=("observed_state", "version_id", "last_error", "holds_adapters", "updated_at", "generation"))
 class DeploymentRow(Base):
     __tablename__ = "deployments"
     __table_args__ = (UniqueConstraint("project_id", "name"),)
@@ -45,6 +47,7 @@ class DeploymentRow(Base):
     holds_adapters: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
+@watched("adapter", without=("observed_state", "version_id", "last_error", "updated_at"))
 class AdapterRow(Base):
     """An adapter that a deployment shall answer with, beside its base."""
 
