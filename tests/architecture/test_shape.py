@@ -79,6 +79,7 @@ DRIVERS: dict[str, dict[str, str]] = {
     "gateway": {
         "chat.py": "the wire form of chat completions",
         "completions.py": "the wire form of completions",
+        "answer_form.py": "what an answer must be, as callers write it",
         "stream.py": "server-sent events, keep-alive, disconnects",
         "proxy.py": "engines that already speak the protocol",
         "errors.py": "one envelope for every failure",
@@ -129,6 +130,7 @@ CAPABILITY_MUST = {"__init__.py", "capability.py", "schemas.py", "presets.toml",
 SPECIALITIES: dict[str, dict[str, str]] = {
     "text": {
         "engines/": "one file per engine that a deployment may name",
+        "form/": "what an answer must be, held while it is written",
         "evaluation/": "what is measured on each kind of test data",
         "tokenizer.py": "byte-level BPE, trained from text",
         "gguf_export.py": "a checkpoint as the file that the embedded engine opens",

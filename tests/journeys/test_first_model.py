@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
+import pydantic
 import pytest
 from tests.journeys.language_model import PARAMS, train_and_deploy
 from tests.journeys.platform_process import PlatformProcess
@@ -106,6 +107,43 @@ def test_a_stream_says_the_same_as_an_answer_at_once(stage: Stage) -> None:
     assert [step.choices[0].delta.role for step in steps[1:] if step.choices] == [None] * (len(steps) - 1)
     assert "".join(step.choices[0].delta.content or "" for step in steps) == spoken.choices[0].message.content
     assert steps[-1].choices[0].finish_reason == spoken.choices[0].finish_reason
+
+
+class Reading(pydantic.BaseModel):
+    """What the client's `parse` turns into `json_schema` with strict."""
+
+    level: Literal["low", "high"]
+    metres: int = pydantic.Field(ge=0, le=9)
+
+
+def test_an_answer_has_the_form_that_is_asked_for(stage: Stage) -> None:
+    messages: Any = [{"role": "user", "content": "Where?"}]
+    parsed = stage.openai.chat.completions.parse(model=NAME, messages=messages, response_format=Reading)
+    reading = parsed.choices[0].message.parsed
+    assert reading is not None
+    assert 0 <= reading.metres <= 9
+    # As LangChain's with_structured_output sends it: no strict, a title, a description.
+    schema = {"title": "Reading", "description": "Of a gauge.", **Reading.model_json_schema()}
+    form = {"type": "json_schema", "json_schema": {"name": "Reading", "schema": schema}}
+    text = chat(stage, messages=messages, response_format=form, seed=1, temperature=1).choices[0].message.content
+    steps = list(chat(stage, messages=messages, response_format=form, seed=1, temperature=1, stream=True))
+    assert "".join(step.choices[0].delta.content or "" for step in steps) == text
+    Reading.model_validate_json(text)
+    cut = chat(stage, messages=messages, response_format=form, max_tokens=2).choices[0]
+    assert (cut.finish_reason, cut.message.content[0]) == ("length", "{")
+    some = chat(stage, messages=messages, response_format={"type": "json_object"}, max_tokens=40).choices[0]
+    assert some.message.content.startswith("{")
+    assert some.finish_reason == "length" or isinstance(json.loads(some.message.content), dict)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_that_cannot_be_kept_is_a_400_and_no_answer(stage: Stage, stream: bool) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": "(["}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(stage, response_format=form, stream=stream)
+    assert caught.value.param == "response_format.json_schema.schema.properties.x.pattern"
+    assert caught.value.type == "invalid_request_error"
 
 
 def test_both_names_of_the_limit_are_honoured(stage: Stage) -> None:

@@ -48,6 +48,16 @@ class Sampling(BaseModel):
     logit_bias: dict[int, float] = Field(default_factory=dict)
 
 
+class AnswerForm(BaseModel):
+    """The answer is JSON of this schema, and nothing else. An engine that cannot see to that refuses the request."""
+
+    json_schema: dict[str, Any]
+    #: Every keyword counts, `format` with any value too; otherwise a format that nobody knows is a note, as JSON Schema has it.
+    strict: bool = False
+    #: Where the caller wrote the schema: what is said about a part of it begins with this.
+    place: str = "answer_form.json_schema"
+
+
 class GenerationInput(Sampling):
     """A chat (`messages`), a text (`prompt`) or token ids (`prompt_ids`): exactly one of them."""
 
@@ -56,6 +66,7 @@ class GenerationInput(Sampling):
     prompt_ids: list[int] | None = None
     #: Tools as OpenAI writes them, handed to the chat template.
     tools: list[dict[str, Any]] | None = None
+    answer_form: AnswerForm | None = None
     #: Further variables for the chat template (`enable_thinking`).
     template_args: dict[str, Any] = Field(default_factory=dict)
     #: Return the prompt before the completion (completions only); with `logprobs`, the log-probabilities of its tokens too,

@@ -198,8 +198,8 @@ async def test_log_probabilities_have_bytes_and_alternatives(stage: Stage) -> No
 @pytest.mark.parametrize(
     ("more", "param", "code"),
     [
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", "unsupported_parameter"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
         ({"tool_choice": "required"}, "tool_choice", "unsupported_parameter"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "unsupported_parameter"),
         ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
@@ -325,3 +325,18 @@ async def test_a_token_without_text_yet_makes_no_event(stage: Stage) -> None:
     blocks = parsed(await stage.events("/v1/chat/completions", {"model": "tiny", "messages": HI}))
     contents = [block["choices"][0]["delta"].get("content") for block in blocks[:-1]]
     assert contents == ["", "你", None]
+
+
+async def test_the_form_of_an_answer_reaches_the_engine(stage: Stage) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    for asked, expected in [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, {"json_schema": {"type": "object"}, "strict": False, "place": "response_format"}),
+        (
+            {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}},
+            {"json_schema": schema, "strict": True, "place": "response_format.json_schema.schema"},
+        ),
+    ]:
+        await stage.client.chat.completions.create(model="tiny", messages=HI, response_format=asked)  # type: ignore[arg-type]
+        found = GenerationInput.model_validate(stage.replica.requests[-1]).answer_form
+        assert (None if found is None else found.model_dump()) == expected

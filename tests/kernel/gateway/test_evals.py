@@ -238,10 +238,10 @@ async def test_a_wrong_run_is_refused_with_the_field(exam: Exam) -> None:
     assert (await make("data_source.model", {**good, "model": "tini"})).status_code == 404
     await make("data_source.input_messages", {name: value for name, value in good.items() if name != "input_messages"})
     await make("data_source.sampling_params.temperature", {**good, "sampling_params": {"temperature": 9}})
-    form = {"response_format": {"type": "json_object"}}
-    await make("data_source.sampling_params.response_format", {**good, "sampling_params": form})
-    text = {"text": {"format": {"type": "json_object"}}}
-    await make("data_source.sampling_params.response_format", {**good, "type": "responses", "sampling_params": text})
+    form = {"response_format": {"type": "yaml"}}
+    await make("data_source.sampling_params.response_format.type", {**good, "sampling_params": form})
+    text = {"text": {"format": {"type": "yaml"}}}
+    await make("data_source.sampling_params.response_format.type", {**good, "type": "responses", "sampling_params": text})
     tools = {"tools": [{"type": "web_search"}]}
     await make("data_source.sampling_params.tools.0.type", {**good, "type": "responses", "sampling_params": tools})
     for content in ("{{sample.output_text}}", "{{item.}}", [{"type": "input_image", "image_url": "data:,"}]):

@@ -6,7 +6,8 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
@@ -27,11 +28,15 @@ from modelworks.contract import LocalModel
 from modelworks.contract.errors import (
     ContextLengthExceeded,
     InvalidRequest,
+    MissingExtra,
     ModelworksError,
     NotFound,
     UnsupportedParameter,
 )
-from modelworks.contract.generation import GenerationChunk, GenerationInput, GenerationUsage, TokenLogprob
+from modelworks.contract.generation import AnswerForm, GenerationChunk, GenerationInput, GenerationUsage, TokenLogprob
+
+if TYPE_CHECKING:
+    from modelworks.capabilities.text.form.constraint import GrammarDesk, GrammarFollower
 
 _MAX_SEED = 2**63
 #: Prompts longer than this are encoded in a thread, so that other answers go on meanwhile.
@@ -69,6 +74,7 @@ class Generator:
         self._vocabulary = Vocabulary(prompt_format.tokenizer)
         self._encoder = prompt_format.encoder
         self._vocab_size = checkpoint.vocab_size
+        self._tokenizer = prompt_format.tokenizer
         self._defaults = generation_defaults(model.path)
         self._stop_ids = frozenset(prompt_format.stop_ids)
         opened = type(self)._open(checkpoint, chosen)
@@ -147,11 +153,16 @@ class Generator:
             InvalidRequest: the prompt is empty or malformed.
             UnsupportedParameter: something asked for cannot be honoured.
 
+        An answer that has a form (`answer_form`) and ends by itself is of that form; one that ends for its length is the
+        beginning of such an answer, and one that a stop string ends is cut there.
         With `echo` and `logprobs`, the chunk before each choice's first token has the log-probabilities of the prompt's tokens.
         """
         stop_ids = self._stops(adapter)
         prompt = await self._encode(request)
         decodings = [replace(each, stop_ids=stop_ids, adapter=adapter) for each in self._decodings(request, len(prompt))]
+        if request.answer_form is not None:
+            follower = await asyncio.to_thread(self._follower, request.answer_form, stop_ids)
+            decodings = [replace(each, constraint=follower.fork()) for each in decodings]
         answers = [_Answer(self._vocabulary, request, index) for index in range(request.n)]
         usage = GenerationUsage(prompt_tokens=len(prompt))
         yield GenerationChunk(usage=usage.model_copy())
@@ -203,6 +214,20 @@ class Generator:
         if size <= _LONG_PROMPT_CHARS:
             return self._encoder.encode(request)
         return await asyncio.to_thread(self._encoder.encode, request)
+
+    @cached_property
+    def _grammars(self) -> GrammarDesk:
+        try:
+            from modelworks.capabilities.text.form.constraint import GrammarDesk
+        except ImportError as error:
+            raise MissingExtra.of(error.name or "llguidance", "text") from error
+        return GrammarDesk(self._tokenizer, self._vocab_size)
+
+    def _follower(self, form: AnswerForm, stop_ids: frozenset[int]) -> GrammarFollower:
+        desk = self._grammars
+        from modelworks.capabilities.text.form.schema import grammar_of, prepared
+
+        return desk.follower(grammar_of(prepared(form)), stop_ids, form.place)
 
     def _decodings(self, request: GenerationInput, prompt_tokens: int) -> list[Decoding]:
         if prompt_tokens >= self.context_length + (request.max_tokens == 0):

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter, UpstreamFailed
+from modelworks.kernel.gateway.answer_form import answer_form
 from modelworks.kernel.gateway.metering import Tally
 from modelworks.kernel.gateway.sampling import refuse_unsupported, sampling, unsupported
 from modelworks.kernel.gateway.schemas import ChatMessage, ChatRequest
@@ -20,9 +21,6 @@ def to_generation(request: ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
         InvalidRequest: parameters that contradict each other.
     """
     refuse_unsupported(body)
-    kind = (request.response_format or {}).get("type", "text")
-    if kind != "text":
-        raise unsupported("response_format", "Ask for the form in the prompt; constrained decoding is not available.")
     if request.tool_choice not in (None, "none", "auto"):
         raise unsupported("tool_choice", "Use 'auto' or 'none'; a call cannot be forced.")
     if request.top_logprobs and not request.logprobs:
@@ -37,6 +35,8 @@ def to_generation(request: ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
     if request.logprobs:
         found["logprobs"] = True
         found["top_logprobs"] = request.top_logprobs or 0
+    if form := answer_form(request.response_format):
+        found["answer_form"] = form
     if request.tools:
         found["tools"] = request.tools
     if request.chat_template_kwargs:

@@ -6,7 +6,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from modelworks.contract.errors import ModelworksError
+
+
+class Constraint(Protocol):
+    """What one choice may say next. It remembers what was said, so each choice has its own."""
+
+    def allowed(self, vocab_size: int) -> npt.NDArray[np.bool_]:
+        """(vocab_size,): which tokens may follow; the end tokens among them where the answer is whole.
+
+        Raises:
+            ModelworksError: none may, or the form became too large to follow.
+        """
+        ...
+
+    def take(self, token_id: int) -> bool:
+        """Note a token that was drawn among those allowed; True when nothing but the end can follow it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +49,8 @@ class Decoding:
     stop_ids: frozenset[int] = frozenset()
     #: The version id of the adapter that answers; None: the base model.
     adapter: str | None = None
+    #: What the answer must be; None: anything.
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

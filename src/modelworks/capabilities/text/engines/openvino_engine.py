@@ -3,8 +3,8 @@
 Sampling happens inside the library. Observed of the pinned version and held by tests: a request's generator is its own, so a
 seed gives the same tokens whatever else is in the batch; log-probabilities are those of the unmodified distribution; presence
 and frequency penalties count generated tokens and the repetition penalty the prompt's as well. What the library cannot do
-(log-probabilities of alternatives and of the prompt, logit bias) runs on the same graph through a `LogitsEngine`, choice by
-choice.
+(log-probabilities of alternatives and of the prompt, logit bias) or does not do surely (a form that the answer must have) runs
+on the same graph through a `LogitsEngine`, choice by choice.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class OpenVINOEngine:
             read_ids = [token + offset for token in prompt_ids]
         # The pipeline would look up the prompt's ids, as they tell an adapter, among its logits to punish their repetition.
         needs_own_ids = decoding.adapter is not None and decoding.repetition_penalty != 1.0
-        if decoding.logit_bias or decoding.top_logprobs or decoding.prompt_logprobs or needs_own_ids:
+        is_constrained = decoding.constraint is not None
+        if decoding.logit_bias or decoding.top_logprobs or decoding.prompt_logprobs or needs_own_ids or is_constrained:
             return self._one_by_one().start(prompt_ids, decoding, emit, read_ids)
         choice = _Choice(self, read_ids, decoding, emit)
         with self._wake:

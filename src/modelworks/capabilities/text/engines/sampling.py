@@ -28,11 +28,14 @@ class Sampler:
         """The next step for `logits_v`, the model's raw scores of every token.
 
         The order is that of the OpenAI-compatible servers in use: penalties and bias on the scores, then temperature, then
-        top_k, then top_p. Presence and frequency count generated tokens, repetition the prompt's as well.
+        top_k, then top_p. Presence and frequency count generated tokens, repetition the prompt's as well. Tokens that the form
+        of the answer does not allow are taken out after penalties and bias, which therefore cannot bring them back.
         """
         decoding = self._decoding
         raw = logits_v.astype(np.float64)
         adjusted = self._adjust(raw)
+        if decoding.constraint is not None:
+            adjusted[~decoding.constraint.allowed(adjusted.size)] = -np.inf
         token = int(adjusted.argmax()) if decoding.temperature == 0 else self._draw(adjusted / decoding.temperature)
         self._num_drawn += 1
         if token in decoding.stop_ids:
@@ -40,7 +43,9 @@ class Sampler:
                 None, finish="stop", scored=score(logits_v[None], [token], decoding) if decoding.prompt_logprobs else ()
             )
         self._counts[token] += 1
-        finish: Literal["length"] | None = "length" if self._num_drawn >= decoding.max_tokens else None
+        finish: Literal["stop", "length"] | None = "length" if self._num_drawn >= decoding.max_tokens else None
+        if decoding.constraint is not None and decoding.constraint.take(token):
+            finish = "stop"
         if not decoding.logprobs:
             return Step(token, finish=finish)
         logprobs = raw - _log_sum_exp(raw)

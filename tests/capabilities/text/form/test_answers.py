@@ -1,0 +1,87 @@
+"""Answers that must have a form, by each engine."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from tests.capabilities.text.conftest import ask
+
+from modelworks.capabilities.text.serve import Generator
+from modelworks.contract.errors import InvalidRequest
+
+CHAT = [{"role": "user", "content": "Hi"}]
+PERSON: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 3},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "mood": {"enum": ["glad", "sad", "雨"]},
+        "id": {"type": "string", "pattern": "^[A-C]{2}-\\d{1,2}$"},
+        "pets": {"type": "array", "items": {"$ref": "#/$defs/pet"}, "maxItems": 1},
+    },
+    "required": ["name", "age", "mood", "id", "pets"],
+    "$defs": {"pet": {"type": "object", "properties": {"legs": {"type": "integer", "enum": [2, 4]}}, "required": ["legs"]}},
+}
+
+
+def form(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"json_schema": schema, "place": "response_format.json_schema.schema"}
+
+
+async def test_every_whole_answer_validates(generator: Generator) -> None:
+    answer = await ask(generator, messages=CHAT, answer_form=form(PERSON), n=6, seed=3, temperature=1.5)
+    whole = [reply for reply in answer.replies.values() if reply.finish_reason == "stop"]
+    assert len(whole) >= 4
+    for reply in whole:
+        Draft202012Validator(PERSON).validate(json.loads(reply.text))
+    assert len({reply.text for reply in whole}) > 1
+    assert answer.usage.completion_tokens == sum(len(reply.token_ids) for reply in answer.replies.values())
+
+
+async def test_an_answer_that_is_cut_says_so(generator: Generator) -> None:
+    reply = (await ask(generator, messages=CHAT, answer_form=form(PERSON), max_tokens=5, temperature=0)).only
+    assert reply.finish_reason == "length"
+    assert reply.text.startswith('{"name')
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
+        json.loads(reply.text)
+
+
+async def test_an_answer_ends_with_its_last_token(generator: Generator) -> None:
+    """No end token is waited for where nothing else could follow, and the length that is just enough is enough."""
+    request: dict[str, Any] = {"messages": CHAT, "answer_form": form({"const": "yes"}), "temperature": 0}
+    reply = (await ask(generator, **request)).only
+    assert (reply.text, reply.finish_reason) == ('"yes"', "stop")
+    again = (await ask(generator, **request, max_tokens=len(reply.token_ids))).only
+    assert (again.text, again.finish_reason) == ('"yes"', "stop")
+
+
+async def test_constrained_and_free_answers_at_the_same_time(generator: Generator) -> None:
+    free: dict[str, Any] = {"messages": CHAT, "temperature": 0, "max_tokens": 20}
+    bound: dict[str, Any] = {"messages": CHAT, "answer_form": form(PERSON), "seed": 5}
+    alone = [(await ask(generator, **request)).only.text for request in (free, bound)]
+    together = await asyncio.gather(*(ask(generator, **request) for request in (free, bound) * 3))
+    assert [answer.only.text for answer in together] == alone * 3
+
+
+async def test_bias_and_penalties_cannot_break_the_form(generator: Generator) -> None:
+    schema = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 6, "maxItems": 6}
+    biased = dict.fromkeys(range(3, 60), 100.0)
+    request: dict[str, Any] = {"answer_form": form(schema), "frequency_penalty": 2, "logit_bias": biased, "max_tokens": 60}
+    reply = (await ask(generator, messages=CHAT, **request)).only
+    Draft202012Validator(schema).validate(json.loads(reply.text))
+    assert reply.finish_reason == "stop"
+
+
+async def test_a_schema_that_cannot_be_kept_gets_no_answer(generator: Generator) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await ask(generator, messages=CHAT, answer_form=form({"type": "object", "properties": {"x": {"not": {}}}}))
+    assert caught.value.param == "response_format.json_schema.schema.properties.x.not"
+
+
+async def test_log_probabilities_are_those_of_the_model(generator: Generator) -> None:
+    """Of the distribution before the form: a token that the form forced is unlikely all the same."""
+    reply = (await ask(generator, messages=CHAT, answer_form=form({"const": "yes"}), logprobs=True, temperature=0)).only
+    assert [entry.token_id for entry in reply.logprobs] == reply.token_ids
+    assert all(entry.logprob is not None and entry.logprob < -1 for entry in reply.logprobs[:1])
