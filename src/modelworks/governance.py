@@ -18,15 +18,22 @@ class AsyncKeys(AsyncGroup):
         scopes: Sequence[str] | None = None,
         expires_at: str | None = None,
         model_allow: Sequence[str] | None = None,
+        ip_allow: Sequence[str] | None = None,
         project_id: str | None = None,
     ) -> Record:
         """Make a key; its `secret` is in this answer and never shown again."""
-        body = given(name=name, scopes=scopes, expires_at=expires_at, model_allow=model_allow, project_id=project_id)
+        body = given(name=name, scopes=scopes, expires_at=expires_at, model_allow=model_allow)
+        body |= given(ip_allow=ip_allow, project_id=project_id)
         return dict(await self._transport.json("POST", "/api/keys", json=body))
 
     async def list(self, *, after: str | None = None, limit: int = 100) -> Page:
         """The project's keys, without secrets."""
         return await self._transport.page("/api/keys", after=after, limit=limit)
+
+    async def rotate(self, key_id: str, *, overlap_s: int | None = None, expires_at: str | None = None) -> Record:
+        """Make a successor with the same rights; the old secret works for `overlap_s` more seconds (a day by default)."""
+        body = given(overlap_s=overlap_s, expires_at=expires_at)
+        return dict(await self._transport.json("POST", f"/api/keys/{segment(key_id)}/rotate", json=body))
 
     async def revoke(self, key_id: str) -> Record:
         """End a key at once."""
@@ -66,6 +73,7 @@ class Keys(Shell[AsyncKeys]):
 
     create = waits(AsyncKeys.create)
     list = waits(AsyncKeys.list)
+    rotate = waits(AsyncKeys.rotate)
     revoke = waits(AsyncKeys.revoke)
 
 

@@ -324,20 +324,27 @@ def serve(settings: Settings) -> None:
         raise
     try:
         app = create_app(platform)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_SHUTDOWN_S,
-            timeout_keep_alive=75,
-        )
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(listening(app, settings))
         print(f"Modelworks {__version__} at {settings.local_url} (home: {settings.home})", file=sys.stderr, flush=True)
         server.run(sockets=[listener])
     finally:
         platform.close()
         listener.close()
+
+
+def listening(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How the server speaks HTTP."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Otherwise whoever connects from this machine could name any address as the caller's.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+        timeout_keep_alive=75,
+    )
 
 
 def _listen(settings: Settings) -> socket.socket:

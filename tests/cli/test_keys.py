@@ -99,3 +99,26 @@ def test_usage_sums_and_single_requests(cli: Cli, server: FakeServer) -> None:
     }
     server.on("GET", "/api/usage/requests", page([{**request, "error_code": "model_not_found", "duration_ms": 1.6}]))
     assert "model_not_found" in cli("usage", "--requests").out
+
+
+def test_rotate_prints_the_new_secret_and_how_long_the_old_one_works(cli: Cli, server: FakeServer) -> None:
+    old = {**KEY, "id": "key_0", "replaced_by": "key_1"}
+    server.on("GET", "/api/keys", page([KEY, old]))
+    server.on("POST", "/api/keys/key_1/rotate", lambda asked: Answer({**KEY, "id": "key_2", "secret": "mw-new"}, 201))
+    done = cli("keys", "rotate", "ci", "--overlap", "12h")
+    assert (done.code, done.out) == (0, "mw-new\n")
+    assert "12h" in done.err
+    assert server.asked[-1].json == {"overlap_s": 43200}
+    assert cli("keys", "rotate", "ci", "--overlap", "0", "-o", "json").json["id"] == "key_2"
+    assert server.asked[-1].json == {"overlap_s": 0}
+    asked = len(server.asked)
+    assert cli("keys", "rotate", "ci", "--dry-run", "-o", "name").out == "key_1\n"
+    assert [each.method for each in server.asked[asked:]] == ["GET"]
+    assert cli("keys", "rotate", "ci", "--overlap", "soon").code == 2
+    assert cli("keys", "rotate", "nobody").code == 1
+
+
+def test_a_key_may_be_limited_to_networks(cli: Cli, server: FakeServer) -> None:
+    server.on("POST", "/api/keys", lambda asked: Answer({**KEY, **asked.json, "secret": "mw-abcdef"}, 201))
+    assert cli("keys", "create", "ci", "--from", "10.1.0.0/16", "--from", "192.0.2.9").code == 0
+    assert server.asked[0].json == {"name": "ci", "ip_allow": ["10.1.0.0/16", "192.0.2.9"]}

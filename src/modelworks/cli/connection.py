@@ -147,6 +147,14 @@ def roles_of(given: Sequence[str], default: str) -> dict[str, str]:
     return roles
 
 
+def seconds_of(text: str) -> int:
+    """A span (`30d`, `12h`, `90m`, `2w`) in seconds; raises InvalidRequest."""
+    span = _SPAN.match(text)
+    if span is None:
+        raise InvalidRequest(f"{text!r} is not a span of time.", hint="Write 30d, 12h, 90m or 2w.", code="usage")
+    return int(timedelta(**{_UNITS[span[2]]: int(span[1])}).total_seconds())
+
+
 def moment_of(text: str, *, ahead: bool = True) -> str:
     """An ISO time in UTC from a date, or from a span (`30d`, `12h`, `90m`, `2w`) from now, ahead or back.
 

@@ -60,6 +60,7 @@ CHINESE = {
     "Waiting for {name} to load …": "正在等待 {name} 加载……",
     "{name} is ready.": "{name} 已就绪。",
     "{name} stopped answering; running requests are finished first.": "{name} 已停止服务；进行中的请求会先完成。",
+    "The old secret of {name} works for another {time}.": "{name} 的旧密钥仍可使用 {time}。",
     "This is the only time the secret is shown. Keep it safe.": "密钥只显示这一次，请妥善保管。",
     "Talking to {model}. /exit leaves, /clear forgets, Ctrl-C stops an answer.": (
         "正在与 {model} 对话。/exit 退出，/clear 清空历史，Ctrl-C 停止当前回答。"

@@ -128,3 +128,73 @@ async def test_usage_of_the_own_project(http: httpx.AsyncClient, admin: dict[str
     assert (rest["has_more"], len(rest["data"])) == (False, 1)
     answer = await http.get("/api/usage?since=2026-01-01T00:00:00", headers=admin)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "since")
+
+
+async def test_a_rotated_key_overlaps_with_its_successor(
+    http: httpx.AsyncClient, admin: dict[str, str], clock: FixedClock
+) -> None:
+    body = {"name": "robot", "scopes": ["inference"], "model_allow": ["chat"], "ip_allow": ["127.0.0.0/8"]}
+    old = (await http.post("/api/keys", headers=admin, json=body)).json()
+    made = await http.post(f"/api/keys/{old['id']}/rotate", headers=admin, json={"overlap_s": 3600})
+    assert made.status_code == 201
+    new = made.json()
+    assert new["secret"] != old["secret"]
+    for name in ("name", "scopes", "model_allow", "ip_allow", "project_id", "expires_at"):
+        assert new[name] == old[name], name
+    listed = {key["id"]: key for key in (await http.get("/api/keys", headers=admin)).json()["data"]}
+    assert listed[old["id"]]["replaced_by"] == new["id"]
+
+    async def status(key: dict[str, str]) -> tuple[int, str | None]:
+        answer = await http.get("/api/whoami", headers={"x-api-key": key["secret"]})
+        return answer.status_code, answer.json().get("error", {}).get("code")
+
+    assert await status(old) == await status(new) == (200, None)
+    again = await http.post(f"/api/keys/{old['id']}/rotate", headers=admin, json={})
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "key_not_live")
+    clock.advance(3601)
+    assert await status(old) == (401, "expired_api_key")
+    assert await status(new) == (200, None)
+    third = (await http.post(f"/api/keys/{new['id']}/rotate", headers=admin, json={"overlap_s": 0})).json()
+    assert await status(new) == (401, "revoked_api_key")
+    assert await status(third) == (200, None)
+    assert (await http.post("/api/keys/key_0/rotate", headers=admin, json={})).status_code == 404
+    assert (
+        await http.post(f"/api/keys/{third['id']}/rotate", headers={"x-api-key": third["secret"]}, json={})
+    ).status_code == 403
+
+
+async def test_a_key_is_taken_only_from_its_networks(access: AccessService, admin: dict[str, str]) -> None:
+    app = FastAPI()
+    app.include_router(router(access, principal_dependency(access)))
+
+    @app.exception_handler(ModelworksError)
+    async def render(_: Request, error: ModelworksError) -> JSONResponse:
+        return JSONResponse(error.envelope(), error.status)
+
+    def from_address(address: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(address, 4711)), base_url="http://platform")
+
+    async with from_address("192.0.2.1") as http:
+        for wrong in (["10.0.0.0/33"], ["plant.lan"], [""]):
+            refused = await http.post("/api/keys", headers=admin, json={"name": "robot", "ip_allow": wrong})
+            assert refused.status_code == 422, wrong
+        body = {"name": "robot", "ip_allow": ["10.1.0.7/16", "2001:db8::/32", "192.0.2.9"]}
+        made = (await http.post("/api/keys", headers=admin, json=body)).json()
+        assert made["ip_allow"] == ["10.1.0.0/16", "2001:db8::/32", "192.0.2.9/32"]
+    for address, status in (
+        ("10.1.255.1", 200),
+        ("::ffff:10.1.2.3", 200),
+        ("2001:db8::17", 200),
+        ("192.0.2.9", 200),
+        ("10.2.0.1", 403),
+        ("192.0.2.8", 403),
+        ("2001:db9::17", 403),
+        ("::ffff:10.2.0.1", 403),
+        ("somewhere", 403),
+    ):
+        async with from_address(address) as http:
+            # What the caller says of itself does not count: proxies are named in the settings.
+            headers = {"x-api-key": made["secret"], "x-forwarded-for": "10.1.2.3", "forwarded": "for=10.1.2.3"}
+            answer = await http.get("/api/whoami", headers=headers)
+            assert answer.status_code == status, address
+            assert status == 200 or answer.json()["error"]["code"] == "address_not_allowed"

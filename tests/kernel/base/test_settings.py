@@ -60,6 +60,7 @@ def test_secrets_are_never_shown() -> None:
         ("LOG_LEVEL", "loud"),
         ("DATABASE_URL", "mysql://me:hunter2@x"),
         ("STORAGE_OPTIONS", "{"),
+        ("TRUSTED_PROXIES", '["proxy.plant.lan"]'),
     ],
 )
 def test_bad_values_are_named_but_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -14,6 +14,7 @@ from modelworks.kernel.access.schemas import (
     GroupBy,
     Key,
     KeyCreate,
+    KeyRotate,
     KeyWithSecret,
     Principal,
     Project,
@@ -47,6 +48,7 @@ def principal_dependency(access: AccessService) -> PrincipalDependency:
             found = await run_in_threadpool(access.authenticate, secret)
         request.state.principal = found
         AUTHOR.set(found.author)
+        found.require_address(request.client)
         return found
 
     return principal
@@ -89,7 +91,13 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
             if project_id != caller.project_id:
                 access.require_platform_admin(session, caller)
             key, secret = access.create_key(
-                session, project_id, body.name, scopes=body.scopes, expires_at=body.expires_at, model_allow=body.model_allow
+                session,
+                project_id,
+                body.name,
+                scopes=body.scopes,
+                expires_at=body.expires_at,
+                model_allow=body.model_allow,
+                ip_allow=body.ip_allow,
             )
         return KeyWithSecret(**key.model_dump(), secret=secret)
 
@@ -114,6 +122,19 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
             if project_id is not None and project_id != caller.project_id:
                 access.require_platform_admin(session, caller)
             return access.revoke_key(session, project_id or caller.project_id, key_id)
+
+    @routes.post("/keys/{key_id}/rotate", status_code=201)
+    def rotate_key(
+        key_id: str, body: KeyRotate, caller: Principal = Depends(admin), project_id: str | None = None
+    ) -> KeyWithSecret:
+        """Make a successor with the same rights; the old secret works for `overlap_s` more seconds."""
+        with access.db.transaction() as session:
+            if project_id is not None and project_id != caller.project_id:
+                access.require_platform_admin(session, caller)
+            key, secret = access.rotate_key(
+                session, project_id or caller.project_id, key_id, overlap_s=body.overlap_s, expires_at=body.expires_at
+            )
+        return KeyWithSecret(**key.model_dump(), secret=secret)
 
     @routes.post("/projects", status_code=201)
     def create_project(body: ProjectCreate, caller: Principal = Depends(admin)) -> Project:

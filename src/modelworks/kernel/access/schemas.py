@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from modelworks.contract.errors import PermissionDenied
 from modelworks.kernel.base.changes import Author
 from modelworks.kernel.base.ids import new_id
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Scope = Literal["inference", "read", "write", "admin"]
 SCOPES: frozenset[str] = frozenset({"inference", "read", "write", "admin"})
 
@@ -26,6 +29,8 @@ class Principal:
     scopes: frozenset[str] = frozenset()
     #: Names of the models that the key may use; None means every model of the project.
     model_allow: tuple[str, ...] | None = None
+    #: Networks from which the key is taken; None means from everywhere.
+    ip_allow: tuple[Network, ...] | None = None
     key_prefix: str = ""
     name: str = ""
 
@@ -62,6 +67,32 @@ class Principal:
                 code="model_not_allowed",
             )
 
+    def require_address(self, client: tuple[str, int] | None) -> None:
+        """Raise PermissionDenied unless the key is taken from the address of `client` (that of the ASGI scope)."""
+        if self.ip_allow is None:
+            return
+        address = None if client is None else _address(client[0])
+        if address is None or not any(address in network for network in self.ip_allow):
+            raise PermissionDenied(
+                f"The API key {self.key_prefix}… is not taken from {'an unknown address' if address is None else address}.",
+                hint="Use it from a network that it is limited to; a proxy in between is named by MODELWORKS_TRUSTED_PROXIES.",
+                code="address_not_allowed",
+            )
+
+
+def networks_of(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Networks in CIDR form, or single addresses; raises ValueError."""
+    return tuple(ipaddress.ip_network(text.strip(), strict=False) for text in texts)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    # A dual-stack socket shows IPv4 callers in this form.
+    return getattr(address, "ipv4_mapped", None) or address
+
 
 class Project(BaseModel):
     """A tenant: everything stored belongs to one project."""
@@ -89,7 +120,24 @@ class KeyCreate(BaseModel):
     scopes: list[Scope] = Field(default=["inference", "read"], min_length=1)
     expires_at: datetime | None = Field(default=None, description="After this moment the key is refused; None: never.")
     model_allow: list[str] | None = Field(default=None, description="Names of the models it may use; None: all.")
+    ip_allow: list[str] | None = Field(
+        default=None, max_length=64, description="Networks (CIDR) or addresses it is taken from; None: everywhere."
+    )
     project_id: str | None = None
+
+    @field_validator("ip_allow")
+    @classmethod
+    def _networks(cls, texts: list[str] | None) -> list[str] | None:
+        return None if texts is None else [str(network) for network in networks_of(texts)]
+
+
+class KeyRotate(BaseModel):
+    """How a key gives way to its successor."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    overlap_s: int = Field(default=86_400, ge=0, le=366 * 86_400, description="How long the old secret still works.")
+    expires_at: datetime | None = Field(default=None, description="When the new key expires; None: as the old one would have.")
 
 
 class Key(BaseModel):
@@ -107,6 +155,9 @@ class Key(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    ip_allow: list[str] | None = None
+    user_id: str | None = None
+    replaced_by: str | None = Field(default=None, description="The key that took its place when it was rotated.")
 
 
 class KeyWithSecret(Key):

@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, PermissionDenied
-from modelworks.kernel.access.schemas import SCOPES, GroupBy, Key, Principal, Project, UsageGroup, UsageRequest, UsageSummary
+from modelworks.kernel.access.schemas import (
+    SCOPES,
+    GroupBy,
+    Key,
+    Principal,
+    Project,
+    UsageGroup,
+    UsageRequest,
+    UsageSummary,
+    networks_of,
+)
 from modelworks.kernel.access.store import KeyRow, ProjectRow, UsageRow
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
@@ -106,6 +116,8 @@ class AccessService:
         scopes: Sequence[str],
         expires_at: datetime | None = None,
         model_allow: Sequence[str] | None = None,
+        ip_allow: Sequence[str] | None = None,
+        user_id: str | None = None,
     ) -> tuple[Key, str]:
         """A new key and its secret, which is not kept and cannot be shown again.
 
@@ -121,12 +133,7 @@ class AccessService:
                 hint=f"Choose from: {', '.join(sorted(SCOPES))}.",
                 param="scopes",
             )
-        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= self._clock.now()):
-            raise InvalidRequest(
-                "The expiry must be a moment in the future, with its time zone.",
-                hint="Example: 2027-01-31T00:00:00Z.",
-                param="expires_at",
-            )
+        self._check_expiry(expires_at)
         secret = SECRET_PREFIX + _base62(secrets.token_bytes(32))
         row = KeyRow(
             id=new_id("key"),
@@ -139,11 +146,61 @@ class AccessService:
             created_at=self._clock.now(),
             expires_at=expires_at,
             revoked_at=None,
+            ip_allow=None if ip_allow is None else list(ip_allow),
+            user_id=user_id,
         )
         session.add(row)
         session.flush()
         self._events.publish_after_commit(session, "key.changed", key_id=row.id, project_id=project_id)
         return Key.model_validate(row), secret
+
+    def rotate_key(
+        self, session: Session, project_id: str, key_id: str, *, overlap_s: int, expires_at: datetime | None = None
+    ) -> tuple[Key, str]:
+        """A successor with the same rights and a new secret; the old one works for another `overlap_s` seconds.
+
+        Raises:
+            NotFound: the project has no such key.
+            Conflict: it is revoked, has expired or was rotated before.
+            InvalidRequest: an expiry that has passed.
+        """
+        row = session.get(KeyRow, key_id, with_for_update=True)
+        if row is None or row.project_id != project_id:
+            raise NotFound(f"There is no API key {key_id!r} in this project.", hint="GET /api/keys lists them.")
+        now = self._clock.now()
+        ended = row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now)
+        if ended or row.replaced_by is not None:
+            raise Conflict(
+                f"The API key {row.prefix}… {'no longer works' if ended else 'was rotated before'}.",
+                hint="Create a new key." if ended else f"Rotate its successor {row.replaced_by}.",
+                code="key_not_live",
+            )
+        made, secret = self.create_key(
+            session,
+            project_id,
+            row.name,
+            scopes=row.scopes,
+            expires_at=expires_at or row.expires_at,
+            model_allow=row.model_allow,
+            ip_allow=row.ip_allow,
+            user_id=row.user_id,
+        )
+        row.replaced_by = made.id
+        if overlap_s == 0:
+            row.revoked_at = now
+        else:
+            end = now + timedelta(seconds=overlap_s)
+            row.expires_at = end if row.expires_at is None else min(end, row.expires_at)
+        session.flush()
+        return made, secret
+
+    def _check_expiry(self, expires_at: datetime | None) -> None:
+        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= self._clock.now()):
+            raise InvalidRequest(
+                "The expiry must be a moment in the future, with its time zone.",
+                hint="Example: 2027-01-31T00:00:00Z.",
+                param="expires_at",
+            )
 
     def list_keys(self, session: Session, project_id: str, after: str | None = None, limit: int = 20) -> tuple[list[Key], bool]:
         """Keys of a project, newest first, and whether there are more."""
@@ -260,6 +317,8 @@ class AccessService:
             project_id=row.project_id,
             scopes=frozenset(row.scopes),
             model_allow=None if row.model_allow is None else tuple(row.model_allow),
+            ip_allow=None if row.ip_allow is None else networks_of(row.ip_allow),
+            user_id=row.user_id,
             key_prefix=row.prefix,
             name=row.name,
         )

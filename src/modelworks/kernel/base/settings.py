@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import ipaddress
 import os
 import re
 import tomllib
@@ -77,6 +78,10 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field(
         default_factory=list, description="Origins of web pages that may call the API from a browser; none by default."
     )
+    trusted_proxies: list[str] = Field(
+        default_factory=list,
+        description="Addresses or networks (CIDR) of proxies whose X-Forwarded-For names the caller; none by default.",
+    )
     egress_allow: list[str] = Field(
         default_factory=list, description="Hosts or networks that outgoing requests may reach although they are private."
     )
@@ -103,6 +108,15 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _known_networks(cls, networks: list[str]) -> list[str]:
+        # A mistyped network would be taken for the name of a socket and trust nobody, in silence.
+        try:
+            return [str(ipaddress.ip_network(network, strict=False)) for network in networks]
+        except ValueError:
+            raise ValueError("each must be an address or a network, such as 10.0.0.5 or 10.0.0.0/8") from None
 
     @field_validator("database_url")
     @classmethod

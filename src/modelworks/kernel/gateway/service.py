@@ -99,6 +99,7 @@ class GatewayService:
         if principal is None:
             principal = await run_in_threadpool(self.access.authenticate, secret)
         AUTHOR.set(principal.author)
+        principal.require_address(scope.get("client"))
         principal.require(needed)
         return principal
 
