@@ -7,6 +7,7 @@
 #   make check   style, types, directions of imports, installed versions
 #   make docs    write the generated pages of docs/reference
 #   make bench   the benchmarks, beside their peers
+#   make starter-smoke   the starter model's recipe at 1 %, with what this machine has
 
 .POSIX:
 SHELL = /bin/sh
@@ -20,7 +21,7 @@ STAMP = $(VENV)/.ready-$(EXTRAS)
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: setup demo up test check docs bench constraints clean
+.PHONY: setup demo up test check docs bench starter-smoke constraints clean
 
 setup: $(STAMP)
 
@@ -55,6 +56,9 @@ docs: setup
 bench: setup
 	$(BIN)/python benchmarks/gateway.py
 	$(BIN)/python benchmarks/engine.py
+
+starter-smoke: setup
+	$(BIN)/python -m pytest tests/journeys/test_recipe.py
 
 # After a change of dependencies: take what is installed now as the pinned set.
 constraints:

@@ -18,6 +18,7 @@ BASE = (
     "modelworks.contract.tasks",
     "modelworks.client",
     "modelworks.cli",
+    "modelworks.cli.recipe",
     "modelworks.testing",
     "modelworks.testing.template",
 )

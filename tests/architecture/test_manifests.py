@@ -25,7 +25,14 @@ def test_manifests_are_valid_yaml(path: Path) -> None:
 def test_every_setting_that_they_name_exists() -> None:
     known = {f"MODELWORKS_{name.upper()}" for name in Settings.model_fields}
     files = [*YAML, DEPLOY / "Dockerfile", *(PROJECT / "docs" / "howto").glob("*.md")]
-    clients = {"MODELWORKS_URL", "MODELWORKS_API_KEY", "MODELWORKS_PROJECT", "MODELWORKS_LANG", "MODELWORKS_TEST_POSTGRES_URL"}
+    clients = {
+        "MODELWORKS_URL",
+        "MODELWORKS_API_KEY",
+        "MODELWORKS_PROJECT",
+        "MODELWORKS_LANG",
+        "MODELWORKS_SHARED",
+        "MODELWORKS_TEST_POSTGRES_URL",
+    }
     for path in files:
         named = set(re.findall(r"MODELWORKS_[A-Z0-9_]+", path.read_text(encoding="utf-8")))
         assert named <= known | clients, f"{relative(path)}: {sorted(named - known - clients)}"

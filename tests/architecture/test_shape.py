@@ -144,6 +144,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "checkpoint.py": "checks before a checkpoint is opened",
         "chat_examples.py": "turns made from documents",
         "incremental.py": "text from tokens that never splits a character",
+        "fill_in_middle.py": "source code with its middle at the end",
         "packing.py": "documents into blocks of tokens",
         "datasets/": "formats of training data: read, validate, clean",
         "prompt.py": "messages into tokens through the model's template",

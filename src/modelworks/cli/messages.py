@@ -21,6 +21,10 @@ CHINESE = {
     "Set MODELWORKS_DEBUG=1 to see where it happened, and report it with that text.": (
         "设置 MODELWORKS_DEBUG=1 可查看出错位置，报告问题时请附上该内容。"
     ),
+    "Reading {name} …": "正在读取 {name} …",
+    "Stage {stage}: run {run} is queued.": "阶段 {stage}：运行 {run} 已排队。",
+    "Stage {stage}: run {run} goes on from its checkpoint.": "阶段 {stage}：运行 {run} 从其检查点继续。",
+    "Stage {stage}: run {run} has made it already.": "阶段 {stage}：运行 {run} 已完成该阶段。",
     "Source:   {source}": "来源：  {source}",
     "Licence:  {licence}": "许可证：{licence}",
     "Revision: {revision}": "修订版：{revision}",

@@ -136,8 +136,10 @@ FIELDS: list[Column] = [
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="A task (text-generation) or a capability with one trainable task (text).")],
-    name: Annotated[str, typer.Option("--name", help="What to call the model that comes out.")],
+    task: Annotated[
+        str | None, typer.Argument(help="A task (text-generation) or a capability with one trainable task (text).")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="What to call the model that comes out.")] = None,
     data: Annotated[
         list[str] | None, typer.Option("--data", help="Folder, file or reference, as role=… where not train; repeatable.")
     ] = None,
@@ -153,11 +155,50 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Also where it is estimated to need more memory than it may have.")
     ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Train by a recipe (a .toml file) instead: its data, its stages, its card.")
+    ] = None,
+    scale: Annotated[float, typer.Option("--scale", help="With --recipe: the part of it that is made, as 0.01.")] = 1.0,
+    packages: Annotated[
+        Path | None, typer.Option("--packages", help="With --recipe: a folder of unpacked packages, FOLDER/NAME.")
+    ] = None,
+    available: Annotated[
+        bool, typer.Option("--available", help="With --recipe: go without sources that this machine lacks.")
+    ] = False,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="With --recipe: leave the data that it made in this folder.")
+    ] = None,
     follow_: Follow = False,
     dry_run: DryRun = False,
     output: Output = Format.table,
 ) -> None:
     """Train a model. A folder given as --data is uploaded as a data set first."""
+    if recipe is not None:
+        if task is not None or data or base or param:
+            raise InvalidRequest(
+                "A recipe names its task, data and parameters itself.", hint="Give --recipe FILE, with --name and --scale only."
+            )
+        from modelworks.cli.recipe import train_recipe
+
+        with connect() as client:
+            train_recipe(
+                client,
+                recipe,
+                name=name,
+                scale=scale,
+                packages=packages,
+                available=available,
+                keep=keep,
+                dry_run=dry_run,
+                output=output,
+            )
+        return
+    if task is None or name is None:
+        raise InvalidRequest(
+            "What is to be trained, and what is it to be called?",
+            hint="modelworks train TASK --name NAME --data FOLDER, or modelworks train --recipe FILE.",
+            code="usage",
+        )
     with connect() as client:
         capability, task = resolve_task(client, task, "trainable")
         inputs = roles_of(base or [], "base")

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from modelworks.capabilities.text.chat_examples import Turn, turns
 from modelworks.capabilities.text.data import Document
+from modelworks.capabilities.text.fill_in_middle import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, gaps, is_code
 from modelworks.capabilities.text.tokenizer import encode_plain
 from modelworks.contract.errors import InvalidData
 
@@ -103,11 +104,15 @@ def write_tokens(
     chat_fraction: float,
     system_prompt: str,
     seed: int,
+    fill_in_middle: float = 0.0,
+    block_length: int = 512,
 ) -> int:
     """Write the documents to `path` as uint32 token ids, each followed by `end_id`, chat turns spread among them.
 
     Args:
         chat_fraction: the part of all tokens that chat turns may take; less where the documents give fewer turns.
+        fill_in_middle: the part of the source code that is written with its middle at the end; the tokenizer has `FIM_TOKENS`.
+        block_length: tokens into which such a piece of code should fit.
 
     Returns:
         The number of tokens written.
@@ -124,7 +129,14 @@ def write_tokens(
     num_tokens = num_chat = 0
     with path.open("wb") as file:
         for batch in _batches(order):
-            for ids in encode_plain(tokenizer, [document.text for document in batch]):
+            whole: list[Document] = []
+            for document in batch:
+                if fill_in_middle and is_code(document) and chooser.random() < fill_in_middle:
+                    for ids in _gap_ids(tokenizer, document, block_length, chooser):
+                        num_tokens += _append(file, [*ids, end_id])
+                else:
+                    whole.append(document)
+            for ids in encode_plain(tokenizer, [document.text for document in whole]):
                 num_tokens += _append(file, [*ids, end_id])
                 while num_chat < chat_fraction * (num_tokens + num_chat):
                     turn = next(conversations, None)
@@ -140,6 +152,16 @@ def write_tokens(
 def _append(file: object, ids: list[int]) -> int:
     np.asarray(ids, dtype=np.uint32).tofile(file)  # type: ignore[arg-type]
     return len(ids)
+
+
+def _gap_ids(
+    tokenizer: PreTrainedTokenizerFast, document: Document, block_length: int, chooser: random.Random
+) -> Iterator[list[int]]:
+    """Ids of a document's pieces, each with its middle moved to the end."""
+    before, gap, after = (int(tokenizer.convert_tokens_to_ids(token)) for token in (FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX))
+    for found in gaps(document, block_length, chooser):
+        prefix, suffix, middle = encode_plain(tokenizer, [found.prefix, found.suffix, found.middle])
+        yield [before, *prefix, after, *suffix, gap, *middle]
 
 
 def _chat_ids(tokenizer: PreTrainedTokenizerFast, turn: Turn, system_prompt: str) -> list[int]:

@@ -116,6 +116,15 @@ class PretrainParams(BaseModel):
     chat_fraction: float = Field(
         0.15, ge=0, le=0.9, description="Part of the training text that is turned into question and answer turns."
     )
+    fill_in_middle: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Part of the source code (.py) that is read with its middle at the end, to learn to fill gaps.",
+    )
+    tools: bool = Field(
+        False, description="Give a newly trained tokenizer's chat template a place for tools and calls of them."
+    )
     replay_fraction: float = Field(
         0.2, gt=0, lt=1, description="Part of the training that reads the data set of the role replay, where one is given."
     )

@@ -20,6 +20,7 @@ from modelworks.capabilities.text.data import Document, read_documents, split
 from modelworks.capabilities.text.engines.integrity import check_checkpoint
 from modelworks.capabilities.text.engines.probe import METADATA_KEY, Probe
 from modelworks.capabilities.text.engines.transformers_model import load_model
+from modelworks.capabilities.text.fill_in_middle import FIM_TOKENS
 from modelworks.capabilities.text.packing import Blocks, ReplayedBlocks, write_tokens
 from modelworks.capabilities.text.prompt_format import PromptFormat
 from modelworks.capabilities.text.schemas import PROMPT_FORMAT, PretrainParams, ReinforcementParams, TrainParams
@@ -128,9 +129,20 @@ def _vocabulary(run: Run, params: PretrainParams, training: Sequence[Document]) 
     else:
         run.progress(0, params.num_steps, "steps")
         tokenizer = train_tokenizer(
-            _sample(training), params.vocab_size, params.system_prompt, context_length=params.context_length
+            _sample(training),
+            params.vocab_size,
+            params.system_prompt,
+            context_length=params.context_length,
+            more_tokens=FIM_TOKENS if params.fill_in_middle else (),
+            tools=params.tools,
         )
     known = tokenizer.get_vocab()
+    if params.fill_in_middle and not all(token in known for token in FIM_TOKENS):
+        raise InvalidRequest(
+            f"The tokenizer lacks the tokens for filling in the middle ({', '.join(FIM_TOKENS)}).",
+            hint="Set fill_in_middle to 0, or start from a model or tokenizer that has them.",
+            param="fill_in_middle",
+        )
     stop_ids = [known[token] for token in (TURN_END, END_OF_TEXT) if token in known]
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in stop_ids:
         stop_ids.append(int(tokenizer.eos_token_id))
@@ -202,6 +214,8 @@ def _blocks(
         chat_fraction=0.0 if part == "validation" else params.chat_fraction,
         system_prompt=params.system_prompt,
         seed=run.seed,
+        fill_in_middle=0.0 if part == "validation" else params.fill_in_middle,
+        block_length=block_length,
     )
     return Blocks(path, num_tokens, block_length, params.batch_size, run.seed)
 

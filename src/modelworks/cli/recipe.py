@@ -1,0 +1,132 @@
+"""`train --recipe`: a whole recipe, stage by stage, each of which is a run like any other."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelworks.cli.messages import tr
+from modelworks.cli.output import Column, Format, note, show_list, show_one, size_text
+from modelworks.cli.run import ended
+from modelworks.contract.errors import InvalidRequest
+from modelworks.recipe import card, corpus, skills, stages
+from modelworks.recipe.places import Places
+from modelworks.recipe.recipe import Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from modelworks.client import Modelworks
+
+_COLUMNS: list[Column] = [
+    ("SOURCE", "name"),
+    ("LANGUAGE", "language"),
+    ("DOCUMENTS", "documents"),
+    ("SIZE", lambda row: size_text(row["bytes"])),
+    ("HELD OUT", "held_out_documents"),
+    ("COPIES", "copies"),
+    ("LICENCE", "licence"),
+]
+
+
+def train_recipe(
+    client: Modelworks,
+    file: Path,
+    *,
+    name: str | None,
+    scale: float,
+    packages: Path | None,
+    available: bool,
+    keep: Path | None,
+    dry_run: bool,
+    output: Format,
+) -> None:
+    """Make the data of a recipe, train its stages in order, register the result with its card.
+
+    A stage that was made before from the same data with the same parameters is not repeated; one that was stopped goes on.
+
+    Raises:
+        InvalidRequest: the recipe or the scale is wrong. NotFound: a source is not on this machine.
+    """
+    if not 0 < scale <= 1:
+        raise InvalidRequest(f"The scale {scale:g} is not above 0 and at most 1.", hint="Write --scale 0.01.", param="scale")
+    recipe = read_recipe(file)
+    chosen = name or (recipe.name if scale == 1 else f"{recipe.name}-scale-{scale:g}")
+    folder = keep or Path(tempfile.mkdtemp(prefix="modelworks-recipe-"))
+    try:
+        places = Places(file.resolve().parent, packages)
+        made = folder / "data"
+        shutil.rmtree(made, ignore_errors=True)
+        manifest = corpus.build(
+            recipe,
+            places,
+            made,
+            scale=scale,
+            available=available,
+            on_source=_reading,
+        )
+        conversations = None
+        if recipe.skills is not None:
+            _reading(recipe.skills.program)
+            conversations = skills.build(recipe.skills, places, made / "skills", scale=scale, available=available)
+        if dry_run:
+            show_list(manifest["sources"], _COLUMNS, output, name="name")
+            return
+        _train(client, file, recipe, chosen, scale, made, manifest, conversations, output)
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reading(name: str) -> None:
+    note(tr("Reading {name} …", name=name))
+
+
+def _train(
+    client: Modelworks,
+    file: Path,
+    recipe: Recipe,
+    name: str,
+    scale: float,
+    made: Path,
+    manifest: dict[str, Any],
+    conversations: dict[str, Any] | None,
+    output: Format,
+) -> None:
+    licences = ", ".join(sorted({row["licence"] for row in manifest["sources"] if not row["missing"]}))
+    sets = {"text": stages.data_version(client, f"{name}-text", made / "train", licences)["id"]}
+    if recipe.skills is not None:
+        for part in ("train", "held-out"):
+            called = f"{name}-skills" if part == "train" else f"{name}-skills-{part}"
+            sets[part] = stages.data_version(client, called, made / "skills" / part, recipe.skills.licence)["id"]
+    base: str | None = None
+    trained: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
+    version: dict[str, Any] = {}
+    for stage in recipe.stage:
+        inputs = {"train": sets["text"]} if stage.data == "text" else {"train": sets["train"], "validation": sets["held-out"]}
+        if base is not None:
+            inputs["base"] = base
+        wanted = stages.request(stage, inputs, f"{name}-{stage.name}", recipe.task, recipe.capability, scale)
+        run = stages.earlier(client, client.runs.submit(**wanted, dry_run=True))
+        if run is None:
+            run = client.runs.submit(**wanted)
+            note(tr("Stage {stage}: run {run} is queued.", stage=stage.name, run=run["id"]))
+        elif run["state"] in ("failed", "cancelled"):
+            run = client.runs.resume(run["id"])
+            note(tr("Stage {stage}: run {run} goes on from its checkpoint.", stage=stage.name, run=run["id"]))
+        elif run["state"] == "succeeded":
+            note(tr("Stage {stage}: run {run} has made it already.", stage=stage.name, run=run["id"]))
+        run = ended(client, run["id"], output, shown=False)
+        version = client.models.version(run["outputs"][0]["version_id"])
+        base = version["id"]
+        trained.append((stage.name, run, version))
+    beside = made / "beside"
+    beside.mkdir()
+    text = card.card(recipe, manifest, trained, conversations)
+    (beside / "README.md").write_text(text, "utf-8")
+    shutil.copyfile(file, beside / "recipe.toml")
+    shutil.copyfile(made / corpus.MANIFEST, beside / f"recipe-{corpus.MANIFEST}")
+    result = stages.finish(client, recipe, name, version, beside, text)
+    from modelworks.cli.model import VERSION_COLUMNS
+
+    show_one(result, VERSION_COLUMNS, output)
