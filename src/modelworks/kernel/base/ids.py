@@ -30,6 +30,7 @@ Prefix = Literal[
     "ftjob",
     "evalrun",
     "adp",
+    "rerank",
 ]
 
 

@@ -149,7 +149,8 @@ def _metadata(params: PullParams, fetched: FetchedSource, found: dict[str, Any])
         "skipped": [f"{each.path}: {each.reason}" for each in fetched.skipped],
     }
     if params.kind == "model":
-        known["task"] = params.task or fetched.task or found.get("task")
+        # What the files say goes before a tag of elsewhere ("sentence-similarity").
+        known["task"] = params.task or found.get("task") or fetched.task
         known["level"] = params.level or "L0"
     return {key: value for key, value in known.items() if value}
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from modelworks.kernel.gateway import errors, eval_routes, file_routes, grader_routes, tuning_routes
+from modelworks.kernel.gateway import errors, eval_routes, file_routes, grader_routes, retrieval_routes, tuning_routes
 from modelworks.kernel.gateway.eval_steps import EvalSteps
 from modelworks.kernel.gateway.evals import EvalService
 from modelworks.kernel.gateway.files import FileService
@@ -60,6 +60,7 @@ def install(
     """
     errors.install(app)
     app.include_router(router(gateway))
+    app.include_router(retrieval_routes.router(gateway))
     app.include_router(grader_routes.router(gateway))
     if files is not None:
         app.include_router(file_routes.router(gateway, files))
