@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import structlog
 import uvicorn
@@ -32,12 +33,14 @@ from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
 from modelworks.kernel.gateway import (
+    ConversationService,
     EvalService,
     EvalSteps,
     FileService,
     FineTuningService,
     GatewayService,
     Measuring,
+    ResponseService,
     TuningSteps,
 )
 from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, RunDeployments, Supervisor
@@ -82,6 +85,7 @@ class Platform:
     tuning_steps: TuningSteps
     evals: EvalService
     eval_steps: EvalSteps
+    responses: ResponseService
     lock: ServerLock
     closing: ExitStack = field(default_factory=ExitStack)
     _guard: asyncio.Task[None] | None = None
@@ -214,6 +218,7 @@ def create_platform(settings: Settings) -> Platform:
             tuning_steps=TuningSteps(tuning, jobs, catalog, serving, files, clock, events),
             evals=evals,
             eval_steps=EvalSteps(evals, asked, files, Measuring(db, catalog, files)),
+            responses=ResponseService(db, ConversationService(db, clock), clock, life=timedelta(days=settings.response_days)),
             lock=lock,
             closing=opening.pop_all(),
         )
@@ -278,6 +283,7 @@ def create_app(platform: Platform) -> FastAPI:
         files=platform.files,
         tuning=platform.tuning,
         evals=platform.evals,
+        responses=platform.responses,
         cors_origins=settings.cors_origins,
         observe=_observe,
     )

@@ -24,7 +24,7 @@ from modelworks.kernel.base.clock import FixedClock, SystemClock
 from modelworks.kernel.base.database import Base, Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.catalog import discovery
-from modelworks.kernel.gateway import GatewayService, install
+from modelworks.kernel.gateway import ConversationService, GatewayService, ResponseService, install
 from modelworks.kernel.serving import DeployedModel, ReplicaPool, Route
 from modelworks.kernel.serving.pool import Slot, Target
 
@@ -191,6 +191,7 @@ class Stage:
 
     url: str
     gateway: GatewayService
+    responses: ResponseService
     app: FastAPI
     pool: ReplicaPool
     access: AccessService
@@ -318,14 +319,16 @@ async def stage(tmp_path: Any) -> AsyncIterator[Stage]:
             clock=SystemClock(),
             keep_alive_s=0.15,
         )
+        responses = ResponseService(db, ConversationService(db, SystemClock()), SystemClock())
         app = FastAPI()
-        install(app, gateway, max_body_bytes=200_000, cors_origins=["https://page.example"])
+        install(app, gateway, max_body_bytes=200_000, responses=responses, cors_origins=["https://page.example"])
         url = await serve(app, stack)
         http = await stack.enter_async_context(aiohttp.ClientSession())
         client = await stack.enter_async_context(AsyncOpenAI(base_url=url + "/v1", api_key=secret, max_retries=0))
         made = Stage(
             url=url,
             gateway=gateway,
+            responses=responses,
             app=app,
             pool=pool,
             access=access,

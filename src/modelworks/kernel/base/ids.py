@@ -31,6 +31,14 @@ Prefix = Literal[
     "evalrun",
     "adp",
     "rerank",
+    "resp",
+    "msg",
+    "rs",
+    "fc",
+    "fco",
+    "ctc",
+    "ctco",
+    "conv",
 ]
 
 

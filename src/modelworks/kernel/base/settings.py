@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(
         default=8 << 30, gt=0, description="Largest file that clients may store with /v1/files and /v1/uploads."
     )
+    response_days: float = Field(
+        default=30.0, gt=0, description="How long responses are kept that clients let the server store."
+    )
     load_wait_s: float = Field(default=600.0, gt=0, description="How long a request waits for a deployment that is loading.")
     max_queue: int = Field(default=256, ge=0, description="Requests that may wait for one deployment; more get 503.")
     keep_alive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a keep-alive comment.")

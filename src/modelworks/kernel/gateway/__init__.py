@@ -7,18 +7,30 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from modelworks.kernel.gateway import errors, eval_routes, file_routes, grader_routes, retrieval_routes, tuning_routes
+from modelworks.kernel.gateway import (
+    conversation_routes,
+    errors,
+    eval_routes,
+    file_routes,
+    grader_routes,
+    response_routes,
+    retrieval_routes,
+    tuning_routes,
+)
+from modelworks.kernel.gateway.conversations import ConversationService
 from modelworks.kernel.gateway.eval_steps import EvalSteps
 from modelworks.kernel.gateway.evals import EvalService
 from modelworks.kernel.gateway.files import FileService
 from modelworks.kernel.gateway.fine_tuning import FineTuningService
 from modelworks.kernel.gateway.measuring import Measuring
 from modelworks.kernel.gateway.middleware import Edge, Observer
+from modelworks.kernel.gateway.responses import ResponseService
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.tuning_steps import TuningSteps
 
 __all__ = [
+    "ConversationService",
     "EvalService",
     "EvalSteps",
     "FileService",
@@ -26,6 +38,7 @@ __all__ = [
     "GatewayService",
     "Measuring",
     "Observer",
+    "ResponseService",
     "TuningSteps",
     "install",
     "router",
@@ -43,6 +56,7 @@ def install(
     files: FileService | None = None,
     tuning: FineTuningService | None = None,
     evals: EvalService | None = None,
+    responses: ResponseService | None = None,
     cors_origins: Sequence[str] = (),
     observe: Observer | None = None,
 ) -> None:
@@ -55,6 +69,7 @@ def install(
         files: for `/v1/files` and `/v1/uploads`; without it there are none.
         tuning: for `/v1/fine_tuning`; without it there is none.
         evals: for `/v1/evals`; without it there is none.
+        responses: for `/v1/responses` and `/v1/conversations`; without it there are none.
         cors_origins: origins of web pages that may call the API from a browser; `*` for all, none by default.
         observe: see `Observer`.
     """
@@ -68,6 +83,9 @@ def install(
         app.include_router(tuning_routes.router(gateway, tuning))
     if evals is not None:
         app.include_router(eval_routes.router(gateway, evals))
+    if responses is not None:
+        app.include_router(response_routes.router(gateway, responses))
+        app.include_router(conversation_routes.router(gateway, responses.conversations))
     app.add_middleware(Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, observe=observe)
     if cors_origins:
         # Outside of `Edge`, so that the answer to a bug carries the headers without which a browser hides it.

@@ -20,7 +20,7 @@ from modelworks.kernel.gateway.exchange import Call, exchange, read_chunks, refu
 from modelworks.kernel.gateway.metering import Meter, Tally
 from modelworks.kernel.gateway.schemas import ChatRequest, CompletionRequest
 from modelworks.kernel.gateway.service import GatewayService
-from modelworks.kernel.gateway.stream import DONE, EventStream
+from modelworks.kernel.gateway.stream import DONE, Outlet
 from modelworks.kernel.serving import Route
 
 #: The task whose wire form is `GenerationInput`.
@@ -101,7 +101,34 @@ class ChatCall:
             await read_chunks(response, take)
             return answer.whole()
 
-    async def stream_to(self, out: EventStream) -> bytes:
+    async def num_prompt_tokens(self) -> int:
+        """How many tokens a replica of ours reads for this chat; it counts and computes nothing, and no usage is noted.
+
+        Raises:
+            ContextLengthExceeded: they are more than its context holds.
+        """
+        meter = self._meter
+        self._understand()
+        # To hand the prompt back takes no more than its tokens.
+        wanted = {key: value for key, value in self._generation.items() if key in ("messages", "tools", "template_args")}
+        body = orjson.dumps({**wanted, "max_tokens": 0, "echo": True})
+
+        def prepare(route: Route) -> Call:
+            _require_language(route)
+            return Call("/stream", body)
+
+        tally = Tally()
+        async with exchange(self._gateway.pool, self._project_id, meter.model, prepare, meter) as (_, response):
+            await _require_ok(response)
+
+            async def take(chunks: Chunks) -> None:
+                for chunk in chunks:
+                    tally.add(chunk)
+
+            await read_chunks(response, take)
+        return tally.prompt_tokens
+
+    async def stream_to(self, out: Outlet) -> bytes:
         """The answer in pieces; returns the last event."""
         meter = self._meter
 
@@ -189,7 +216,7 @@ class CompletionCall:
             await self._every_prompt(response, take)
             return answer.whole()
 
-    async def stream_to(self, out: EventStream) -> bytes:
+    async def stream_to(self, out: Outlet) -> bytes:
         """The answer in pieces; returns the last event."""
         meter = self._meter
 
@@ -260,7 +287,7 @@ def _user(body: dict[str, Any]) -> str | None:
     return user if isinstance(user, str) else None
 
 
-async def _relay(body: dict[str, Any], route: Route, response: aiohttp.ClientResponse, meter: Meter, out: EventStream) -> bytes:
+async def _relay(body: dict[str, Any], route: Route, response: aiohttp.ClientResponse, meter: Meter, out: Outlet) -> bytes:
     relay = proxy.Relay(meter, route.upstream_model or route.name, include_usage=wants_usage(body))
     return await relay.run(response, out)
 

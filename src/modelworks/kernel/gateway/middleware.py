@@ -24,7 +24,9 @@ STARTED: Final = "modelworks.started"
 _TRACE_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 
 #: Clients whose base URL lacks `/v1` ask for these.
-_WITHOUT_V1 = ("/chat/completions", "/completions", "/models")
+_WITHOUT_V1 = ("/chat/completions", "/completions", "/conversations", "/models", "/responses")
+#: … and for what lies below these.
+_BELOW = ("/conversations/", "/models/", "/responses/")
 
 #: Path prefixes of routes that answer HEAD themselves.
 _OWN_HEAD = ("/api/blobs",)
@@ -169,7 +171,7 @@ def _forgive(scope: Scope) -> None:
     changed = path
     if len(path) > 1 and path.endswith("/") and path.startswith(("/v1", "/api", *_WITHOUT_V1)):
         changed = path.rstrip("/") or "/"
-    if changed.startswith(_WITHOUT_V1) and (changed in _WITHOUT_V1 or changed.startswith("/models/")):
+    if changed.startswith(_WITHOUT_V1) and (changed in _WITHOUT_V1 or changed.startswith(_BELOW)):
         changed = "/v1" + changed
     if changed is not path:
         scope["path"] = changed

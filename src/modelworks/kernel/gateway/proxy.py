@@ -16,7 +16,7 @@ from modelworks.contract.errors import ModelworksError, UpstreamFailed
 from modelworks.kernel.gateway.errors import from_upstream
 from modelworks.kernel.gateway.exchange import Call
 from modelworks.kernel.gateway.metering import Meter
-from modelworks.kernel.gateway.stream import DONE, EventStream
+from modelworks.kernel.gateway.stream import DONE, Outlet
 from modelworks.kernel.serving import Route
 
 _EVENT: Final = b"data:"
@@ -78,7 +78,7 @@ class Relay:
         self._finished = False
         self._failed: UpstreamFailed | None = None
 
-    async def run(self, response: aiohttp.ClientResponse, out: EventStream) -> bytes:
+    async def run(self, response: aiohttp.ClientResponse, out: Outlet) -> bytes:
         """Relay until the upstream is done; returns the last event.
 
         Raises:

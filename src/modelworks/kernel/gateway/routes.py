@@ -41,7 +41,7 @@ def in_path(name: str) -> dict[str, Any]:
 
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
-_EVENTS: dict[int | str, dict[str, Any]] = {
+EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; a stream of server-sent events where `stream` is true.",
         "content": {"application/json": {"schema": _ANY_OBJECT}, "text/event-stream": {"schema": {"type": "string"}}},
@@ -79,7 +79,7 @@ def _language(found: APIRouter, gateway: GatewayService) -> None:
         "/v1/chat/completions",
         summary="Answer a chat",
         tags=["OpenAI"],
-        responses=_EVENTS,
+        responses=EVENTS,
         openapi_extra=described(inline_schema(ChatRequest)),
     )
     async def create_chat_completion(request: Request) -> Response:
@@ -89,7 +89,7 @@ def _language(found: APIRouter, gateway: GatewayService) -> None:
         "/v1/completions",
         summary="Continue a text",
         tags=["OpenAI"],
-        responses=_EVENTS,
+        responses=EVENTS,
         openapi_extra=described(inline_schema(CompletionRequest)),
     )
     async def create_completion(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The tables of what clients keep at OpenAI's routes: files, uploads, fine-tuning jobs, evals and their runs."""
+"""The tables of what clients keep at OpenAI's routes: files, uploads, fine-tuning, evals, responses and conversations."""
 
 from __future__ import annotations
 
@@ -202,3 +202,68 @@ class EvalItemRow(Base):
     #: The version that answered.
     version_id: Mapped[str | None] = mapped_column(String(40))
     done_at: Mapped[datetime | None]
+
+
+class ResponseRow(Base):
+    """A response that was asked to be kept, or that is answered in the background."""
+
+    __tablename__ = "responses"
+    __table_args__ = (
+        Index("ix_responses_project_id_id", "project_id", "id"),
+        Index("ix_responses_state", "state"),
+        Index("ix_responses_expires_at", "expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    key_id: Mapped[str] = mapped_column(String(40))
+    #: queued, in_progress, completed, incomplete, failed or cancelled.
+    state: Mapped[str] = mapped_column(String(16))
+    background: Mapped[bool]
+    #: The response that this one goes on from; it may have been deleted since.
+    previous_response_id: Mapped[str | None] = mapped_column(String(40))
+    #: What was asked for, while it is still to be done.
+    asked: Mapped[dict[str, Any] | None]
+    #: The response object but for its output.
+    body: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class ResponseItemRow(Base):
+    """An item that a response was given or that it gave."""
+
+    __tablename__ = "response_items"
+    __table_args__ = (Index("ix_response_items_project_id_id", "project_id", "id"),)
+
+    response_id: Mapped[str] = mapped_column(ForeignKey("responses.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    id: Mapped[str] = mapped_column(String(64))
+    is_output: Mapped[bool]
+    item: Mapped[dict[str, Any]]
+
+
+class ConversationRow(Base):
+    """Items that belong together, for as long as nobody deletes them."""
+
+    __tablename__ = "conversations"
+    __table_args__ = (Index("ix_conversations_project_id_id", "project_id", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata")
+    #: Last number given to an item.
+    item_seq: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class ConversationItemRow(Base):
+    __tablename__ = "conversation_items"
+    __table_args__ = (Index("ix_conversation_items_conversation_id_id", "conversation_id", "id"),)
+
+    conversation_id: Mapped[str] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    id: Mapped[str] = mapped_column(String(64))
+    item: Mapped[dict[str, Any]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import orjson
 import structlog
@@ -62,6 +62,17 @@ class UntilDisconnect:
         if self._gone:
             self._task.uncancel()
             raise ClientGone from None
+
+
+class Outlet(Protocol):
+    """Where the events of an answer go: a caller's connection, or a part of the gateway that reads them."""
+
+    #: What a keep-alive says from now on.
+    comment: bytes
+
+    async def send(self, data: bytes) -> None:
+        """Take whole events."""
+        ...
 
 
 class EventStream:

@@ -1,0 +1,210 @@
+"""The items of responses and conversations: checked and given ids as they come in, made the turns of a chat as they go on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import orjson
+
+from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
+from modelworks.kernel.base.ids import Prefix, new_id
+
+Item = dict[str, Any]
+
+#: Item types and the prefix of their ids.
+PREFIXES: Final[dict[str, Prefix]] = {
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+}
+REFERENCE: Final = "item_reference"
+_ID: Final = re.compile(r"[\w.:-]{1,64}")
+_OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
+#: The texts that an item must have, by type.
+_NEEDED: Final[dict[str, tuple[str, ...]]] = {
+    "function_call": ("call_id", "name", "arguments"),
+    "custom_tool_call": ("call_id", "name", "input"),
+    "function_call_output": ("call_id",),
+    "custom_tool_call_output": ("call_id",),
+}
+
+
+def checked(value: str | Sequence[Item] | None, place: str = "input") -> list[Item]:
+    """Items as they are kept: each with an id, a type, a status, and content in parts.
+
+    An `item_reference` stays one: see `references`.
+
+    Raises:
+        UnsupportedParameter: an item or a part of a type that no model here reads; `param` is its place.
+        InvalidRequest: a field is missing or has the wrong type.
+    """
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        return [_message({"role": "user", "content": value}, place)]
+    return [_item(item, f"{place}.{number}") for number, item in enumerate(value)]
+
+
+def _item(item: Item, place: str) -> Item:
+    kind = item.get("type", "message" if "role" in item else REFERENCE if set(item) == {"id"} else None)
+    if kind == REFERENCE:
+        if not isinstance(item.get("id"), str):
+            raise _missing(place, "id")
+        return {"type": REFERENCE, "id": item["id"]}
+    if kind == "message":
+        return _message(item, place)
+    if kind not in PREFIXES:
+        raise UnsupportedParameter(
+            f"{place}: items of the type {kind!r} are not supported.",
+            hint=f"Send {', '.join(PREFIXES)} or {REFERENCE}.",
+            param=place,
+        )
+    for name in _NEEDED.get(kind, ()):
+        if not isinstance(item.get(name), str):
+            raise _missing(place, name)
+    found: Item = {"id": _id_of(item, kind), "type": kind}
+    if kind == "reasoning":
+        found["summary"] = _thoughts(item.get("summary"), "summary_text", f"{place}.summary")
+        found["content"] = _thoughts(item.get("content"), "reasoning_text", f"{place}.content")
+    elif kind in _OUTPUTS:
+        output = item.get("output")
+        found["call_id"] = item["call_id"]
+        found["output"] = output if isinstance(output, str) else _parts(output, "user", f"{place}.output")
+    else:
+        found |= {name: item[name] for name in _NEEDED[kind]}
+    found["status"] = "completed"
+    return found
+
+
+def _message(item: Item, place: str) -> Item:
+    role = item.get("role")
+    if role not in ("user", "assistant", "system", "developer"):
+        raise InvalidRequest(
+            f"{place}.role: must be user, assistant, system or developer.", param=f"{place}.role", code="invalid_value"
+        )
+    content = item.get("content")
+    if isinstance(content, str):
+        kind = "output_text" if role == "assistant" else "input_text"
+        content = [{"type": kind, "text": content}]
+    return {
+        "id": _id_of(item, "message"),
+        "type": "message",
+        "status": "completed",
+        "role": role,
+        "content": _parts(content, role, f"{place}.content"),
+    }
+
+
+def _parts(parts: Any, role: str, place: str) -> list[Item]:
+    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+        raise InvalidRequest(f"{place}: must be a text or a list of content parts.", param=place, code="invalid_type")
+    return [_part(part, role, f"{place}.{number}") for number, part in enumerate(parts)]
+
+
+def _part(part: Item, role: str, place: str) -> Item:
+    kind = part.get("type")
+    if kind in ("input_text", "output_text", "text") and isinstance(part.get("text"), str):
+        if role != "assistant":
+            return {"type": "input_text", "text": part["text"]}
+        return {"type": "output_text", "text": part["text"], "annotations": part.get("annotations") or []}
+    if kind == "refusal" and isinstance(part.get("refusal"), str):
+        return {"type": "refusal", "refusal": part["refusal"]}
+    if kind == "input_image" and isinstance(part.get("image_url"), str):
+        return {"type": "input_image", "image_url": part["image_url"], "detail": part.get("detail") or "auto"}
+    if kind in ("input_text", "output_text", "text", "refusal"):
+        raise _missing(place, "refusal" if kind == "refusal" else "text")
+    raise UnsupportedParameter(
+        f"{place}: content of the type {kind!r} is not supported.", hint="Send text, or the URL of an image.", param=place
+    )
+
+
+def _thoughts(parts: Any, kind: str, place: str) -> list[Item]:
+    if parts is None:
+        return []
+    if not isinstance(parts, list) or not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
+        raise InvalidRequest(f"{place}: must be a list of parts with a text.", param=place, code="invalid_type")
+    return [{"type": kind, "text": part["text"]} for part in parts]
+
+
+def _id_of(item: Item, kind: str) -> str:
+    """The id that the client gave it, as it had it from an answer; else a fresh one."""
+    given = item.get("id")
+    return given if isinstance(given, str) and _ID.fullmatch(given) else new_id(PREFIXES[kind])
+
+
+def _missing(place: str, name: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{place}.{name}: must be there, and a text.", param=f"{place}.{name}", code="missing_required_parameter"
+    )
+
+
+def references(items: Sequence[Item]) -> list[str]:
+    """The ids of the items that are only referred to."""
+    return [item["id"] for item in items if item["type"] == REFERENCE]
+
+
+def as_turns(items: Sequence[Item], places: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """A chat's messages, and the place in the caller's request that each came from.
+
+    Calls and the text before them are one turn of the assistant, as chat templates have it; what it thought goes with the turn.
+
+    Args:
+        places: of the items.
+    """
+    turns: list[dict[str, Any]] = []
+    found: list[str] = []
+    thoughts: list[str] = []
+
+    def add(turn: dict[str, Any], place: str) -> None:
+        turns.append(turn)
+        found.append(place)
+
+    for item, place in zip(items, places, strict=True):
+        kind = item["type"]
+        if kind == "reasoning":
+            thoughts.extend(part["text"] for part in item.get("content") or item.get("summary") or ())
+        elif kind in _OUTPUTS:
+            output = item["output"] if isinstance(item["output"], str) else _content(item["output"])
+            add({"role": "tool", "tool_call_id": item["call_id"], "content": output}, place)
+        elif kind == "message":
+            turn: dict[str, Any] = {"role": item["role"], "content": _content(item["content"])}
+            if item["role"] == "assistant" and thoughts:
+                turn["reasoning_content"] = "\n".join(thoughts)
+            thoughts = []
+            add(turn, place)
+        else:
+            if not turns or turns[-1]["role"] != "assistant":
+                turn = {"role": "assistant", "content": None}
+                if thoughts:
+                    turn["reasoning_content"] = "\n".join(thoughts)
+                add(turn, place)
+            thoughts = []
+            turns[-1].setdefault("tool_calls", []).append(_call(item))
+    return turns, found
+
+
+def _call(item: Item) -> dict[str, Any]:
+    arguments = item["arguments"] if item["type"] == "function_call" else orjson.dumps({"input": item["input"]}).decode()
+    return {"id": item["call_id"], "type": "function", "function": {"name": item["name"], "arguments": arguments}}
+
+
+def _content(parts: Sequence[Item]) -> str | list[dict[str, Any]]:
+    """One text as it is, anything else in a chat's parts."""
+    if len(parts) == 1 and "text" in parts[0]:
+        return str(parts[0]["text"])
+    if not parts:
+        return ""
+    return [_chat_part(part) for part in parts]
+
+
+def _chat_part(part: Item) -> dict[str, Any]:
+    if part["type"] == "refusal":
+        return {"type": "refusal", "refusal": part["refusal"]}
+    if part["type"] == "input_image":
+        return {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part["detail"]}}
+    return {"type": "text", "text": part["text"]}
