@@ -244,6 +244,7 @@ class ResponseItemRow(Base):
     item: Mapped[dict[str, Any]]
 
 
+@watched("conversation", only=("id", "project_id", "labels", "created_at"))
 class ConversationRow(Base):
     """Items that belong together, for as long as nobody deletes them."""
 
