@@ -1,4 +1,4 @@
-"""The client's methods for who may do what and who did what: `client.keys`, `client.audit`."""
+"""The client's methods for who may do what and who did what: `client.keys`, `client.members`, `client.audit`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ class AsyncKeys(AsyncGroup):
         model_allow: Sequence[str] | None = None,
         ip_allow: Sequence[str] | None = None,
         project_id: str | None = None,
+        user_id: str | None = None,
     ) -> Record:
         """Make a key; its `secret` is in this answer and never shown again."""
         body = given(name=name, scopes=scopes, expires_at=expires_at, model_allow=model_allow)
-        body |= given(ip_allow=ip_allow, project_id=project_id)
+        body |= given(ip_allow=ip_allow, project_id=project_id, user_id=user_id)
         return dict(await self._transport.json("POST", "/api/keys", json=body))
 
     async def list(self, *, after: str | None = None, limit: int = 100) -> Page:
@@ -38,6 +39,52 @@ class AsyncKeys(AsyncGroup):
     async def revoke(self, key_id: str) -> Record:
         """End a key at once."""
         return dict(await self._transport.json("DELETE", f"/api/keys/{segment(key_id)}") or {})
+
+
+class AsyncMembers(AsyncGroup):
+    """Organisations, projects, accounts, and who has which role where. A place is an organisation or a project."""
+
+    async def organisations(self) -> Page:
+        """Those that the key may see."""
+        return await self._transport.page("/api/organisations")
+
+    async def create_organisation(self, name: str) -> Record:
+        """Raises Conflict where the name is taken."""
+        return dict(await self._transport.json("POST", "/api/organisations", json={"name": name}))
+
+    async def projects(self) -> Page:
+        """Those that the key may see."""
+        return await self._transport.page("/api/projects")
+
+    async def create_project(self, name: str, *, organisation_id: str | None = None) -> Record:
+        """A project, by default of the first organisation."""
+        body = given(name=name, organisation_id=organisation_id)
+        return dict(await self._transport.json("POST", "/api/projects", json=body))
+
+    async def create_account(self, name: str, *, place_id: str, role: str, email: str | None = None) -> Record:
+        """A person where an address is given, else a service account, with a first role."""
+        kind = "service_account" if email is None else "person"
+        body = given(kind=kind, name=name, place_id=place_id, role=role, email=email)
+        return dict(await self._transport.json("POST", "/api/users", json=body))
+
+    async def enable(self, user_id: str, enabled: bool = True) -> Record:
+        """Let an account work, or refuse it with all of its keys and sessions."""
+        verb = "enable" if enabled else "disable"
+        return dict(await self._transport.json("POST", f"/api/users/{segment(user_id)}/{verb}"))
+
+    async def list(self, *, place_id: str | None = None) -> Page:
+        """Who has which role; by default in the key's project."""
+        return await self._transport.page("/api/members", **given(place_id=place_id))
+
+    async def put(self, user: str, role: str, *, place_id: str | None = None) -> Record:
+        """Give an account (id or address) a role, instead of the one that it has there."""
+        body = given(place_id=place_id, role=role)
+        return dict(await self._transport.json("PUT", f"/api/members/{segment(user)}", json=body))
+
+    async def remove(self, user: str, *, place_id: str | None = None) -> Record:
+        """Take an account's role away."""
+        params = given(place_id=place_id)
+        return dict(await self._transport.json("DELETE", f"/api/members/{segment(user)}", params=params))
 
 
 class AsyncAudit(AsyncGroup):
@@ -75,6 +122,20 @@ class Keys(Shell[AsyncKeys]):
     list = waits(AsyncKeys.list)
     rotate = waits(AsyncKeys.rotate)
     revoke = waits(AsyncKeys.revoke)
+
+
+class Members(Shell[AsyncMembers]):
+    """`AsyncMembers`, waiting."""
+
+    organisations = waits(AsyncMembers.organisations)
+    create_organisation = waits(AsyncMembers.create_organisation)
+    projects = waits(AsyncMembers.projects)
+    create_project = waits(AsyncMembers.create_project)
+    create_account = waits(AsyncMembers.create_account)
+    enable = waits(AsyncMembers.enable)
+    list = waits(AsyncMembers.list)
+    put = waits(AsyncMembers.put)
+    remove = waits(AsyncMembers.remove)
 
 
 class Audit(Shell[AsyncAudit]):

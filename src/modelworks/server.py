@@ -22,7 +22,7 @@ from starlette.concurrency import run_in_threadpool
 from modelworks import __version__
 from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError
 from modelworks.kernel import gateway
-from modelworks.kernel.access import AccessService, AuditLog, UsageRecorder, audit_routes
+from modelworks.kernel.access import AccessService, AuditLog, MemberService, UsageRecorder, audit_routes, member_routes
 from modelworks.kernel.access import routes as access_routes
 from modelworks.kernel.base import migration, telemetry
 from modelworks.kernel.base.clock import Clock, SystemClock
@@ -289,6 +289,7 @@ def create_app(platform: Platform) -> FastAPI:
     )
     principal = access_routes.principal_dependency(platform.access)
     app.include_router(access_routes.router(platform.access, principal))
+    app.include_router(member_routes.router(MemberService(platform.access, platform.clock, platform.events), principal))
     app.include_router(audit_routes.router(platform.audit, platform.access, principal))
     app.include_router(
         storage_routes.router(

@@ -32,6 +32,9 @@ DRIVERS: dict[str, dict[str, str]] = {
         "usage.py": "the recorder of requests: group commit off the hot path",
         "audit.py": "the chain of every change",
         "audit_routes.py": "/api/audit",
+        "roles.py": "what a role allows, and who has which",
+        "members.py": "organisations, accounts and memberships",
+        "member_routes.py": "/api/organisations, /api/users, /api/members",
     },
     "catalog": {
         "discovery.py": "capabilities by entry point",

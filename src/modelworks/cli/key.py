@@ -38,6 +38,9 @@ def create(
         list[str] | None, typer.Option("--from", help="Only from this address or network (10.1.0.0/16); repeatable.")
     ] = None,
     project: Annotated[str | None, typer.Option("--project", help="Id of the project; default: your own.")] = None,
+    account: Annotated[
+        str | None, typer.Option("--for", help="Id of the account that it acts for: it never may do more than that one.")
+    ] = None,
     output: Output = Format.table,
 ) -> None:
     """Make a key and print its secret, which is never shown again."""
@@ -50,6 +53,7 @@ def create(
             model_allow=allow or None,
             ip_allow=network or None,
             project_id=project,
+            user_id=account,
         )
     _show_secret(key, output)
 

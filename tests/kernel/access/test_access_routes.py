@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from modelworks.contract.errors import ModelworksError
-from modelworks.kernel.access import AccessService, UsageRecord, UsageRecorder
+from modelworks.kernel.access import AccessService, MemberService, UsageRecord, UsageRecorder, member_routes
 from modelworks.kernel.access.routes import principal_dependency, router
 from modelworks.kernel.base.clock import FixedClock
 from modelworks.kernel.base.database import Database
@@ -31,9 +31,11 @@ def admin(access: AccessService, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-async def http(access: AccessService) -> AsyncIterator[httpx.AsyncClient]:
+async def http(access: AccessService, clock: FixedClock, events: Events) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
-    app.include_router(router(access, principal_dependency(access)))
+    principal = principal_dependency(access)
+    app.include_router(router(access, principal))
+    app.include_router(member_routes.router(MemberService(access, clock, events), principal))
 
     @app.exception_handler(ModelworksError)
     async def render(_: Request, error: ModelworksError) -> JSONResponse:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, PermissionDenied
 from modelworks.kernel.access import SCOPES, AccessService, Principal
@@ -126,8 +127,8 @@ def test_an_answer_read_before_a_revocation_is_not_remembered_after_it(
     key_id, secret = make_key(access, project_id)
     outcome = access._outcome
 
-    def revoked_meanwhile(row: KeyRow | None) -> Principal | AuthenticationFailed:
-        found = outcome(row)
+    def revoked_meanwhile(session: Session, row: KeyRow | None) -> Principal | AuthenticationFailed:
+        found = outcome(session, row)
         monkeypatch.undo()
         threads = [threading.Thread(target=revoke)]
         threads[0].start()

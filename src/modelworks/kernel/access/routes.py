@@ -17,8 +17,6 @@ from modelworks.kernel.access.schemas import (
     KeyRotate,
     KeyWithSecret,
     Principal,
-    Project,
-    ProjectCreate,
     UsageSummary,
     WhoAmI,
     as_list,
@@ -81,6 +79,7 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
             project_id=caller.project_id,
             scopes=sorted(caller.scopes),
             model_allow=None if caller.model_allow is None else list(caller.model_allow),
+            user_id=caller.user_id,
         )
 
     @routes.post("/keys", status_code=201)
@@ -98,6 +97,7 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
                 expires_at=body.expires_at,
                 model_allow=body.model_allow,
                 ip_allow=body.ip_allow,
+                user_id=body.user_id,
             )
         return KeyWithSecret(**key.model_dump(), secret=secret)
 
@@ -135,13 +135,6 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
                 session, project_id or caller.project_id, key_id, overlap_s=body.overlap_s, expires_at=body.expires_at
             )
         return KeyWithSecret(**key.model_dump(), secret=secret)
-
-    @routes.post("/projects", status_code=201)
-    def create_project(body: ProjectCreate, caller: Principal = Depends(admin)) -> Project:
-        """Create a project (administrators of the platform)."""
-        with access.db.transaction() as session:
-            access.require_platform_admin(session, caller)
-            return access.create_project(session, body.name)
 
     @routes.get("/projects")
     def list_projects(caller: Principal = Depends(reader)) -> dict[str, Any]:

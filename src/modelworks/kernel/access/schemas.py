@@ -15,6 +15,7 @@ from modelworks.kernel.base.changes import Author
 from modelworks.kernel.base.ids import new_id
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Role = Literal["owner", "admin", "developer", "viewer", "service"]
 Scope = Literal["inference", "read", "write", "admin"]
 SCOPES: frozenset[str] = frozenset({"inference", "read", "write", "admin"})
 
@@ -103,12 +104,83 @@ class Project(BaseModel):
     id: str
     name: str
     created_at: datetime
+    organisation_id: str | None = None
 
 
 class ProjectCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=128, pattern=r"^\S(.*\S)?$")
+    organisation_id: str | None = Field(default=None, description="By default the first organisation.")
+
+
+class Organisation(BaseModel):
+    """What projects and people belong to."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["organisation"] = "organisation"
+    id: str
+    name: str
+    created_at: datetime
+
+
+class OrganisationCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=128, pattern=r"^\S(.*\S)?$")
+
+
+class User(BaseModel):
+    """A person, or a service account; never with its password."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["user"] = "user"
+    id: str
+    kind: str
+    name: str
+    email: str | None
+    created_at: datetime
+    disabled_at: datetime | None
+
+
+class UserCreate(BaseModel):
+    """A new account with its first role."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["person", "service_account"] = "service_account"
+    name: str = Field(min_length=1, max_length=128, pattern=r"^\S(.*\S)?$")
+    email: str | None = Field(default=None, max_length=254, pattern=r"^[^@\s]+@[^@\s]+$")
+    place_id: str = Field(description="An organisation or a project.")
+    role: Role
+
+    @field_validator("email")
+    @classmethod
+    def _lower(cls, email: str | None) -> str | None:
+        return None if email is None else email.lower()
+
+
+class Member(BaseModel):
+    """An account's role in a place."""
+
+    object: Literal["member"] = "member"
+    user_id: str
+    kind: str
+    name: str
+    email: str | None
+    place_id: str
+    role: str
+    disabled_at: datetime | None
+    created_at: datetime
+
+
+class MemberPut(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    place_id: str | None = Field(default=None, description="An organisation or a project; by default the caller's project.")
+    role: Role
 
 
 class KeyCreate(BaseModel):
@@ -124,6 +196,9 @@ class KeyCreate(BaseModel):
         default=None, max_length=64, description="Networks (CIDR) or addresses it is taken from; None: everywhere."
     )
     project_id: str | None = None
+    user_id: str | None = Field(
+        default=None, description="Account that it acts for: it never may do more than the account's role allows."
+    )
 
     @field_validator("ip_allow")
     @classmethod

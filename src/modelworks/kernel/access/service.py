@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, PermissionDenied
+from modelworks.kernel.access.roles import FIRST_ORGANISATION, common_scopes, rights_of, role_in
 from modelworks.kernel.access.schemas import (
     SCOPES,
     GroupBy,
@@ -27,7 +28,7 @@ from modelworks.kernel.access.schemas import (
     UsageSummary,
     networks_of,
 )
-from modelworks.kernel.access.store import KeyRow, ProjectRow, UsageRow
+from modelworks.kernel.access.store import KeyRow, OrganisationRow, ProjectRow, UsageRow
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
@@ -60,13 +61,14 @@ class AccessService:
 
     # Projects
 
-    def create_project(self, session: Session, name: str) -> Project:
-        """A new tenant.
+    def create_project(self, session: Session, name: str, organisation_id: str | None = None) -> Project:
+        """A new tenant, by default of the first organisation.
 
         Raises:
             Conflict: the name is taken.
         """
-        row = ProjectRow(id=new_id("prj"), name=name, created_at=self._clock.now())
+        place = organisation_id or self._first_organisation(session)
+        row = ProjectRow(id=new_id("prj"), name=name, created_at=self._clock.now(), organisation_id=place)
         try:
             with session.begin_nested():
                 session.add(row)
@@ -86,22 +88,28 @@ class AccessService:
         return name
 
     def visible_projects(self, session: Session, principal: Principal) -> list[Project]:
-        """Every project for administrators of the platform, the own one for everybody else."""
+        """Every project for administrators of the platform; for others their own, and those that they have a role in."""
         projects = self.list_projects(session)
-        return (
-            projects if self._is_platform_admin(session, principal) else [p for p in projects if p.id == principal.project_id]
-        )
+        if self.is_platform_admin(session, principal):
+            return projects
+        user = principal.user_id
+        return [
+            project
+            for project in projects
+            if project.id == principal.project_id or (user is not None and role_in(session, user, project.id) is not None)
+        ]
 
     def require_platform_admin(self, session: Session, principal: Principal) -> None:
         """Raise PermissionDenied unless this is an admin key of the project "default"."""
         principal.require("admin")
-        if not self._is_platform_admin(session, principal):
+        if not self.is_platform_admin(session, principal):
             raise PermissionDenied(
                 "Only administrators of the platform may reach other projects.",
                 hint=f"Use an admin key of the project {PLATFORM_PROJECT!r}.",
             )
 
-    def _is_platform_admin(self, session: Session, principal: Principal) -> bool:
+    def is_platform_admin(self, session: Session, principal: Principal) -> bool:
+        """Whether this is an admin key of the platform's own project."""
         project = session.get(ProjectRow, principal.project_id)
         return principal.has("admin") and project is not None and project.name == PLATFORM_PROJECT
 
@@ -134,6 +142,8 @@ class AccessService:
                 param="scopes",
             )
         self._check_expiry(expires_at)
+        if user_id is not None:
+            self._check_holder(session, project_id, user_id, scopes)
         secret = SECRET_PREFIX + _base62(secrets.token_bytes(32))
         row = KeyRow(
             id=new_id("key"),
@@ -194,6 +204,21 @@ class AccessService:
         session.flush()
         return made, secret
 
+    def _check_holder(self, session: Session, project_id: str, user_id: str, scopes: Sequence[str]) -> None:
+        rights = rights_of(session, user_id, project_id)
+        if not rights:
+            raise NotFound(
+                f"The account {user_id!r} has no role in this project.",
+                hint="Make it a member first: PUT /api/members/{user_id}.",
+                param="user_id",
+            )
+        if not set(scopes) <= rights:
+            raise InvalidRequest(
+                f"The account's role does not allow {', '.join(sorted(set(scopes) - rights))}.",
+                hint=f"It allows: {', '.join(sorted(rights))}.",
+                param="scopes",
+            )
+
     def _check_expiry(self, expires_at: datetime | None) -> None:
         if expires_at is not None and (expires_at.tzinfo is None or expires_at <= self._clock.now()):
             raise InvalidRequest(
@@ -233,6 +258,11 @@ class AccessService:
 
     def bootstrap(self, session: Session, home: Path) -> None:
         """See to it that the platform's own project has a usable admin key; a new one is written to `home/admin.key` (0600)."""
+        if self._first_organisation(session) is None:
+            session.add(OrganisationRow(id=new_id("org"), name=FIRST_ORGANISATION, created_at=self._clock.now()))
+            session.flush()
+        for orphan in session.scalars(select(ProjectRow).where(ProjectRow.organisation_id.is_(None))):
+            orphan.organisation_id = self._first_organisation(session)  # older than organisations
         project = session.scalar(select(ProjectRow).where(ProjectRow.name == PLATFORM_PROJECT))
         project_id = self.create_project(session, PLATFORM_PROJECT).id if project is None else project.id
         now = self._clock.now()
@@ -248,6 +278,9 @@ class AccessService:
             file.flush()
             os.fsync(file.fileno())
         Path(draft).replace(home / "admin.key")
+
+    def _first_organisation(self, session: Session) -> str | None:
+        return session.scalar(select(OrganisationRow.id).where(OrganisationRow.name == FIRST_ORGANISATION))
 
     # The check
 
@@ -283,7 +316,7 @@ class AccessService:
         hashed = _hash(secret)
         with self.db.reading() as session:
             row = session.scalar(select(KeyRow).where(KeyRow.secret_hash == hashed.hex()))
-            outcome = self._outcome(row)
+            outcome = self._outcome(session, row)
             expires_at = row.expires_at if row is not None else None
         if generation == self._generation:
             if len(self._cache) >= _MAX_CACHED:
@@ -294,7 +327,7 @@ class AccessService:
             raise _renewed(outcome)
         return outcome
 
-    def _outcome(self, row: KeyRow | None) -> Principal | AuthenticationFailed:
+    def _outcome(self, session: Session, row: KeyRow | None) -> Principal | AuthenticationFailed:
         if row is None:
             return AuthenticationFailed(
                 "The API key is not known here.",
@@ -312,10 +345,20 @@ class AccessService:
                 hint="Use another key, or have an administrator create one.",
                 code="expired_api_key",
             )
+        scopes = frozenset(row.scopes)
+        if row.user_id is not None:
+            rights = rights_of(session, row.user_id, row.project_id)
+            if rights is None:
+                return AuthenticationFailed(
+                    f"The account of the API key {row.prefix}… is disabled.",
+                    hint="Ask an administrator of the platform.",
+                    code="disabled_account",
+                )
+            scopes = common_scopes(scopes, rights)
         return Principal(
             key_id=row.id,
             project_id=row.project_id,
-            scopes=frozenset(row.scopes),
+            scopes=scopes,
             model_allow=None if row.model_allow is None else tuple(row.model_allow),
             ip_allow=None if row.ip_allow is None else networks_of(row.ip_allow),
             user_id=row.user_id,

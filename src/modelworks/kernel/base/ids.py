@@ -39,6 +39,8 @@ Prefix = Literal[
     "ctc",
     "ctco",
     "conv",
+    "org",
+    "ses",
 ]
 
 
