@@ -194,6 +194,7 @@ def create_platform(settings: Settings) -> Platform:
         pool = ReplicaPool(
             max_queue=settings.max_queue, load_wait_s=settings.load_wait_s, resolver=GuardedResolver(settings.egress_allow)
         )
+        pool.on_unknown(tuning.kept.when_asked)
         # Models that evals ask are asked as clients ask them.
         asked = GatewayService(access=access, usage=usage, pool=pool, db=db, jobs=jobs, catalog=catalog, clock=clock)
         evals = EvalService(db, asked, files, clock, base_url=settings.public_url or settings.local_url)
@@ -215,7 +216,7 @@ def create_platform(settings: Settings) -> Platform:
             reconciler=Reconciler(db, catalog, clock, events, settings, pool, make_backends(settings)),
             files=files,
             tuning=tuning,
-            tuning_steps=TuningSteps(tuning, jobs, catalog, serving, files, clock, events),
+            tuning_steps=TuningSteps(tuning, jobs, catalog, files, clock, events),
             evals=evals,
             eval_steps=EvalSteps(evals, asked, files, Measuring(db, catalog, files)),
             responses=ResponseService(db, ConversationService(db, clock), clock, life=timedelta(days=settings.response_days)),

@@ -97,6 +97,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "multipart.py": "forms, read as they arrive",
         "training_file.py": "the form of training files",
         "fine_tuning.py": "fine-tuning jobs as clients ask for them and see them",
+        "tuned_checkpoints.py": "models of epochs that answer when they are asked",
         "tuning_method.py": "methods and hyperparameters in OpenAI's words and the capability's",
         "tuning_steps.py": "what fine-tuning jobs do by themselves",
         "tuning_wire.py": "the wire form of fine-tuning jobs",

@@ -65,6 +65,16 @@ class Stage:
         chat = self.openai.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=24)
         return str(chat.choices[0].message.content)
 
+    def listed(self, name: str) -> dict[str, Any]:
+        """The models by name, once what was deployed a moment ago is in it."""
+        deadline = time.monotonic() + 60
+        while True:
+            models = {model.id: model.model_dump() for model in self.openai.models.list()}
+            if name in models:
+                return models
+            assert time.monotonic() < deadline, models
+            time.sleep(0.1)
+
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
@@ -98,7 +108,7 @@ def test_a_tuned_model_says_what_it_was_taught(stage: Stage, tuned: Any) -> None
 
 
 def test_it_is_listed_with_where_it_comes_from(stage: Stage, tuned: Any) -> None:
-    listed = {model.id: model.model_dump() for model in stage.openai.models.list()}
+    listed = stage.listed(tuned.fine_tuned_model)
     assert listed[tuned.fine_tuned_model]["parent"] == f"{NAME}@v1"
     root = listed[tuned.fine_tuned_model]["root"]
     assert root == f"{NAME}/gate-{tuned.id[-8:].lower()}@v1"
@@ -117,9 +127,14 @@ def test_the_losses_are_in_the_events_and_in_the_result_file(stage: Stage, tuned
     metrics = [event for event in events if event.type == "metrics"]
     assert metrics
     assert all("train_loss" in event.data for event in metrics)  # type: ignore[operator]
-    (checkpoint,) = stage.jobs.checkpoints.list(tuned.id)
-    assert checkpoint.fine_tuned_model_checkpoint == tuned.fine_tuned_model
-    assert checkpoint.metrics.full_valid_loss is not None
+    checkpoints = list(stage.jobs.checkpoints.list(tuned.id))
+    assert [each.fine_tuned_model_checkpoint for each in checkpoints] == [
+        tuned.fine_tuned_model,
+        *(f"{tuned.fine_tuned_model}:ckpt-step-{each.step_number}" for each in checkpoints[1:]),
+    ]
+    assert len(checkpoints) == 3
+    assert checkpoints[0].step_number > checkpoints[1].step_number > checkpoints[2].step_number
+    assert all(each.metrics.full_valid_loss is not None for each in checkpoints)
 
 
 def test_preferences_are_learnt_and_the_model_is_deleted(stage: Stage) -> None:
@@ -222,6 +237,13 @@ def test_an_adapter_is_loaded_on_its_base_and_comes_back_with_the_server(stage: 
     assert name not in {deployment["name"] for deployment in stage.ours.deployments.list().data}
     [adapter] = stage.ours.deployments.adapters(NAME).data
     assert (adapter["name"], adapter["state"]) == (name, "ready")
+    # The model of an epoch before answers as soon as it is asked, beside the others.
+    earlier = [each.fine_tuned_model_checkpoint for each in stage.jobs.checkpoints.list(job.id)][-1]
+    assert earlier not in listed
+    assert isinstance(stage.answer(earlier), str)
+    assert sorted(each["name"] for each in stage.ours.deployments.adapters(NAME).data) == [name, earlier]
+    assert stage.openai.models.delete(earlier).deleted
+    assert earlier not in [each.fine_tuned_model_checkpoint for each in stage.jobs.checkpoints.list(job.id)]
     used = {row["key"]: row for row in stage.ours.usage.summary(group_by="model")["data"]}
     assert used[name]["completion_tokens"] > 0
     stage.ours.close()

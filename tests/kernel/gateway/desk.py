@@ -28,6 +28,7 @@ class Supervised(BaseModel):
     epochs: float = Field(3.0, gt=0, le=100, description="Passes over the data.")
     batch_size: int = Field(4, ge=1, le=64, description="Rows at a time.")
     learning_rate: float = Field(1e-4, gt=0, le=1)
+    keep_epochs: int = 0
 
 
 class Lora(Supervised):
@@ -43,6 +44,7 @@ class Preference(BaseModel):
     epochs: float = Field(1.0, gt=0, le=100, description="Passes over the data.")
     batch_size: int = Field(2, ge=1, le=64, description="Rows at a time.")
     learning_rate: float = Field(5e-6, gt=0, le=1)
+    keep_epochs: int = 0
     beta: float = Field(0.1, gt=0, le=10, description="How strongly the base holds the model.")
 
 
@@ -54,6 +56,7 @@ class Reinforcement(BaseModel):
     epochs: float = Field(1.0, gt=0, le=100, description="Passes over the data.")
     batch_size: int = Field(4, ge=1, le=64, description="Prompts at a time.")
     learning_rate: float = Field(1e-6, gt=0, le=1)
+    keep_epochs: int = 0
     group_size: int = Field(8, ge=2, le=64, description="Answers to a prompt.")
     validate_every: int = Field(20, ge=1, description="Steps between measurements.")
     validation_samples: int = Field(1, ge=1, description="Answers to measure by.")
@@ -166,9 +169,10 @@ async def open_desk(tmp_path: Path, *, max_file_bytes: int = 1 << 20) -> AsyncIt
         tuning = FineTuningService(
             rooms.db, rooms.jobs, rooms.catalog, serving, rooms.files, rooms.clock, project_name=rooms.access.project_name
         )
-        steps = TuningSteps(tuning, rooms.jobs, rooms.catalog, serving, rooms.files, rooms.clock, rooms.events)
+        steps = TuningSteps(tuning, rooms.jobs, rooms.catalog, rooms.files, rooms.clock, rooms.events)
         made = Desk(**vars(rooms), serving=serving, tuning=tuning, steps=steps)
         app = FastAPI()
+        rooms.gateway.pool.on_unknown(tuning.kept.when_asked)
         install(app, rooms.gateway, max_body_bytes=10_000, files=rooms.files, tuning=tuning)
         await made.open(app)
         yield made

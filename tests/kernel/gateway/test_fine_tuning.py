@@ -64,7 +64,13 @@ async def test_a_job_goes_its_way(desk: Desk) -> None:
     assert job.hyperparameters.to_dict() == {"n_epochs": 3.0, "batch_size": 4, "learning_rate_multiplier": 1.0}
     with desk.db.reading() as session:
         run = desk.jobs.get(session, desk.project_id, desk.run_id(job.id))
-    assert run.params == {"method": "supervised", "epochs": 3.0, "batch_size": 4, "learning_rate": 1e-4}
+    assert run.params == {
+        "method": "supervised",
+        "epochs": 3.0,
+        "batch_size": 4,
+        "learning_rate": 1e-4,
+        "keep_epochs": 2,
+    }
     assert (run.seed, run.inputs["train"].kind, run.inputs["base"].ref[:4]) == (7, "dataset", "mdl_")
 
     desk.play(job.id, ("progress", {"done": 1, "total": 4, "what": "steps"}))
@@ -140,6 +146,7 @@ async def test_hyperparameters_reach_the_run(desk: Desk) -> None:
         "batch_size": 8,
         "learning_rate": pytest.approx(2.5e-6),
         "beta": 0.3,
+        "keep_epochs": 2,
     }
     job = await desk.client.fine_tuning.jobs.retrieve(job.id)
     assert job.method is not None

@@ -280,6 +280,9 @@ def _tuning(params: TuningParams, inputs: TrainingInputs, cpu: float) -> Estimat
     teacher = shape_of(inputs, "teacher") if method == "distillation" and inputs.has("teacher") else None
     if teacher is not None:
         parts["teacher"] = _F32 * (teacher.num_parameters + int(3 * rows * length * learnt * teacher.vocab_size))
+    if params.keep_epochs and adapter is not None:
+        # The model of an epoch is merged in a copy, and what was written is loaded beside it.
+        parts["saving"] = 2 * _F32 * shape.num_parameters
     if params.patience is not None:
         parts["best weights"] = _F32 * trained
     if adapter is None:
@@ -310,6 +313,8 @@ def _reinforcement(params: ReinforcementParams, shape: Shape, longest: int, cpu:
     trained = shape.num_parameters if params.adapter is None else _adapter_parameters(shape, params.adapter)
     recomputed = params.gradient_checkpointing
     parts = _parts(shape, trained, rows, length, answer / length, recomputed=recomputed, mask=True)
+    if params.keep_epochs and params.adapter is not None:
+        parts["saving"] = 2 * _F32 * shape.num_parameters
     if params.beta and params.adapter is None:
         parts["reference"] = _F32 * shape.num_parameters
     hints = [f"a smaller batch_size or group_size ({rows} answers are learnt at a time)", "a smaller max_answer_tokens"]

@@ -207,6 +207,9 @@ class TuningParams(BaseModel):
         ge=1,
         description="Stop after that many measurements without a lower validation loss, and keep the best weights.",
     )
+    keep_epochs: int = Field(
+        0, ge=0, le=100, description="Also save the model of that many epochs before the last, as versions NAME-ckpt-step-N."
+    )
     name: str | None = Field(None, max_length=128, description="A name for the model's card.")
     level: Level = Field("L2", description="Level recorded with the model.")
     strategy: Strategy = Field(

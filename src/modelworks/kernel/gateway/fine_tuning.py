@@ -28,6 +28,7 @@ from modelworks.kernel.gateway import tuning_method
 from modelworks.kernel.gateway.files import FileService, Listing, seconds
 from modelworks.kernel.gateway.language import LANGUAGE_TASK
 from modelworks.kernel.gateway.store import FineTuningEventRow, FineTuningJobRow
+from modelworks.kernel.gateway.tuned_checkpoints import KEPT_EPOCHS, MARK_ROOM, TunedCheckpoints
 from modelworks.kernel.gateway.tuning_wire import FineTuningCreate
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, JobSpec, RunRecord
@@ -77,6 +78,7 @@ class FineTuningService:
         self._files = files
         self._clock = clock
         self._project_name = project_name
+        self.kept = TunedCheckpoints(db, jobs, catalog, serving)
 
     # -- what a client does ----------------------------------------------------------------------------------------------
 
@@ -219,44 +221,20 @@ class FineTuningService:
         return Listing([_event(each) for each in rows[:limit]], len(rows) > limit)
 
     def checkpoints(self, session: Session, project_id: str, job_id: str, *, after: str | None, limit: int) -> Listing:
-        """Models that the job has left and that answer: the result, once there is one.
-
-        What a run stores while it goes on is for its own resumption; it is no model that anybody could ask.
-        """
-        row = self._row(session, project_id, job_id)
-        if row.state != "succeeded" or row.run_id is None or row.finished_at is None or after is not None or limit < 1:
-            return Listing([], False)
-        points = self._jobs.metrics(session, project_id, row.run_id)
-        metrics: dict[str, float] = {}
-        for point in points:
-            metrics[METRIC_NAMES.get(point.name, point.name)] = point.value
-        step = max((point.step for point in points), default=0)
-        shown = {name: value for name, value in metrics.items() if name in METRIC_NAMES.values()}
-        if "valid_loss" in shown:
-            # Measured on all of the held-out data, not on one batch of it.
-            shown["full_valid_loss"] = shown["valid_loss"]
-        return Listing(
-            [
-                {
-                    "id": f"ftckpt_{row.id.removeprefix('ftjob_')}",
-                    "object": "fine_tuning.job.checkpoint",
-                    "created_at": seconds(row.finished_at),
-                    "fine_tuned_model_checkpoint": row.fine_tuned_model,
-                    "fine_tuning_job_id": row.id,
-                    "metrics": {"step": step, **shown},
-                    "step_number": step,
-                }
-            ],
-            False,
-        )
+        """Models that the job has left and that answer: the result, and those of the epochs before."""
+        return self.kept.list(session, self._row(session, project_id, job_id), after=after, limit=limit)
 
     def delete_model(self, session: Session, project_id: str, name: str) -> None:
-        """Let a tuned model answer no more; its version stays in the catalog, and can be deployed again.
+        """Let a tuned model answer no more; its version stays in the catalog, and can be deployed again. A checkpoint's goes.
 
         Raises:
             ModelNotFound: there is no such model.
             InvalidRequest: it was not made by a fine-tuning job.
+            Conflict: another model was made from a checkpoint.
         """
+        if (checkpoint := self.kept.find(session, project_id, name)) is not None:
+            self.kept.remove(session, project_id, checkpoint)
+            return
         query = select(FineTuningJobRow.id).where(
             FineTuningJobRow.project_id == project_id, FineTuningJobRow.fine_tuned_model == name
         )
@@ -282,7 +260,7 @@ class FineTuningService:
             InvalidRequest: a parameter is wrong; `param` is the client's name of it.
             NotFound: a file or the model has gone.
         """
-        kind, params = row.method["type"], tuning_method.params_of(row.method)
+        kind, params = row.method["type"], {**tuning_method.params_of(row.method), "keep_epochs": KEPT_EPOCHS}
         inputs = {"base": f"model:{row.base_version_id}", **tuning_method.judges(row.method)}
         for role, file_id, param in (
             ("train", row.training_file, "training_file"),
@@ -433,6 +411,8 @@ class FineTuningService:
         try:
             version = self._catalog.resolve(session, project_id, model)
         except (ModelNotFound, InvalidRequest) as error:
+            if (checkpoint := self.kept.find(session, project_id, model)) is not None:
+                return self._catalog.get_version(session, project_id, checkpoint.version_id)
             try:
                 deployed = self._serving.adapters.find(session, project_id, model) or self._serving.get(
                     session, project_id, model
@@ -489,17 +469,6 @@ class FineTuningService:
         return seconds(now) + round(busy_s * (total - done) / done)
 
 
-#: The names of OpenAI's curves for those of ours.
-METRIC_NAMES: Final[Mapping[str, str]] = {
-    "loss": "train_loss",
-    "accuracy": "train_mean_token_accuracy",
-    "reward": "train_reward_mean",
-    "validation_loss": "valid_loss",
-    "validation_reward": "valid_reward_mean",
-    "validation_accuracy": "valid_mean_token_accuracy",
-}
-
-
 def failure(error: ModelworksError | Mapping[str, Any], param: str | None = None) -> dict[str, Any]:
     """OpenAI's error of a job, from ours or its wire form."""
     wire = error.to_wire() if isinstance(error, ModelworksError) else error
@@ -534,7 +503,7 @@ def _client_name(base: Version, project: str, suffix: str | None, job_id: str) -
     """`ft:base:project:suffix:id`. The id makes it unique, so a long base name may lose its end."""
     project = re.sub(r"[^A-Za-z0-9._-]+", "-", project).strip("-._")[:24] or "project"
     tail = f":{project}:{suffix or ''}:{job_id[-8:].lower()}"
-    room = _MAX_NAME_CHARS - len("ft:") - len(tail)
+    room = _MAX_NAME_CHARS - MARK_ROOM - len("ft:") - len(tail)
     return f"ft:{base.name[:room].rstrip('/')}{tail}"
 
 
@@ -542,7 +511,7 @@ def _catalog_name(base: Version, suffix: str | None, job_id: str) -> str:
     """`base/suffix-id`, without the base where that would be too long."""
     last = f"{suffix or 'tuned'}-{job_id[-8:].lower()}"
     name = f"{base.name}/{last}"
-    return name if len(name) <= _MAX_NAME_CHARS else last
+    return name if len(name) <= _MAX_NAME_CHARS - MARK_ROOM else last
 
 
 def _carries(labels: Mapping[str, Any], wanted: Mapping[str, str] | None) -> bool:

@@ -23,18 +23,16 @@ from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.gateway import tuning_method
 from modelworks.kernel.gateway.files import RESULTS, FileService
 from modelworks.kernel.gateway.fine_tuning import (
-    METRIC_NAMES,
     OPEN,
     FineTuningService,
     failure,
 )
 from modelworks.kernel.gateway.store import FineTuningJobRow
 from modelworks.kernel.gateway.training_file import check
+from modelworks.kernel.gateway.tuned_checkpoints import METRIC_NAMES
 from modelworks.kernel.gateway.tuning_method import METHODS
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, MetricPoint, RunEvent, RunRecord
-from modelworks.kernel.serving.schemas import AdapterCreate, DeploymentSpec
-from modelworks.kernel.serving.service import ServingService
 from modelworks.kernel.storage.schemas import BlobInfo
 
 log = structlog.get_logger(__name__)
@@ -57,7 +55,6 @@ class TuningSteps:
         tuning: FineTuningService,
         jobs: JobsService,
         catalog: CatalogService,
-        serving: ServingService,
         files: FileService,
         clock: Clock,
         events: Events,
@@ -65,7 +62,6 @@ class TuningSteps:
         self._tuning = tuning
         self._jobs = jobs
         self._catalog = catalog
-        self._serving = serving
         self._files = files
         self._clock = clock
         self._db = tuning.db
@@ -264,12 +260,7 @@ class TuningSteps:
         file = self._files.create(session, row.project_id, filename="step_metrics.csv", purpose=RESULTS, blob=results)
         row.result_file_id = file.id
         try:
-            host = self._serving.adapters.host_of(session, row.project_id, version.id)
-            if host is None:
-                self._serving.apply(session, row.project_id, DeploymentSpec(name=row.fine_tuned_model, model=version.ref))
-            else:
-                wanted = AdapterCreate(deployment=host, model=version.ref, name=row.fine_tuned_model)
-                self._serving.adapters.add(session, row.project_id, wanted)
+            self._tuning.kept.answer_with(session, row.project_id, version, row.fine_tuned_model)
         except ModelworksError as error:
             self._tuning.tell(
                 session,

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import TracebackType
@@ -137,6 +137,7 @@ class ReplicaPool:
         self._waiting: dict[str, int] = {}
         self._http: aiohttp.ClientSession | None = None
         self._on_wake: Callable[[], object] | None = None
+        self._on_unknown: Callable[[str, str], Awaitable[bool]] | None = None
         self._expected = 0
         self._covered = 0
 
@@ -177,6 +178,10 @@ class ReplicaPool:
     def on_wake(self, wake: Callable[[], object]) -> None:
         """Register what makes the reconciler look again at once."""
         self._on_wake = wake
+
+    def on_unknown(self, deploy: Callable[[str, str], Awaitable[bool]]) -> None:
+        """Register what deploys a model that is asked for the first time: given project and name, it says whether it did."""
+        self._on_unknown = deploy
 
     def wake_reconciler(self) -> None:
         """Ask for a fresh look: a replica did not answer."""
@@ -266,6 +271,9 @@ class ReplicaPool:
         if self._covered < self._expected:
             await self._catch_up()
         target = self._find(project_id, model_name)
+        if target is None and self._on_unknown is not None and await self._on_unknown(project_id, model_name):
+            await self._catch_up()
+            target = self._find(project_id, model_name)
         if target is None:
             raise self._not_found(project_id, model_name)
         deadline = time.monotonic() + (self._load_wait_s if wait_s is None else wait_s)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +71,37 @@ def test_the_result_says_what_it_is(supervised: FakeRun, model: LocalModel) -> N
     assert (saved.path / "tokenizer.json").read_bytes() == (model.path / "tokenizer.json").read_bytes()
     assert supervised.used == ["base", "train"]
     supervised.check_inputs_unchanged()
+
+
+@pytest.mark.parametrize("method", [SupervisedParams, LoraParams])
+def test_the_models_of_the_last_epochs_are_kept_and_change_nothing(
+    tmp_path: Path, model: LocalModel, talks: Path, method: type[SupervisedParams | LoraParams]
+) -> None:
+    shape: dict[str, Any] = {"rank": 4, "dropout": 0.1} if method is LoraParams else {}
+    params = method(**QUICK, **shape, epochs=4, batch_size=2, packing=False, learning_rate=1e-2, checkpoint_every=3)
+    given: dict[str, Any] = {"models": {"base": model}, "datasets": {"train": talks, "validation": talks}, "seed": 4}
+    plain = tuned(FakeRun(tmp_path / "plain", **given), params)
+    params = params.model_copy(update={"keep_epochs": 2})
+    run = tuned(FakeRun(tmp_path / "kept", **given), params)
+    assert [saved.metadata.get("part") for saved in run.saved] == ["ckpt-step-6", "ckpt-step-9", None]
+    assert digest_of(run.saved[-1].path) == digest_of(plain.saved[0].path), "what is kept moves the training"
+    assert not list(run.workdir.glob("ckpt-*"))
+    at_six = next(each.path for each in run.checkpoints if each.step == 6)
+    trained, kept = load_file(at_six / "model.safetensors"), run.saved[0]
+    if method is LoraParams:
+        written = load_file(kept.path / "adapter" / "adapter_model.safetensors")
+        assert kept.metadata["adapter"]["base_digest"] == model.digest
+    else:
+        written = load_file(kept.path / "model.safetensors")
+    assert sorted(float(value.sum()) for value in written.values()) == sorted(float(value.sum()) for value in trained.values())
+    assert kept.metadata["steps"] == 6
+    measured = [
+        point.metrics["validation_loss"] for point in run.logs if point.step == 6 and "validation_loss" in point.metrics
+    ]
+    assert measured == [kept.metadata["metrics"]["validation_loss"]]
+    again = tuned(FakeRun(tmp_path / "again", **given, resume_from=at_six), params)
+    assert [saved.metadata.get("part") for saved in again.saved] == ["ckpt-step-9", None], "the first is kept already"
+    assert [digest_of(saved.path) for saved in again.saved] == [digest_of(saved.path) for saved in run.saved[1:]]
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -86,6 +86,13 @@ class Schedule:
     #: Steps that are stopped only together: of a group that was begun, the next attempt would not find what it read.
     #: `checkpoint_every` is a multiple of it.
     group: int = 1
+    #: Steps after which the model is saved as a result of its own.
+    keep_at: frozenset[int] = frozenset()
+
+    def keeping(self, epochs: int, steps_per_epoch: int) -> Schedule:
+        """The same, with the models of that many epochs before the last saved."""
+        ends = range(steps_per_epoch, self.num_steps, steps_per_epoch)
+        return replace(self, keep_at=frozenset(ends[len(ends) - min(epochs, len(ends)) :]))
 
     def learning_rate_after(self, step: int) -> float:
         """The rate of the step that follows `step` finished ones."""
@@ -97,10 +104,15 @@ class Schedule:
         return self.learning_rate * (lowest + (1 - lowest) * cosine)
 
 
+#: Saves the model as it is now, and leaves it as it was; is given what the held-out data say of it.
+Keep = Callable[[Position, Mapping[str, float]], None]
+
+
 class TrainingLoop:
     """One instance per attempt and process. Only parameters that require a gradient are trained and stored.
 
     Args:
+        keep: called after the steps of `Schedule.keep_at`, in every process.
         spread: how the model is spread over the processes that share the run; not at all by default.
 
     Raises:
@@ -116,7 +128,9 @@ class TrainingLoop:
         source: Source,
         objective: Objective,
         spread: Spread | None = None,
+        keep: Keep | None = None,
     ) -> None:
+        self._keep = keep
         self._spread = spread or Spread()
         self._computed = self._spread.over(model)
         self._run = run
@@ -169,8 +183,10 @@ class TrainingLoop:
                 started, tokens_before = time.monotonic(), self._at.tokens_seen
                 self._run.log(step, loss=loss, lr=learning_rate, tokens_per_s=rate, **further)
                 self._run.progress(step, total, "steps")
-            if step < total and step % schedule.validate_every == 0:
-                self._measure()
+            metrics = self._measure() if step < total and step % schedule.validate_every == 0 else None
+            if step in schedule.keep_at:
+                # Before the checkpoint: what follows it is saved again by an attempt that begins there, and this is not.
+                self._keep_model(metrics)
             if step < total and step % schedule.checkpoint_every == 0:
                 self._store()
         if self._best and self._at.step == total:
@@ -202,18 +218,28 @@ class TrainingLoop:
             return {}
         return {"validation_loss": total / weight} | {f"validation_{name}": value / weight for name, value in sums.items()}
 
-    def _measure(self) -> None:
+    def _keep_model(self, metrics: Mapping[str, float] | None) -> None:
+        if metrics is None:
+            metrics = self.validation_metrics()
+        self._run.log(self._at.step, loss=self._at.last_loss, **metrics)
+        if self._keep is not None:
+            self._spread.rest()
+            self._keep(self._at, metrics)
+            self._model.train()
+
+    def _measure(self) -> dict[str, float]:
         metrics = self.validation_metrics()
         if not metrics:
-            return
+            return metrics
         self._run.log(self._at.step, **metrics)
         if self._schedule.patience is None:
-            return
+            return metrics
         if self._at.best_loss is None or metrics["validation_loss"] < self._at.best_loss:
             self._at = replace(self._at, best_loss=metrics["validation_loss"], waited=0)
             self._best = {name: parameter.detach().clone() for name, parameter in self._trained.items()}
         else:
             self._at = replace(self._at, waited=self._at.waited + 1)
+        return metrics
 
     def _is_over(self) -> bool:
         return self._schedule.patience is not None and self._at.waited >= self._schedule.patience

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from modelworks.capabilities.text.checkpoint import Position
 from modelworks.capabilities.text.datasets import PromptSample, read_prompts
 from modelworks.capabilities.text.engines.opening import Checkpoint
 from modelworks.capabilities.text.engines.transformers_model import load_model
@@ -20,12 +21,22 @@ from modelworks.capabilities.text.grading.judge_door import JudgeDoor, check_ite
 from modelworks.capabilities.text.grading.opening import open_grader
 from modelworks.capabilities.text.prompt_format import PromptFormat, served_format
 from modelworks.capabilities.text.schemas import ReinforcementParams
+from modelworks.capabilities.text.training import adapter as adapters
 from modelworks.capabilities.text.training.answering import Answer, draw_answers
 from modelworks.capabilities.text.training.batches import Order
 from modelworks.capabilities.text.training.loop import Batch, TrainingLoop
 from modelworks.capabilities.text.training.policy import Policy, advantages, policy_batch, reward_batch, with_likelihoods
 from modelworks.capabilities.text.training.rows import Row
-from modelworks.capabilities.text.training.tuning import no_patience, read_parts, require_base, save_tuned, schedule_of
+from modelworks.capabilities.text.training.spread import Spread
+from modelworks.capabilities.text.training.tuning import (
+    figures,
+    no_patience,
+    read_parts,
+    require_base,
+    save_tuned,
+    schedule_of,
+    unmoved,
+)
 from modelworks.contract.errors import InvalidData, InvalidRequest, ModelworksError
 from modelworks.contract.generation import Message
 from modelworks.contract.grading import Case, Grade, Grading, Sample
@@ -82,8 +93,6 @@ def reinforce(run: Run, params: ReinforcementParams) -> None:
     torch.manual_seed(run.seed)
     reference: _Reference | None = None
     if params.adapter is not None:
-        from modelworks.capabilities.text.training import adapter as adapters
-
         model = adapters.attach(model, params.adapter)
         reference = _Reference(model, model.disable_adapter)
     elif params.beta:
@@ -97,22 +106,32 @@ def reinforce(run: Run, params: ReinforcementParams) -> None:
     policy = Policy(beta=params.beta, clip_low=params.clip_low, clip_high=params.clip_high, temperature=params.temperature)
     schedule = replace(schedule_of(params, source.steps_per_epoch), group=params.updates)
     schedule = replace(schedule, checkpoint_every=-(-schedule.checkpoint_every // params.updates) * params.updates)
-    loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, policy)
-    done = loop.finish()
-    metrics = loop.validation_metrics()
-    if metrics:
-        run.log(done.step, **metrics)
-    if before is not None:
-        metrics["base_validation_reward"] = before
     counts = {
-        "tokens_seen": float(done.tokens_seen),
         "num_samples": float(len(training)),
         "num_too_long": float(num_too_long),
         "num_trained_parameters": float(sum(each.numel() for each in model.parameters() if each.requires_grad)),
     }
+    if before is not None:
+        counts["base_validation_reward"] = before
     probe = [Row(prompt.ids, (0.0,) * len(prompt.ids)) for prompt in training[:4]]
-    metrics |= {"loss": done.last_loss, "first_loss": done.first_loss} | counts
-    save_tuned(run, params, base, model, params.adapter, prompt_format, probe, done, metrics)
+
+    def again() -> Any:
+        loaded = load_model(base.path, torch.float32)
+        return loaded if params.adapter is None else adapters.attach(loaded, params.adapter)
+
+    def keep(at: Position, found: Mapping[str, float]) -> None:
+        with unmoved():
+            kept = Spread().copied(model, again)
+            measured = figures(at, found, counts)
+            save_tuned(run, params, base, kept, params.adapter, prompt_format, probe, at, measured, is_kept=True)
+
+    loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, policy, keep=keep)
+    done = loop.finish()
+    metrics = loop.validation_metrics()
+    if metrics:
+        run.log(done.step, **metrics)
+    measured = figures(done, metrics, counts)
+    save_tuned(run, params, base, model, params.adapter, prompt_format, probe, done, measured)
 
 
 def _checked(samples: Sequence[PromptSample], grading: Grading) -> Iterable[PromptSample]:

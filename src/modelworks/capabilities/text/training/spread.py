@@ -122,6 +122,10 @@ class Spread:
         if not self._is_sharded:
             return model.to("cpu") if self.world.is_first else None
         self.rest()
+        return self.copied(model, again)
+
+    def copied(self, model: Any, again: Callable[[], Any]) -> Any | None:
+        """`finished`, always as a copy: training can go on with the model afterwards. All processes take part."""
         trained = {name: self.whole(each) for name, each in model.named_parameters() if each.requires_grad}
         if not self.world.is_first:
             return None

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,22 +118,45 @@ def tune(run: Run, params: Params) -> None:
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     schedule = schedule_of(params, material.source.steps_per_epoch)
     source: Source = material.source
-    loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, material.objective, spread)
-    done = loop.finish()
-    metrics = loop.validation_metrics()
-    if metrics:
-        run.log(done.step, **metrics)
     counts = {
-        "tokens_seen": float(done.tokens_seen),
         "num_samples": float(material.num_samples),
         "num_too_long": float(material.num_too_long),
         "num_leaked": float(num_leaked),
         "num_trained_parameters": float(num_trained),
     }
-    metrics |= {"loss": done.last_loss, "first_loss": done.first_loss} | counts
-    whole = spread.finished(model, lambda: prepared(load_model(base.path, torch.float32)))
+
+    def again() -> Any:
+        return prepared(load_model(base.path, torch.float32))
+
+    def keep(at: Position, found: Mapping[str, float]) -> None:
+        with unmoved():
+            kept = spread.copied(model, again)
+            if kept is not None:
+                measured = figures(at, found, counts)
+                save_tuned(run, params, base, kept, shape, prompt_format, material.probe, at, measured, is_kept=True)
+
+    loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, material.objective, spread, keep)
+    done = loop.finish()
+    metrics = loop.validation_metrics()
+    if metrics:
+        run.log(done.step, **metrics)
+    whole = spread.finished(model, again)
     if whole is not None:
-        save_tuned(run, params, base, whole, shape, prompt_format, material.probe, done, metrics)
+        measured = figures(done, metrics, counts)
+        save_tuned(run, params, base, whole, shape, prompt_format, material.probe, done, measured)
+
+
+def figures(at: Position, found: Mapping[str, float], counts: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a model that is saved: what the held-out data say of it, its losses, and what it learnt from."""
+    losses = {"loss": at.last_loss, "first_loss": at.first_loss, "tokens_seen": float(at.tokens_seen)}
+    return {**found, **losses, **counts}
+
+
+@contextmanager
+def unmoved() -> Iterator[None]:
+    """Whatever is drawn inside, the training draws afterwards what it would have drawn without."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_available() else ()):
+        yield
 
 
 def require_base(run: Run, params: TuningParams) -> None:
@@ -242,7 +267,7 @@ def _pairs(prompt_format: PromptFormat, samples: Iterable[PreferenceSample], len
 def schedule_of(params: TuningParams, steps_per_epoch: int) -> Schedule:
     """How long and how fast is trained, by the parameters."""
     num_steps = params.steps or max(1, math.ceil(params.epochs * steps_per_epoch))
-    return Schedule(
+    schedule = Schedule(
         num_steps=num_steps,
         learning_rate=params.learning_rate,
         min_learning_rate_ratio=params.min_learning_rate_ratio,
@@ -254,6 +279,7 @@ def schedule_of(params: TuningParams, steps_per_epoch: int) -> Schedule:
         log_every=params.log_every,
         patience=params.patience,
     )
+    return schedule.keeping(params.keep_epochs, steps_per_epoch)
 
 
 def save_tuned(
@@ -266,13 +292,19 @@ def save_tuned(
     probe: Sequence[Row],
     done: Position,
     metrics: dict[str, float],
+    *,
+    is_kept: bool = False,
 ) -> None:
     """Save the tuned model, its adapter merged, once what was written computes what was trained.
+
+    Args:
+        is_kept: it is the model of an epoch before the last, which is named after its step.
 
     Raises:
         IntegrityFailed: it does not.
     """
-    folder = run.workdir / "model"
+    part = f"ckpt-step-{done.step}" if is_kept else None
+    folder = run.workdir / (part or "model")
     expected = probe_logits(model, probe)
     taken = Probe.taken(model, probe[0].ids)
     if shape is not None:
@@ -316,7 +348,9 @@ def save_tuned(
             targets=shape.targets,
         )
         metadata[ADAPTER_RECORD] = record.model_dump()
-    run.save(folder, kind="model", metadata=metadata)
+    run.save(folder, kind="model", metadata=metadata if part is None else {**metadata, "part": part})
+    if is_kept:
+        shutil.rmtree(folder)
 
 
 def probe_logits(model: Any, probe: Sequence[Row]) -> list[torch.Tensor]:
