@@ -41,6 +41,7 @@ from modelworks.kernel.gateway import (
     GatewayService,
     Measuring,
     ResponseService,
+    ResponseSteps,
     TuningSteps,
 )
 from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, RunDeployments, Supervisor
@@ -86,6 +87,7 @@ class Platform:
     evals: EvalService
     eval_steps: EvalSteps
     responses: ResponseService
+    response_steps: ResponseSteps
     lock: ServerLock
     closing: ExitStack = field(default_factory=ExitStack)
     _guard: asyncio.Task[None] | None = None
@@ -97,6 +99,7 @@ class Platform:
         self.reconciler.start()
         self.tuning_steps.start()
         self.eval_steps.start()
+        self.response_steps.start()
         self._guard = asyncio.create_task(self._guard_lock())
 
     async def _guard_lock(self) -> None:
@@ -117,6 +120,7 @@ class Platform:
         if self._guard is not None:
             self._guard.cancel()
         await self.eval_steps.stop()
+        await self.response_steps.stop()
         await run_in_threadpool(self.tuning_steps.stop)
         await run_in_threadpool(self.reconciler.close)
         await run_in_threadpool(self.supervisor.stop)
@@ -198,6 +202,8 @@ def create_platform(settings: Settings) -> Platform:
         # Models that evals ask are asked as clients ask them.
         asked = GatewayService(access=access, usage=usage, pool=pool, db=db, jobs=jobs, catalog=catalog, clock=clock)
         evals = EvalService(db, asked, files, clock, base_url=settings.public_url or settings.local_url)
+        life = timedelta(days=settings.response_days)
+        responses = ResponseService(db, ConversationService(db, clock), clock, life=life)
         return Platform(
             settings=settings,
             db=db,
@@ -219,7 +225,8 @@ def create_platform(settings: Settings) -> Platform:
             tuning_steps=TuningSteps(tuning, jobs, catalog, files, clock, events),
             evals=evals,
             eval_steps=EvalSteps(evals, asked, files, Measuring(db, catalog, files)),
-            responses=ResponseService(db, ConversationService(db, clock), clock, life=timedelta(days=settings.response_days)),
+            responses=responses,
+            response_steps=ResponseSteps(responses, asked),
             lock=lock,
             closing=opening.pop_all(),
         )
@@ -285,6 +292,7 @@ def create_app(platform: Platform) -> FastAPI:
         tuning=platform.tuning,
         evals=platform.evals,
         responses=platform.responses,
+        response_steps=platform.response_steps,
         cors_origins=settings.cors_origins,
         observe=_observe,
     )

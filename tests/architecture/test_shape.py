@@ -119,6 +119,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "response_calls.py": "one request for a response",
         "response_events.py": "a chat's answer told as a response",
         "response_items.py": "items as they are kept, and as turns of a chat",
+        "response_steps.py": "responses in the background",
         "response_wire.py": "the wire form of responses and conversations",
         "response_routes.py": "/v1/responses",
         "grading.py": "judging in a process of its own",

@@ -24,7 +24,7 @@ from modelworks.kernel.base.clock import FixedClock, SystemClock
 from modelworks.kernel.base.database import Base, Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.catalog import discovery
-from modelworks.kernel.gateway import ConversationService, GatewayService, ResponseService, install
+from modelworks.kernel.gateway import ConversationService, GatewayService, ResponseService, ResponseSteps, install
 from modelworks.kernel.serving import DeployedModel, ReplicaPool, Route
 from modelworks.kernel.serving.pool import Slot, Target
 
@@ -192,6 +192,7 @@ class Stage:
     url: str
     gateway: GatewayService
     responses: ResponseService
+    steps: ResponseSteps
     app: FastAPI
     pool: ReplicaPool
     access: AccessService
@@ -320,8 +321,16 @@ async def stage(tmp_path: Any) -> AsyncIterator[Stage]:
             keep_alive_s=0.15,
         )
         responses = ResponseService(db, ConversationService(db, SystemClock()), SystemClock())
+        steps = ResponseSteps(responses, gateway)
         app = FastAPI()
-        install(app, gateway, max_body_bytes=200_000, responses=responses, cors_origins=["https://page.example"])
+        install(
+            app,
+            gateway,
+            max_body_bytes=200_000,
+            responses=responses,
+            response_steps=steps,
+            cors_origins=["https://page.example"],
+        )
         url = await serve(app, stack)
         http = await stack.enter_async_context(aiohttp.ClientSession())
         client = await stack.enter_async_context(AsyncOpenAI(base_url=url + "/v1", api_key=secret, max_retries=0))
@@ -329,6 +338,7 @@ async def stage(tmp_path: Any) -> AsyncIterator[Stage]:
             url=url,
             gateway=gateway,
             responses=responses,
+            steps=steps,
             app=app,
             pool=pool,
             access=access,

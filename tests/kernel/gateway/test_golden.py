@@ -20,6 +20,7 @@ from modelworks.contract.errors import Unavailable
 FOLDER = Path(__file__).parents[2] / "golden" / "gateway"
 CHAT: Any = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT: Any = {"model": "tiny", "prompt": "Hi"}
+RESPONSE: Any = {"model": "tiny", "input": "Hi"}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", CHAT),
     "chat-logprobs": ("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 1}),
@@ -31,6 +32,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "completion": ("/v1/completions", TEXT),
     "completion-logprobs": ("/v1/completions", {**TEXT, "logprobs": 1}),
     "completion-stream-usage": ("/v1/completions", {**TEXT, "stream": True, "stream_options": {"include_usage": True}}),
+    "response": ("/v1/responses", RESPONSE),
+    "response-stream": ("/v1/responses", {**RESPONSE, "stream": True, "include": ["message.output_text.logprobs"]}),
     "error-type": ("/v1/chat/completions", {**CHAT, "max_tokens": "many"}),
     "error-model": ("/v1/chat/completions", {**CHAT, "model": "tini"}),
     "error-route": ("/v1/unknown", {}),
@@ -39,8 +42,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def normalised(raw: str) -> Any:
     """JSON, or the blocks of a stream, with what differs from time to time replaced."""
-    raw = re.sub(r"(chatcmpl|cmpl|req)_[0-9A-Z]{26}", r"\1_ID", raw)
-    raw = re.sub(r'"created":\d+', '"created":0', raw)
+    raw = re.sub(r"(chatcmpl|cmpl|msg|req|resp)_[0-9A-Z]{26}", r"\1_ID", raw)
+    raw = re.sub(r'"(created|created_at|completed_at)":\d+', r'"\1":0', raw)
+    # An event's name is that of its body.
+    raw = re.sub(r"^event: [a-z_.]+\n", "", raw, flags=re.MULTILINE)
     if raw.startswith("{"):
         return json.loads(raw)
     return [json.loads(block[6:]) if block.startswith("data: {") else block for block in raw.strip().split("\n\n")]

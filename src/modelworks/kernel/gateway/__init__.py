@@ -24,6 +24,7 @@ from modelworks.kernel.gateway.files import FileService
 from modelworks.kernel.gateway.fine_tuning import FineTuningService
 from modelworks.kernel.gateway.measuring import Measuring
 from modelworks.kernel.gateway.middleware import Edge, Observer
+from modelworks.kernel.gateway.response_steps import ResponseSteps
 from modelworks.kernel.gateway.responses import ResponseService
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
@@ -39,6 +40,7 @@ __all__ = [
     "Measuring",
     "Observer",
     "ResponseService",
+    "ResponseSteps",
     "TuningSteps",
     "install",
     "router",
@@ -57,6 +59,7 @@ def install(
     tuning: FineTuningService | None = None,
     evals: EvalService | None = None,
     responses: ResponseService | None = None,
+    response_steps: ResponseSteps | None = None,
     cors_origins: Sequence[str] = (),
     observe: Observer | None = None,
 ) -> None:
@@ -70,6 +73,7 @@ def install(
         tuning: for `/v1/fine_tuning`; without it there is none.
         evals: for `/v1/evals`; without it there is none.
         responses: for `/v1/responses` and `/v1/conversations`; without it there are none.
+        response_steps: what answers them in the background; goes with `responses`.
         cors_origins: origins of web pages that may call the API from a browser; `*` for all, none by default.
         observe: see `Observer`.
     """
@@ -83,8 +87,8 @@ def install(
         app.include_router(tuning_routes.router(gateway, tuning))
     if evals is not None:
         app.include_router(eval_routes.router(gateway, evals))
-    if responses is not None:
-        app.include_router(response_routes.router(gateway, responses))
+    if responses is not None and response_steps is not None:
+        app.include_router(response_routes.router(gateway, responses, response_steps))
         app.include_router(conversation_routes.router(gateway, responses.conversations))
     app.add_middleware(Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, observe=observe)
     if cors_origins:

@@ -158,6 +158,10 @@ class Meter:
         if self._first_token_at is None and any(chunk.get("token_ids") or chunk.get("text") for chunk in chunks):
             self._first_token_at = time.perf_counter()
 
+    def leave(self) -> None:
+        """Write nothing: what this request began has a record of its own."""
+        self._written = True
+
     async def record(self, status: int, error: ModelworksError | None = None, *, aborted: bool = False) -> None:
         """Write the record and wait until it is committed. Later calls do nothing.
 

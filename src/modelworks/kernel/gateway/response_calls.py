@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from starlette.concurrency import run_in_threadpool
 
-from modelworks.contract.errors import ContextLengthExceeded, ModelworksError
+from modelworks.contract.errors import ContextLengthExceeded, InvalidRequest, ModelworksError
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway.chat_reading import Chat, Chunk, count_tokens, renamed
@@ -72,6 +72,11 @@ class Reading:
                 conversation_id=asked.conversation,
             )
         return before
+
+    def check(self, gateway: GatewayService, meter: Meter) -> None:
+        """Whether it could be asked now; raises InvalidRequest as the chat's route."""
+        with renamed(self._places, CHAT_NAMES):
+            Chat(gateway, self._principal, meter, self._body(self._turns))
 
     async def count(self, gateway: GatewayService, meter: Meter) -> int:
         """How many tokens that is; raises as the chat's route."""
@@ -161,6 +166,33 @@ class ResponseCall:
             created_at=gateway.now_s() if created_at is None else created_at,
         )
         self.composer = Composer(self.head, custom=custom_tools(asked.tools))
+
+    async def promise(self) -> dict[str, Any]:
+        """Check all that can be checked, and keep a response that waits to be answered in the background; returns it.
+
+        Raises:
+            InvalidRequest: it is not to be stored, or the request is wrong.
+            ModelNotFound: nothing is deployed under that name.
+        """
+        if self._asked.store is False:
+            raise InvalidRequest(
+                "A response in the background is fetched later, so that it has to be stored.",
+                hint="Leave store out.",
+                param="store",
+                code="invalid_value",
+            )
+        self._gateway.model(self._principal, self._asked.model)
+        await self.reading.gather()
+        self.reading.check(self._gateway, self._meter)
+        asked = {**self._asked.model_dump(exclude_none=True), "input": self.reading.given}
+        found = {**self.head, "status": "queued"}
+
+        def keep() -> None:
+            with self._responses.db.transaction() as session:
+                self._responses.keep(session, self._principal, found, self.reading.given, asked=asked)
+
+        await run_in_threadpool(keep)
+        return found
 
     async def whole(self) -> bytes:
         """The response in one piece; raises as the chat's route."""

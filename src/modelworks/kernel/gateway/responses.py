@@ -162,6 +162,37 @@ class ResponseService:
         self._keep_items(session, caller.project_id, response["id"], given, 0, is_output=False)
         self._keep_items(session, caller.project_id, response["id"], response["output"], len(given), is_output=True)
 
+    def finish(self, session: Session, response: Mapping[str, Any], given: Sequence[Item]) -> None:
+        """Store what became of a response that was promised, with its turn in the conversation.
+
+        Nothing happens where it is over already or was deleted.
+        """
+        query = select(ResponseRow).where(ResponseRow.id == response["id"], ResponseRow.state.in_(OPEN))
+        row = session.scalar(query.with_for_update())
+        if row is None:
+            return
+        row.state, row.asked, row.body = response["status"], None, _without_output(response)
+        self._keep_items(session, row.project_id, row.id, response["output"], len(given), is_output=True)
+        self.append_turn(session, row.project_id, response, given)
+
+    def cancel(self, session: Session, project_id: str, response_id: str) -> dict[str, Any]:
+        """Stop a response in the background; one that is over stays as it is.
+
+        Raises:
+            NotFound: no such response. InvalidRequest: its caller waits for it, and ends it by closing the connection.
+        """
+        row = self.row(session, project_id, response_id, lock=True)
+        if not row.background:
+            raise InvalidRequest(
+                f"The response {response_id} was not made in the background.",
+                hint="Only responses made with background=true can be cancelled.",
+                param="response_id",
+                code="not_in_background",
+            )
+        if row.state in OPEN:
+            row.state, row.asked, row.body = "cancelled", None, {**row.body, "status": "cancelled"}
+        return self.show(session, row)
+
     def append_turn(self, session: Session, project_id: str, response: Mapping[str, Any], given: Sequence[Item]) -> None:
         """Add a response's turn to its conversation; one that was deleted in the meantime stays so."""
         if response["conversation"] is not None and response["status"] in _ANSWERED:
