@@ -40,7 +40,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "discovery.py": "capabilities by entry point",
         "references.py": "the grammar of name@alias",
         "checkpoint.py": "safety of files that come from outside",
-        "sources/": "one file per scheme: file, https, s3, hf, ms",
+        "sources/": "one file per scheme: file, https, s3, hf, ms, package",
         "pulling.py": "the job that fetches a source",
         "importing.py": "fetched files, made what a task reads",
         "manifest.py": "the digest of a version",

@@ -74,7 +74,9 @@ VERSION_COLUMNS: list[Column] = [
 
 
 def pull(
-    source: Annotated[str, typer.Argument(help="hf://…, ms://…, s3://…, https://…, file://…, a folder, or a preset's name.")],
+    source: Annotated[
+        str, typer.Argument(help="hf://…, ms://…, s3://…, https://…, file://…, package://…, a folder, or a preset's name.")
+    ],
     name: Annotated[str | None, typer.Option("--name", help="What to call it; by default the source's last part.")] = None,
     dataset: Annotated[bool, typer.Option("--dataset", help="It is a data set, not a model.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the source.")] = None,
@@ -154,7 +156,7 @@ def _locate(client: Modelworks, source: str, revision: str | None) -> tuple[str,
     known = ", ".join(sorted(f"{preset.get('capability')}/{preset.get('name')}" for preset in presets if preset.get("source")))
     raise InvalidRequest(
         f"{source!r} is neither a URI, nor a folder here, nor a preset.",
-        hint=f"Presets: {known or 'none'}. Or give hf://owner/name, ms://…, s3://…, https://… or file://….",
+        hint=f"Presets: {known or 'none'}. Or give hf://owner/name, ms://…, s3://…, https://…, file://… or package://….",
         param="source",
     )
 

@@ -7,10 +7,13 @@ import subprocess
 import sysconfig
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from modelworks.contract.errors import NotFound
 from modelworks.recipe.recipe import TextSource
+
+#: Folders that belong to nobody's documentation, and are large.
+_NEVER = frozenset({"site-packages", "__pycache__", ".git"})
 
 
 class Places:
@@ -88,11 +91,13 @@ class Places:
 
 def _below(folder: Path) -> list[tuple[str, Path]]:
     found = []
-    for place, _, names in os.walk(folder):
-        inside = Path(place).relative_to(folder)
-        found += [((inside / name).as_posix(), Path(place, name)) for name in names]
+    for place, folders, names in os.walk(folder):
+        folders[:] = [each for each in folders if each not in _NEVER]
+        inside = os.path.relpath(place, folder)
+        prefix = "" if inside == "." else inside.replace(os.sep, "/") + "/"
+        found += [(prefix + name, Path(place, name)) for name in names if not name.endswith(".pyc")]
     return found
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) or PurePosixPath(name).match(pattern) for pattern in patterns)
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -30,7 +30,7 @@ class PullParams(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     source: str = Field(
-        description="hf://org/name, ms://org/name, https://…, s3://bucket/prefix, file:///folder, or a preset's name."
+        description="hf://org/name, ms://org/name, https://…, s3://bucket/prefix, file:///folder, package://name, or a preset."
     )
     kind: str = Field(default="model", description="model or dataset.")
     revision: str | None = Field(default=None, description="Branch, tag or commit at a hub.")

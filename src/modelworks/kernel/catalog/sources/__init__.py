@@ -1,4 +1,4 @@
-"""Where checkpoints come from: `file://`, `https://`, `s3://`, `hf://`, `ms://`, one file each behind one protocol."""
+"""Where checkpoints come from: `file`, `https`, `s3`, `hf`, `ms`, `package`, one file each behind one protocol."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ _SOURCES: Mapping[str, str] = {
     "https": "modelworks.kernel.catalog.sources.web:WebSource",
     "http": "modelworks.kernel.catalog.sources.web:WebSource",
     "s3": "modelworks.kernel.catalog.sources.s3:S3Source",
+    "package": "modelworks.kernel.catalog.sources.package:PackageSource",
     "hf": "modelworks.kernel.catalog.sources.hf:HuggingFaceSource",
     "ms": "modelworks.kernel.catalog.sources.ms:ModelScopeSource",
 }
@@ -26,7 +27,7 @@ def open_source(uri: str, *, kind: str, revision: str | None, policy: SourcePoli
 
     Args:
         uri: `file:///folder`, `https://…`, `s3://bucket/prefix`, `hf://org/name[@revision][/path]`, `ms://org/name…`,
-            `preset:name`, or the plain name of a preset.
+            `package://name`, `preset:name`, or the plain name of a preset.
         kind: model or dataset: what is looked for at a hub, and which files are left out.
         revision: overrides the one in the URI or the preset.
 
@@ -66,7 +67,7 @@ def _no_preset(uri: str) -> NotFound:
     known = f" Presets: {', '.join(names)}." if names else ""
     return NotFound(
         f"There is no preset {uri.removeprefix('preset:')!r}.",
-        hint=f"Give a URI (file://, https://, s3://, hf://, ms://) or the name of a preset.{known}",
+        hint=f"Give a URI (file://, https://, s3://, hf://, ms://, package://) or the name of a preset.{known}",
         param="source",
         code="preset_not_found",
     )
