@@ -43,6 +43,7 @@ def test_a_dry_run_says_what_each_source_gives_and_sends_nothing(cli: Cli, serve
         language = "en"
         licence = "MIT"
         origin = "us"
+        min_chars = 9
         """
     )
     done = cli("train", "--recipe", str(tmp_path / "recipe.toml"), "--dry-run", "--keep", str(tmp_path / "kept"), "-o", "json")
