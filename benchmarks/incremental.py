@@ -26,9 +26,9 @@ from private_server import PrivateServer
 
 BAR = 0.10
 TESTS = ("medical-validation", "general-validation")
-#: (highest learning rate, rows per step) of a first training, and of going on from it: a run of few tokens needs small steps
-#: to have enough of them.
-FRESH, ONWARD = (3e-3, 8), (3e-3, 2)
+#: Highest learning rate, and rows per step: a run of few tokens needs small steps to have enough of them. From scratch, the
+#: longest run is walked with large steps too, so that it is not held back by what suits the short ones.
+RATE, ROWS, MANY_ROWS = 3e-3, 2, 8
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,15 @@ def main() -> None:
     tokens = int(1_600_000 * size)
     with PrivateServer(keep=args.keep) as server:
         shares = prepare(server, news_bytes=int(8_000_000 * max(size, 0.3)), medical_part=1.0 if args.full else 0.25)
-        base, base_s = server.train("base", {"train": "general"}, params(tokens, *FRESH))
+        base, base_s = server.train("base", {"train": "general"}, params(tokens, ROWS))
         found = [told(Trained("base", tokens, base, base_s, measure(server, base)))]
-        for part in (0.25, 0.5, 1.0):
+        for part, rows in ((0.25, ROWS), (0.5, ROWS), (1.0, ROWS), (1.0, MANY_ROWS)):
             some = int(tokens * part)
-            ref, cpu_s = server.train("scratch", {"train": "general-and-medical"}, params(some, *FRESH))
+            ref, cpu_s = server.train("scratch", {"train": "general-and-medical"}, params(some, rows))
             found.append(told(Trained("scratch", some, ref, cpu_s, measure(server, ref))))
         for part in (0.0125, 0.025, 0.05, 0.075):
             some = int(tokens * part)
-            ref, cpu_s = server.train("incremental", {"train": "medical"}, params(some, *ONWARD), base=base)
+            ref, cpu_s = server.train("incremental", {"train": "medical"}, params(some, ROWS), base=base)
             found.append(told(Trained("incremental", some, ref, cpu_s, measure(server, ref))))
         reached = report(server, found, shares)
     sys.exit(0 if reached else 1)
@@ -73,12 +73,12 @@ def told(trained: Trained) -> Trained:
     return trained
 
 
-def params(tokens: int, rate: float, batch_size: int) -> dict[str, Any]:
+def params(tokens: int, batch_size: int) -> dict[str, Any]:
     """Of a training for so many tokens; no more is measured on the way than at the end."""
     return {
         **SHAPE,
         "tokens": tokens,
-        "learning_rate": rate,
+        "learning_rate": RATE,
         "batch_size": batch_size,
         "warmup_steps": max(2, min(30, tokens // (256 * batch_size) // 10)),
         "validation_fraction": 0.005,
