@@ -30,7 +30,7 @@ from modelworks.contract.errors import (
     Unavailable,
 )
 from modelworks.evaluations import AsyncEvals, AsyncEvaluations
-from modelworks.governance import AsyncAudit, AsyncKeys, AsyncMembers, Audit, Keys, Members
+from modelworks.governance import AsyncAudit, AsyncKeys, AsyncMembers, AsyncSecrets, Audit, Keys, Members, Secrets
 from modelworks.transport import AsyncGroup, Loop, Page, Record, Transport, chunks_of, digest_of, files_of, given, segment
 from modelworks.transport import Shell as _Shell
 from modelworks.transport import waits as _waits
@@ -407,6 +407,7 @@ class AsyncModelworks:
         self.deployments = AsyncDeployments(self.transport)
         self.keys = AsyncKeys(self.transport)
         self.members = AsyncMembers(self.transport)
+        self.secrets = AsyncSecrets(self.transport)
         self.audit = AsyncAudit(self.transport)
         self.usage = AsyncUsage(self.transport)
         self.tasks = AsyncTasks(self.transport)
@@ -553,6 +554,7 @@ class Modelworks:
         self.deployments = Deployments(core.deployments, loop)
         self.keys = Keys(core.keys, loop)
         self.members = Members(core.members, loop)
+        self.secrets = Secrets(core.secrets, loop)
         self.audit = Audit(core.audit, loop)
         self.usage = Usage(core.usage, loop)
         self.tasks = Tasks(core.tasks, loop)

@@ -87,6 +87,22 @@ class AsyncMembers(AsyncGroup):
         return dict(await self._transport.json("DELETE", f"/api/members/{segment(user)}", params=params))
 
 
+class AsyncSecrets(AsyncGroup):
+    """Secrets of the project, such as keys of servers elsewhere; values go in and never come out."""
+
+    async def put(self, name: str, value: str) -> Record:
+        """Store a secret, or another value under its name."""
+        return dict(await self._transport.json("PUT", f"/api/secrets/{segment(name)}", json={"value": value}))
+
+    async def list(self) -> Page:
+        """Names and times."""
+        return await self._transport.page("/api/secrets")
+
+    async def remove(self, name: str) -> Record:
+        """Forget a secret; raises NotFound."""
+        return dict(await self._transport.json("DELETE", f"/api/secrets/{segment(name)}"))
+
+
 class AsyncAudit(AsyncGroup):
     """Who changed what, in a chain that shows any tampering."""
 
@@ -136,6 +152,14 @@ class Members(Shell[AsyncMembers]):
     list = waits(AsyncMembers.list)
     put = waits(AsyncMembers.put)
     remove = waits(AsyncMembers.remove)
+
+
+class Secrets(Shell[AsyncSecrets]):
+    """`AsyncSecrets`, waiting."""
+
+    put = waits(AsyncSecrets.put)
+    list = waits(AsyncSecrets.list)
+    remove = waits(AsyncSecrets.remove)
 
 
 class Audit(Shell[AsyncAudit]):

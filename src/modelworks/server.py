@@ -22,7 +22,17 @@ from starlette.concurrency import run_in_threadpool
 from modelworks import __version__
 from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError
 from modelworks.kernel import gateway
-from modelworks.kernel.access import AccessService, AuditLog, MemberService, UsageRecorder, audit_routes, member_routes
+from modelworks.kernel.access import (
+    AccessService,
+    AuditLog,
+    MemberService,
+    Sealer,
+    SecretService,
+    UsageRecorder,
+    audit_routes,
+    member_routes,
+    secret_routes,
+)
 from modelworks.kernel.access import routes as access_routes
 from modelworks.kernel.base import migration, telemetry
 from modelworks.kernel.base.clock import Clock, SystemClock
@@ -74,6 +84,7 @@ class Platform:
     signer: LinkSigner
     access: AccessService
     audit: AuditLog
+    secrets: SecretService
     usage: UsageRecorder
     catalog: CatalogService
     jobs: JobsService
@@ -186,6 +197,7 @@ def create_platform(settings: Settings) -> Platform:
         access = AccessService(db, clock, events)
         with db.transaction() as session:
             access.bootstrap(session, settings.home)
+        secrets = SecretService(db, clock, Sealer.from_file(settings.effective_secret_key_file))
         usage = UsageRecorder(db)
         opening.callback(usage.close)
         catalog = CatalogService(db, blobs, clock, events, settings)
@@ -213,13 +225,23 @@ def create_platform(settings: Settings) -> Platform:
             signer=LinkSigner.from_home(settings.home),
             access=access,
             audit=audit,
+            secrets=secrets,
             usage=usage,
             catalog=catalog,
             jobs=jobs,
             supervisor=Supervisor(jobs, make_executor(settings), db, settings, events, clock),
             serving=serving,
             pool=pool,
-            reconciler=Reconciler(db, catalog, clock, events, settings, pool, make_backends(settings)),
+            reconciler=Reconciler(
+                db,
+                catalog,
+                clock,
+                events,
+                settings,
+                pool,
+                make_backends(settings, secrets.value),
+                open_secret=secrets.value,
+            ),
             files=files,
             tuning=tuning,
             tuning_steps=TuningSteps(tuning, jobs, catalog, files, clock, events),
@@ -299,6 +321,7 @@ def create_app(platform: Platform) -> FastAPI:
     principal = access_routes.principal_dependency(platform.access)
     app.include_router(access_routes.router(platform.access, principal))
     app.include_router(member_routes.router(MemberService(platform.access, platform.clock, platform.events), principal))
+    app.include_router(secret_routes.router(platform.secrets, principal))
     app.include_router(audit_routes.router(platform.audit, platform.access, principal))
     app.include_router(
         storage_routes.router(

@@ -32,6 +32,8 @@ DRIVERS: dict[str, dict[str, str]] = {
         "usage.py": "the recorder of requests: group commit off the hot path",
         "audit.py": "the chain of every change",
         "audit_routes.py": "/api/audit",
+        "secrets.py": "secrets of projects, sealed",
+        "secret_routes.py": "/api/secrets",
         "roles.py": "what a role allows, and who has which",
         "members.py": "organisations, accounts and memberships",
         "member_routes.py": "/api/organisations, /api/users, /api/members",

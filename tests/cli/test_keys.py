@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,3 +123,20 @@ def test_a_key_may_be_limited_to_networks(cli: Cli, server: FakeServer) -> None:
     server.on("POST", "/api/keys", lambda asked: Answer({**KEY, **asked.json, "secret": "mw-abcdef"}, 201))
     assert cli("keys", "create", "ci", "--from", "10.1.0.0/16", "--from", "192.0.2.9").code == 0
     assert server.asked[0].json == {"name": "ci", "ip_allow": ["10.1.0.0/16", "192.0.2.9"]}
+
+
+def test_a_secret_is_read_from_where_nobody_else_sees_it(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
+    server.on("PUT", "/api/secrets/openai", {"name": "openai", "updated_at": "2026-01-01T00:00:00Z"})
+    done = cli("secrets", "set", "openai", piped="sk-1\n")
+    assert done.code == 0
+    assert server.asked[-1].json == {"value": "sk-1"}
+    (tmp_path / "key").write_text("sk-2\n")
+    assert cli("secrets", "set", "openai", f"@{tmp_path / 'key'}", "-o", "name").out == "openai\n"
+    assert server.asked[-1].json == {"value": "sk-2"}
+    asked = len(server.asked)
+    assert cli("secrets", "set", "openai", "sk-3").code == 2
+    assert len(server.asked) == asked
+    server.on("GET", "/api/secrets", page([{"name": "openai", "updated_at": "2026-01-01T00:00:00Z"}]))
+    server.on("DELETE", "/api/secrets/openai", {"name": "openai"})
+    assert cli("secrets", "ls", "-o", "name").out == "openai\n"
+    assert cli("secrets", "rm", "openai", "-y").code == 0

@@ -36,6 +36,7 @@ from modelworks.cli import (
     promotion,
     reproduction,
     run,
+    secret,
     server,
     usage,
 )
@@ -93,6 +94,7 @@ for _module in (
     chat,
     keys,
     member,
+    secret,
     adapter,
     usage,
     audit,

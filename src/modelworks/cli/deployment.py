@@ -75,6 +75,9 @@ def deploy(
     api_key_env: Annotated[
         str | None, typer.Option("--api-key-env", help="Variable of our server that holds the key of that server.")
     ] = None,
+    api_key_secret: Annotated[
+        str | None, typer.Option("--api-key-secret", help="Secret of the project that holds it; see `secrets set`.")
+    ] = None,
     adapters: Annotated[
         list[str] | None,
         typer.Option("--adapter", help="A model trained as an adapter of this one, or NAME=MODEL; repeatable."),
@@ -103,6 +106,7 @@ def deploy(
             base_url=base_url,
             upstream_model=upstream_model,
             api_key_env=api_key_env,
+            api_key_secret=api_key_secret,
         )
         # Asked for before anything is waited for, so that the replica loads them together.
         added = [] if dry_run else [client.deployments.add_adapter(chosen, ref, name=each) for ref, each in beside]

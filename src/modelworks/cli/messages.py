@@ -75,6 +75,7 @@ CHINESE = {
     "That line is not UTF-8 and was not sent. Set the terminal to UTF-8.": "该行不是 UTF-8，未发送。请将终端设为 UTF-8。",
     "Take the role of {name} away?": "移除 {name} 的角色？",
     "Disable {name}? Its keys and sessions are refused at once.": "停用 {name}？其密钥和会话将立即被拒绝。",
+    "Secret": "密钥",
     "{count} entries were written; the chain ends at {head}. Note that elsewhere.": (
         "已写入 {count} 条记录；链的末端为 {head}。请在别处记录该值。"
     ),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.contract.media import File
+from modelworks.kernel.access import Sealer, SecretService
 from modelworks.kernel.base.clock import SystemClock
 from modelworks.kernel.base.database import Base, Database
 from modelworks.kernel.base.events import Events
@@ -81,8 +82,10 @@ def build_room(settings: Settings, db: Database | None = None, **backends: Backe
     service = ServingService(db, catalog, clock, events, settings)
     pool = ReplicaPool()
     local = LocalBackend({"MODELWORKS_REPLICA_GRACE_S": "1"})
-    known: dict[str, Backend] = {"predictor": local, "openai": local, "upstream": RemoteBackend(lambda url: None)}
-    reconciler = Reconciler(db, catalog, clock, events, settings, pool, known | backends)
+    known: dict[str, Backend] = {"predictor": local, "openai": local}
+    secrets = SecretService(db, clock, Sealer.from_file(settings.effective_secret_key_file))
+    known["upstream"] = RemoteBackend(lambda url: None, secrets.value)
+    reconciler = Reconciler(db, catalog, clock, events, settings, pool, known | backends, open_secret=secrets.value)
     return Room(settings, db, events, blobs, catalog, service, pool, reconciler)
 
 

@@ -13,6 +13,8 @@ import pytest
 from tests.kernel.serving.room import PROJECT, TOYS, Room, wait_until
 
 from modelworks.contract.errors import PermissionDenied, Unavailable
+from modelworks.kernel.access import Sealer, SecretService
+from modelworks.kernel.base.clock import SystemClock
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.serving.backends.choice import make_backends
 from modelworks.kernel.serving.backends.remote import GuardedResolver, RemoteBackend
@@ -44,6 +46,23 @@ async def test_upstream_server_is_reached_with_its_key(room: Room, upstream: str
         assert route.headers == {"Authorization": "Bearer secret"}
         answer = await room.post(route, "/chat/completions", {"model": "gpt-x"})
     assert answer["model"] == "gpt-x"
+
+
+async def test_the_key_may_be_a_sealed_secret_of_the_project(room: Room, upstream: str) -> None:
+    secrets = SecretService(room.db, SystemClock(), Sealer.from_file(room.settings.effective_secret_key_file))
+    with room.db.transaction() as session:
+        secrets.put(session, PROJECT, "toy-server", "secret")
+        secrets.put(session, "prj_other", "theirs", "secret")
+    applied = room.apply(base_url=upstream, upstream_model="gpt-x", api_key_secret="toy-server")
+    assert (applied.api_key_env, applied.api_key_secret) == (None, "toy-server")
+    async with room.pool.acquire(PROJECT, "toy", 30) as route:
+        assert route.headers == {"Authorization": "Bearer secret"}
+    room.apply(base_url=upstream, api_key_secret="theirs")
+
+    def told() -> bool:
+        return any("no secret 'theirs'" in (replica.last_error or "") for replica in room.get().replicas)
+
+    await asyncio.to_thread(wait_until, told, "the secret of another project does not exist")
 
 
 @pytest.mark.parametrize(("key", "words"), [(None, "TOY_API_KEY is not set"), ("wrong", "refuses our key (HTTP 401)")])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from modelworks.contract.errors import PermissionDenied
 from modelworks.kernel.base.changes import Author
@@ -251,6 +251,23 @@ class WhoAmI(BaseModel):
     project_id: str
     scopes: list[str]
     model_allow: list[str] | None
+
+
+class Secret(BaseModel):
+    """A secret of a project, without its value."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    object: Literal["secret"] = "secret"
+    name: str
+    created_at: datetime
+    updated_at: datetime
+
+
+class SecretPut(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    value: SecretStr = Field(min_length=1, max_length=16_384)
 
 
 class AuditEntry(BaseModel):

@@ -81,6 +81,10 @@ class Settings(BaseSettings):
     cors_origins: list[str] = Field(
         default_factory=list, description="Origins of web pages that may call the API from a browser; none by default."
     )
+    secret_key_file: Path | None = Field(
+        default=None,
+        description="File of the key that seals stored secrets; by default secret.key in the home folder.",
+    )
     trusted_proxies: list[str] = Field(
         default_factory=list,
         description="Addresses or networks (CIDR) of proxies whose X-Forwarded-For names the caller; none by default.",
@@ -135,6 +139,10 @@ class Settings(BaseSettings):
     @property
     def effective_storage_url(self) -> str:
         return self.storage_url or str(self.home / "blobs")
+
+    @property
+    def effective_secret_key_file(self) -> Path:
+        return self.secret_key_file or self.home / "secret.key"
 
     @property
     def local_url(self) -> str:

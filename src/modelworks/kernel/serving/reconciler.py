@@ -31,7 +31,7 @@ from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService, find_task
 from modelworks.kernel.serving.adapting import AdapterNews, Adapting
 from modelworks.kernel.serving.backends import Backend
-from modelworks.kernel.serving.backends.remote import upstream_headers
+from modelworks.kernel.serving.backends.remote import OpenSecret, upstream_headers
 from modelworks.kernel.serving.place import (
     Place,
     Seen,
@@ -105,7 +105,9 @@ class Reconciler:
         backends: Mapping[str, Backend],
         *,
         drain_s: float = DRAIN_S,
+        open_secret: OpenSecret | None = None,
     ) -> None:
+        self._open_secret = open_secret
         self._db = db
         self._catalog = catalog
         self._clock = clock
@@ -298,7 +300,7 @@ class Reconciler:
         row = place.wish.row
         headers = {}
         if row.base_url is not None:
-            headers = upstream_headers(row.api_key_env)
+            headers = upstream_headers(row.api_key_env, row.project_id, self._open_secret)
         elif row.kind == "predictor" and place.spec is not None:
             headers = {"Authorization": f"Bearer {place.spec.token}"}
         place.state = "ready"

@@ -24,6 +24,9 @@ DeploymentState = Literal["loading", "ready", "degraded", "failed", "stopped"]
 
 _NAME = re.compile(r"^[A-Za-z0-9][\w.:-]*(/[A-Za-z0-9][\w.:-]*)*$")
 #: Only variables that are meant to hold such a key may be named, so that a deployment cannot send other secrets away.
+_SECRET_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+#: How a row and a replica's specification name a secret of the project where a variable could stand.
+STORED = "secret:"
 _KEY_VARIABLE = re.compile(r"^(MODELWORKS_UPSTREAM_[A-Z0-9_]+|[A-Z][A-Z0-9_]*_API_KEY)$")
 
 
@@ -60,6 +63,8 @@ class DeploymentSpec(BaseModel):
     upstream_model: str | None = None
     #: The environment variable of this server that holds the key of that server.
     api_key_env: str | None = None
+    #: The project's secret that holds it instead.
+    api_key_secret: str | None = None
 
     @field_validator("name")
     @classmethod
@@ -82,10 +87,19 @@ class DeploymentSpec(BaseModel):
             raise ValueError("name a variable that ends in _API_KEY or begins with MODELWORKS_UPSTREAM_")
         return variable
 
+    @field_validator("api_key_secret")
+    @classmethod
+    def _secret_name(cls, name: str | None) -> str | None:
+        if name is not None and not _SECRET_NAME.match(name):
+            raise ValueError("name a secret of the project")
+        return name
+
     @model_validator(mode="after")
     def _upstream_fields(self) -> Self:
+        if self.api_key_env is not None and self.api_key_secret is not None:
+            raise ValueError("give either api_key_env or api_key_secret, not both")
         if self.base_url is None:
-            for name in ("upstream_model", "api_key_env"):
+            for name in ("upstream_model", "api_key_env", "api_key_secret"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} is only for a server elsewhere: give base_url too")
         elif self.model is not None:
@@ -180,6 +194,7 @@ class Deployment(BaseModel):
     base_url: str | None
     upstream_model: str | None
     api_key_env: str | None
+    api_key_secret: str | None = None
     #: Of a canary: the deployment of whose requests it answers the share.
     canary_of: str | None = None
     share: float | None = None

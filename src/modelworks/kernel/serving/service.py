@@ -26,7 +26,7 @@ from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService, find_task
 from modelworks.kernel.serving.adapters import AdapterWishes
 from modelworks.kernel.serving.place import resolve_served
-from modelworks.kernel.serving.schemas import CanaryCreate, Deployment, DeploymentSpec, Kind, Replica, ResourcesSpec
+from modelworks.kernel.serving.schemas import STORED, CanaryCreate, Deployment, DeploymentSpec, Kind, Replica, ResourcesSpec
 from modelworks.kernel.serving.store import DeploymentRow, ReplicaRow
 
 #: What a canary's deployment is called, after the one whose requests it shares.
@@ -93,7 +93,7 @@ class ServingService:
             "resources": None if spec.resources is None else spec.resources.model_dump(),
             "base_url": spec.base_url,
             "upstream_model": spec.upstream_model,
-            "api_key_env": spec.api_key_env,
+            "api_key_env": spec.api_key_env if spec.api_key_secret is None else STORED + spec.api_key_secret,
             "state": "running",
             "canary_of": None,
             "share": None,
@@ -450,7 +450,7 @@ def _deployment(row: DeploymentRow, replicas: Sequence[ReplicaRow]) -> Deploymen
             "resources": None if row.resources is None else ResourcesSpec.model_validate(row.resources),
             "base_url": row.base_url,
             "upstream_model": row.upstream_model,
-            "api_key_env": row.api_key_env,
+            **_key_of(row.api_key_env),
             "canary_of": row.canary_of,
             "share": row.share,
             "desired": row.state,
@@ -478,3 +478,8 @@ def _replica(row: ReplicaRow) -> Replica:
             "updated_at": row.updated_at,
         }
     )
+
+
+def _key_of(where: str | None) -> dict[str, str | None]:
+    stored = where is not None and where.startswith(STORED)
+    return {"api_key_env": None if stored else where, "api_key_secret": where[len(STORED) :] if where and stored else None}

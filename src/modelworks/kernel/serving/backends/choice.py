@@ -9,10 +9,10 @@ from modelworks.kernel.base.egress import check_url
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.serving.backends import Backend
 from modelworks.kernel.serving.backends.local import LocalBackend
-from modelworks.kernel.serving.backends.remote import RemoteBackend
+from modelworks.kernel.serving.backends.remote import OpenSecret, RemoteBackend
 
 
-def make_backends(settings: Settings) -> Mapping[str, Backend]:
+def make_backends(settings: Settings, open_secret: OpenSecret | None = None) -> Mapping[str, Backend]:
     """The back ends that the reconciler wants: "predictor", "openai", "upstream".
 
     Processes that speak OpenAI's protocol always run on this machine: their programs are installed here.
@@ -42,4 +42,4 @@ def make_backends(settings: Settings) -> Mapping[str, Backend]:
     def check(url: str) -> object:
         return check_url(url, settings.egress_allow)
 
-    return {"predictor": predictor, "openai": local, "upstream": RemoteBackend(check)}
+    return {"predictor": predictor, "openai": local, "upstream": RemoteBackend(check, open_secret)}

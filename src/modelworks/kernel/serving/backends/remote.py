@@ -15,7 +15,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.base.egress import check_url
-from modelworks.kernel.serving.schemas import ReplicaSpec, ReplicaStatus
+from modelworks.kernel.serving.schemas import STORED, ReplicaSpec, ReplicaStatus
+
+#: The value of a project's secret, by the project's id and the secret's name.
+OpenSecret = Callable[[str, str], str]
 
 PROBE_EVERY_S = 15.0
 _PROBE_TIMEOUT_S = 5.0
@@ -33,14 +36,16 @@ class RemoteBackend:
 
     Args:
         check_url: raises when an address may not be reached from here (private networks, unless allowed).
+        open_secret: gives the value of a project's secret.
     """
 
     scales = True
     outlives = False
     needs_folder = False
 
-    def __init__(self, check_url: Callable[[str], object]) -> None:
+    def __init__(self, check_url: Callable[[str], object], open_secret: OpenSecret | None = None) -> None:
         self._check_url = check_url
+        self._open_secret = open_secret
         self._upstreams: dict[str, _Upstream] = {}
         self._lock = threading.Lock()
 
@@ -81,7 +86,7 @@ class RemoteBackend:
         url = f"{spec.base_url}/models"
         try:
             self._check_url(url)
-            headers = upstream_headers(spec.api_key_env)
+            headers = upstream_headers(spec.api_key_env, spec.project_id, self._open_secret)
         except ModelworksError as error:
             hint = f" {error.hint}" if error.hint else ""
             return ReplicaStatus(state="failed", error=f"{error.message}{hint}", permanent=not error.retryable)
@@ -92,7 +97,10 @@ class RemoteBackend:
         except httpx.HTTPError as error:
             return ReplicaStatus(state="failed", error=f"{spec.base_url} does not answer: {error or type(error).__name__}.")
         if code in (401, 403):
-            where = f"the variable {spec.api_key_env}" if spec.api_key_env else "api_key_env (it is not given)"
+            name = spec.api_key_env or ""
+            where = f"the variable {name}" if name else "api_key_env (it is not given)"
+            if name.startswith(STORED):
+                where = f"the secret {name.removeprefix(STORED)}"
             return ReplicaStatus(
                 state="failed", error=f"{spec.base_url} refuses our key (HTTP {code}). Check {where}.", permanent=True
             )
@@ -125,14 +133,16 @@ class GuardedResolver(AbstractResolver):
             await self._inner.close()
 
 
-def upstream_headers(api_key_env: str | None) -> dict[str, str]:
-    """The authorisation for an upstream server, read from our environment.
+def upstream_headers(api_key_env: str | None, project_id: str, open_secret: OpenSecret | None) -> dict[str, str]:
+    """The authorisation for an upstream server, read from our environment or from a secret of the project.
 
     Raises:
-        ModelworksError: the variable is not set.
+        ModelworksError: the variable is not set, or there is no such secret, or it cannot be read.
     """
     if api_key_env is None:
         return {}
+    if api_key_env.startswith(STORED) and open_secret is not None:
+        return {"Authorization": f"Bearer {open_secret(project_id, api_key_env.removeprefix(STORED))}"}
     key = os.environ.get(api_key_env)
     if not key:
         raise ModelworksError(
