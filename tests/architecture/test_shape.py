@@ -84,6 +84,7 @@ DRIVERS: dict[str, dict[str, str]] = {
     "gateway": {
         "chat.py": "the wire form of chat completions",
         "completions.py": "the wire form of completions",
+        "tools.py": "what a model may call, as callers write it",
         "answer_form.py": "what an answer must be, as callers write it",
         "stream.py": "server-sent events, keep-alive, disconnects",
         "proxy.py": "engines that already speak the protocol",

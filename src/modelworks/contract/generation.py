@@ -64,8 +64,13 @@ class GenerationInput(Sampling):
     messages: list[Message] | None = None
     prompt: str | None = None
     prompt_ids: list[int] | None = None
-    #: Tools as OpenAI writes them, handed to the chat template.
+    #: Functions as OpenAI writes them, handed to the chat template.
     tools: list[dict[str, Any]] | None = None
+    #: Whether one of them must be called; their schemas hold each call's arguments either way.
+    tool_choice: Literal["auto", "required"] = "auto"
+    #: Names of those that may be called; None: all.
+    callable_tools: list[str] | None = None
+    parallel_tool_calls: bool = True
     answer_form: AnswerForm | None = None
     #: Further variables for the chat template (`enable_thinking`).
     template_args: dict[str, Any] = Field(default_factory=dict)
@@ -105,6 +110,15 @@ class GenerationUsage(BaseModel):
     reasoning_tokens: int = 0
 
 
+class ToolCallPiece(BaseModel):
+    """A piece of a call. The first one of a call has its name, whole; `arguments` put together are one JSON object."""
+
+    #: Which of the choice's calls, from 0.
+    index: int
+    name: str | None = None
+    arguments: str = ""
+
+
 class GenerationChunk(BaseModel):
     """A step of one choice.
 
@@ -115,6 +129,9 @@ class GenerationChunk(BaseModel):
 
     index: int = 0
     text: str = ""
+    #: Thoughts before the answer, which are no part of `text`.
+    reasoning: str = ""
+    tool_calls: list[ToolCallPiece] | None = None
     token_ids: list[int] = Field(default_factory=list)
     logprobs: list[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,38 @@ def generator(request: pytest.FixtureRequest) -> Generator:
     return found
 
 
+#: As the templates of models that call tools and think, in few tokens.
+SPEAKING_TEMPLATE = (
+    "{%- for tool in tools or [] -%}{{- tool.function.name + '!' -}}{%- endfor -%}"
+    "{%- for message in messages -%}{{- '<|im_start|>' + (message.content or '') -}}"
+    "{%- for call in message.tool_calls or [] -%}"
+    "{{- '[TOOL_CALLS]' + call.function.name + '[ARGS]' + (call.function.arguments | tojson) -}}"
+    "{%- endfor -%}{{- '<|im_end|>' -}}{%- endfor -%}"
+    "{{- '<|im_start|>' -}}{%- if think -%}{{- '<think>\\n' -}}{%- else -%}{{- '</think>' -}}{%- endif -%}"
+)
+#: The tiny model ends an answer early; with these it goes on.
+NO_END = {0: -100.0, 2: -100.0}
+
+
+@pytest.fixture(scope="session")
+def speaking_model(model: LocalModel, tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    """The same weights under a chat template that knows tools and thoughts."""
+    folder = tmp_path_factory.mktemp("speaking") / "model"
+    shutil.copytree(model.path, folder)
+    (folder / "prompt_format.json").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(SPEAKING_TEMPLATE, "utf-8")
+    return local(folder)
+
+
+@pytest.fixture(params=["openvino", "transformers"], scope="session")
+def speaking(request: pytest.FixtureRequest, speaking_model: LocalModel) -> Iterator[Generator]:
+    """Each engine in turn on the model that calls tools."""
+    opened = {"openvino": OpenVINOGenerator, "transformers": TransformersGenerator}[request.param]
+    generator = opened(speaking_model, ServeOptions(max_batch=8, num_threads=1))
+    yield generator
+    generator.close()
+
+
 @pytest.fixture(scope="session")
 def stories() -> LocalModel:
     """A real Llama of 260 thousand weights, from the shared folder beside the repository."""
@@ -126,6 +159,9 @@ class Reply:
     """One choice of an answer, put together from its chunks."""
 
     text: str = ""
+    reasoning: str = ""
+    #: Name and arguments of each call.
+    calls: list[list[str]] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
@@ -158,6 +194,12 @@ async def ask(generator: Generator, **request: Any) -> Conversation:
         reply = answer.replies.setdefault(chunk.index, Reply())
         assert reply.finish_reason is None, "a choice went on after its end"
         reply.text += chunk.text
+        reply.reasoning += chunk.reasoning
+        for piece in chunk.tool_calls or ():
+            if piece.name is not None:
+                assert piece.index == len(reply.calls)
+                reply.calls.append([piece.name, ""])
+            reply.calls[piece.index][1] += piece.arguments
         reply.token_ids += chunk.token_ids
         reply.logprobs += chunk.logprobs or []
         reply.finish_reason = chunk.finish_reason

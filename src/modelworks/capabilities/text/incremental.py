@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerFast
@@ -61,20 +61,25 @@ class TextBuilder(Protocol):
         ...
 
 
-def text_builder(vocabulary: Vocabulary) -> TextBuilder:
-    """The cheapest builder that is exact for this tokenizer."""
-    return _ByteBuilder(vocabulary) if vocabulary.is_byte_level else _WindowBuilder(vocabulary)
+def text_builder(vocabulary: Vocabulary, shown: Collection[int] = ()) -> TextBuilder:
+    """The cheapest builder that is exact for this tokenizer.
+
+    Args:
+        shown: ids of special tokens that are to be seen all the same, for whoever tells an answer's parts apart by them.
+    """
+    return _ByteBuilder(vocabulary, shown) if vocabulary.is_byte_level else _WindowBuilder(vocabulary, shown)
 
 
 class _ByteBuilder:
     """For byte-level tokenizers, whose tokens are bytes: an incremental UTF-8 decoder."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, shown: Collection[int]) -> None:
         self._vocabulary = vocabulary
+        self._hidden = vocabulary.hidden.difference(shown)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
-        if token_id in self._vocabulary.hidden:
+        if token_id in self._hidden:
             return ""
         return self._decoder.decode(self._vocabulary.token_bytes(token_id))
 
@@ -85,12 +90,16 @@ class _ByteBuilder:
 class _WindowBuilder:
     """For other tokenizers, where a token's text depends on its neighbours: decode a short window twice and compare."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, shown: Collection[int]) -> None:
         self._vocabulary = vocabulary
+        self._shown = vocabulary.hidden.intersection(shown)
         self._window: list[int] = []
         self._num_read = 0
 
     def push(self, token_id: int) -> str:
+        if token_id in self._shown:
+            before, self._window, self._num_read = self.finish(), [], 0
+            return before + self._vocabulary.token_bytes(token_id).decode()
         self._window.append(token_id)
         before = self._vocabulary.text_of(self._window[: self._num_read])
         after = self._vocabulary.text_of(self._window)
@@ -129,7 +138,7 @@ class StopFilter:
             self.stopped = True
             shown, self._held = self._held[: min(found)], ""
             return shown
-        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        keep = max(overlap(self._held, stop) for stop in self._stops)
         shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return shown
 
@@ -139,7 +148,7 @@ class StopFilter:
         return "" if self.stopped else held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Length of the longest end of `text` that begins `stop`."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -21,6 +21,9 @@ from modelworks.capabilities.text.engines.opening import (
     open_openvino,
     open_transformers,
 )
+from modelworks.capabilities.text.form.dialect import THINK, THINK_END, dialect_of
+from modelworks.capabilities.text.form.parts import Part, PartReader
+from modelworks.capabilities.text.form.plan import Plan, Thinking, plan_of
 from modelworks.capabilities.text.incremental import StopFilter, Vocabulary, text_builder
 from modelworks.capabilities.text.prompt_format import served_format
 from modelworks.capabilities.text.schemas import ServeOptions
@@ -33,12 +36,21 @@ from modelworks.contract.errors import (
     NotFound,
     UnsupportedParameter,
 )
-from modelworks.contract.generation import AnswerForm, GenerationChunk, GenerationInput, GenerationUsage, TokenLogprob
+from modelworks.contract.generation import (
+    FinishReason,
+    GenerationChunk,
+    GenerationInput,
+    GenerationUsage,
+    TokenLogprob,
+    ToolCallPiece,
+)
 
 if TYPE_CHECKING:
     from modelworks.capabilities.text.form.constraint import GrammarDesk, GrammarFollower
 
 _MAX_SEED = 2**63
+#: Enough of a prompt's end to see whether it opens or closes thoughts.
+_TAIL_TOKENS = 24
 #: Prompts longer than this are encoded in a thread, so that other answers go on meanwhile.
 _LONG_PROMPT_CHARS = 20_000
 #: How much shorter a tokenizer's normalisation (composing accents, for example) may make a text before it is cut into tokens.
@@ -75,6 +87,9 @@ class Generator:
         self._encoder = prompt_format.encoder
         self._vocab_size = checkpoint.vocab_size
         self._tokenizer = prompt_format.tokenizer
+        template = str(self._tokenizer.chat_template or "")
+        self._dialect = dialect_of(template)
+        self._thinks = THINK_END in template
         self._defaults = generation_defaults(model.path)
         self._stop_ids = frozenset(prompt_format.stop_ids)
         opened = type(self)._open(checkpoint, chosen)
@@ -160,10 +175,12 @@ class Generator:
         stop_ids = self._stops(adapter)
         prompt = await self._encode(request)
         decodings = [replace(each, stop_ids=stop_ids, adapter=adapter) for each in self._decodings(request, len(prompt))]
-        if request.answer_form is not None:
-            follower = await asyncio.to_thread(self._follower, request.answer_form, stop_ids)
+        plan = await self._plan(request, prompt)
+        if plan.is_bound:
+            follower = await asyncio.to_thread(self._follower, request, plan, stop_ids)
             decodings = [replace(each, constraint=follower.fork()) for each in decodings]
-        answers = [_Answer(self._vocabulary, request, index) for index in range(request.n)]
+        shown = frozenset(self._marker_ids(plan.markers).values())
+        answers = [_Answer(self._vocabulary, request, index, plan, shown) for index in range(request.n)]
         usage = GenerationUsage(prompt_tokens=len(prompt))
         yield GenerationChunk(usage=usage.model_copy())
         if request.echo:
@@ -191,6 +208,7 @@ class Generator:
                     continue
                 chunk = answer.add(step)
                 usage.completion_tokens += len(chunk.token_ids)
+                usage.reasoning_tokens = sum(each.reasoning_tokens for each in answers)
                 if answer.finished:
                     tickets[index].cancel()
                     unfinished -= 1
@@ -223,11 +241,30 @@ class Generator:
             raise MissingExtra.of(error.name or "llguidance", "text") from error
         return GrammarDesk(self._tokenizer, self._vocab_size)
 
-    def _follower(self, form: AnswerForm, stop_ids: frozenset[int]) -> GrammarFollower:
-        desk = self._grammars
-        from modelworks.capabilities.text.form.schema import grammar_of, prepared
+    async def _plan(self, request: GenerationInput, prompt: list[int]) -> Plan:
+        """What the answer to a chat may be; to a text, anything."""
+        if request.messages is None:
+            return Plan()
+        thinking: Thinking = "none"
+        if self._thinks:
+            before = self._tokenizer.decode(prompt[-_TAIL_TOKENS:], skip_special_tokens=False).rstrip()
+            thinking = "open" if before.endswith(THINK) else "none" if before.endswith(THINK_END) else "possible"
+        if request.answer_form is None and not request.tools:
+            return Plan(thinking=thinking)
+        return await asyncio.to_thread(plan_of, request, self._dialect, thinking)
 
-        return desk.follower(grammar_of(prepared(form)), stop_ids, form.place)
+    def _marker_ids(self, markers: Sequence[str]) -> dict[str, int]:
+        """Those of some texts that are tokens of their own."""
+        known = self._tokenizer.get_added_vocab()
+        return {marker: known[marker] for marker in markers if marker in known}
+
+    def _follower(self, request: GenerationInput, plan: Plan, stop_ids: frozenset[int]) -> GrammarFollower:
+        desk = self._grammars
+        vocabulary = desk.vocabulary(stop_ids)
+        ids = self._marker_ids(plan.markers)
+        special = {marker: token_id for marker, token_id in ids.items() if vocabulary.is_special_token(token_id)}
+        place = "tools" if request.answer_form is None else request.answer_form.place
+        return desk.follower(plan.grammar(special), stop_ids, place)
 
     def _decodings(self, request: GenerationInput, prompt_tokens: int) -> list[Decoding]:
         if prompt_tokens >= self.context_length + (request.max_tokens == 0):
@@ -298,35 +335,69 @@ class TransformersGenerator(Generator):
 class _Answer:
     """One choice on its way from tokens to chunks."""
 
-    def __init__(self, vocabulary: Vocabulary, request: GenerationInput, index: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, request: GenerationInput, index: int, plan: Plan, shown: frozenset[int]) -> None:
         self.index = index
         self.finished = False
+        self.reasoning_tokens = 0
+        self._undecided_tokens = 0
         self._vocabulary = vocabulary
         self._with_logprobs = request.logprobs
-        self._builder = text_builder(vocabulary)
+        self._builder = text_builder(vocabulary, shown)
+        self._reader = PartReader(plan)
         self._filter = StopFilter(request.stop)
 
     def add(self, step: Step) -> GenerationChunk:
         """The chunk for a step: its token, and whatever text has become certain."""
         chunk = GenerationChunk(index=self.index, token_ids=[] if step.token_id is None else [step.token_id])
         if step.token_id is not None:
-            chunk.text = self._filter.push(self._builder.push(step.token_id))
+            was_thinking = self._reader.thinking
+            self._put(chunk, self._reader.push(self._builder.push(step.token_id)))
+            self._count(was_thinking)
             if self._with_logprobs and step.logprob is not None:
                 top = [self._logprob(token_id, logprob) for token_id, logprob in step.top]
                 chunk.logprobs = [self._logprob(step.token_id, step.logprob, top)]
         for scored in step.scored:
             top = [self._logprob(token_id, logprob) for token_id, logprob in scored.top]
             chunk.logprobs = [*(chunk.logprobs or ()), self._logprob(scored.token_id, scored.logprob, top)]
-        reason: Literal["stop", "length"] | None = step.finish
+        reason: FinishReason | None = step.finish
         if reason is not None and not self._filter.stopped:
             # The last text may complete a stop string, or turn out not to.
-            chunk.text += self._filter.push(self._builder.finish()) + self._filter.finish()
+            self._put(chunk, [*self._reader.push(self._builder.finish()), *self._reader.finish()])
+            chunk.text += self._filter.finish()
         if self._filter.stopped:
             reason = "stop"
+        elif reason == "stop" and self._reader.num_calls:
+            reason = "tool_calls"
         if reason is not None:
             self.finished = True
             chunk.finish_reason = reason
         return chunk
+
+    def _count(self, was_thinking: bool | None) -> None:
+        """Whether the token just read was one of the thoughts, their marks included."""
+        if was_thinking is None:
+            self._undecided_tokens += 1
+            if self._reader.thinking:
+                self.reasoning_tokens += self._undecided_tokens
+        elif was_thinking:
+            self.reasoning_tokens += 1
+
+    def _put(self, chunk: GenerationChunk, parts: list[Part]) -> None:
+        """Stop strings are looked for in the text alone, not in thoughts and calls."""
+        for part in parts:
+            if part.kind == "text":
+                chunk.text += self._filter.push(part.text)
+            elif part.kind == "thought":
+                chunk.reasoning += part.text
+            elif not self._filter.stopped:
+                chunk.text += self._filter.finish()
+                pieces = chunk.tool_calls = chunk.tool_calls or []
+                if part.kind == "name":
+                    pieces.append(ToolCallPiece(index=part.call, name=part.text))
+                elif pieces and pieces[-1].index == part.call:
+                    pieces[-1].arguments += part.text
+                else:
+                    pieces.append(ToolCallPiece(index=part.call, arguments=part.text))
 
     def _logprob(self, token_id: int, logprob: float | None, top: list[TokenLogprob] | None = None) -> TokenLogprob:
         raw = self._vocabulary.token_bytes(token_id)

@@ -7,10 +7,12 @@ from typing import Any
 import orjson
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter, UpstreamFailed
+from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway.answer_form import answer_form
 from modelworks.kernel.gateway.metering import Tally
-from modelworks.kernel.gateway.sampling import refuse_unsupported, sampling, unsupported
+from modelworks.kernel.gateway.sampling import refuse_unsupported, sampling
 from modelworks.kernel.gateway.schemas import ChatMessage, ChatRequest
+from modelworks.kernel.gateway.tools import tools_of
 
 
 def to_generation(request: ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
@@ -21,8 +23,6 @@ def to_generation(request: ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
         InvalidRequest: parameters that contradict each other.
     """
     refuse_unsupported(body)
-    if request.tool_choice not in (None, "none", "auto"):
-        raise unsupported("tool_choice", "Use 'auto' or 'none'; a call cannot be forced.")
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest(
             "top_logprobs is given without logprobs.", hint="Set logprobs to true.", param="top_logprobs", code="invalid_value"
@@ -37,8 +37,7 @@ def to_generation(request: ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
         found["top_logprobs"] = request.top_logprobs or 0
     if form := answer_form(request.response_format):
         found["answer_form"] = form
-    if request.tools:
-        found["tools"] = request.tools
+    found |= tools_of(request)
     if request.chat_template_kwargs:
         found["template_args"] = request.chat_template_kwargs
     return found
@@ -95,6 +94,7 @@ class ChatAnswer:
         logprobs: whether they were asked for.
         include_usage: whether a streamed answer ends with a usage chunk.
         tally: of the one prompt.
+        may_call: whether tools are on offer.
     """
 
     def __init__(
@@ -108,13 +108,18 @@ class ChatAnswer:
         logprobs: bool,
         include_usage: bool,
         tally: Tally,
+        may_call: bool = False,
     ) -> None:
         self._head = {"id": answer_id, "created": created, "model": model, "system_fingerprint": fingerprint}
         self._n = n
         self._logprobs = logprobs
         self._include_usage = include_usage
+        # A call alone has no content, and clients take an empty one for some.
+        self._greeting = {"role": "assistant", "content": None if may_call else "", "refusal": None}
         self._tally = tally
         self._texts: list[list[str]] = [[] for _ in range(n)]
+        self._thoughts: list[list[str]] = [[] for _ in range(n)]
+        self._calls: list[list[dict[str, Any]]] = [[] for _ in range(n)]
         self._entries: list[list[dict[str, Any]]] = [[] for _ in range(n)]
         self._finish: list[str | None] = [None] * n
         self._greeted = [False] * n
@@ -127,10 +132,14 @@ class ChatAnswer:
             index = chunk.get("index") or 0
             if not self._greeted[index]:
                 self._greeted[index] = True
-                found.append(self._event(index, {"role": "assistant", "content": "", "refusal": None}))
+                found.append(self._event(index, self._greeting))
             text, entries, finish = chunk.get("text"), chunk.get("logprobs"), chunk.get("finish_reason")
+            if thoughts := chunk.get("reasoning"):
+                found.append(self._event(index, {"reasoning_content": thoughts}))
             if text or (self._logprobs and entries):
                 found.append(self._event(index, {"content": text or ""}, entries=entries))
+            if pieces := chunk.get("tool_calls"):
+                found.append(self._event(index, {"tool_calls": [self._delta(index, piece) for piece in pieces]}))
             if finish:
                 self._finish[index] = finish
                 found.append(self._event(index, {}, finish=finish))
@@ -149,6 +158,22 @@ class ChatAnswer:
             body["usage"] = None
         return b"data: " + orjson.dumps(body) + b"\n\n"
 
+    def _delta(self, index: int, piece: dict[str, Any]) -> dict[str, Any]:
+        """A `ToolCallPiece` as OpenAI's clients put it together: id and name come once, then the arguments in pieces."""
+        if piece.get("name") is None:
+            return {"index": piece["index"], "function": {"arguments": piece["arguments"]}}
+        call = self._take_call(index, piece)
+        return {"index": piece["index"], **call}
+
+    def _take_call(self, index: int, piece: dict[str, Any]) -> dict[str, Any]:
+        call = {
+            "id": new_id("call"),
+            "type": "function",
+            "function": {"name": piece["name"], "arguments": piece.get("arguments") or ""},
+        }
+        self._calls[index].append(call)
+        return call
+
     def last_event(self) -> bytes:
         """The usage chunk, where it was asked for."""
         self._require_finished()
@@ -164,6 +189,13 @@ class ChatAnswer:
             index = chunk.get("index") or 0
             if text := chunk.get("text"):
                 self._texts[index].append(text)
+            if thoughts := chunk.get("reasoning"):
+                self._thoughts[index].append(thoughts)
+            for piece in chunk.get("tool_calls") or ():
+                if piece.get("name") is not None:
+                    self._take_call(index, piece)
+                else:
+                    self._calls[index][piece["index"]]["function"]["arguments"] += piece["arguments"]
             if self._logprobs and (entries := chunk.get("logprobs")):
                 self._entries[index].extend(_entry(entry) for entry in entries)
             if finish := chunk.get("finish_reason"):
@@ -175,13 +207,23 @@ class ChatAnswer:
         choices = [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": "".join(self._texts[index]), "refusal": None},
+                "message": self._message(index),
                 "logprobs": {"content": self._entries[index], "refusal": None} if self._logprobs else None,
                 "finish_reason": self._finish[index],
             }
             for index in range(self._n)
         ]
         return orjson.dumps({**self._head, "object": "chat.completion", "choices": choices, "usage": self._tally.as_openai()})
+
+    def _message(self, index: int) -> dict[str, Any]:
+        """Calls, and thoughts apart from the content, stand only where there are some."""
+        text, thoughts, calls = "".join(self._texts[index]), "".join(self._thoughts[index]), self._calls[index]
+        message: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text, "refusal": None}
+        if thoughts:
+            message["reasoning_content"] = thoughts
+        if calls:
+            message["tool_calls"] = calls
+        return message
 
     def _require_finished(self) -> None:
         require_finished(self._finish)

@@ -83,6 +83,7 @@ class ChatCall:
             logprobs=bool(request.logprobs),
             include_usage=wants_usage(self._body),
             tally=self._meter.tallies[0],
+            may_call="tools" in self._generation,
         )
 
     async def whole(self) -> bytes:

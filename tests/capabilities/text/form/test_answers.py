@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from tests.capabilities.text.conftest import ask
+from tests.capabilities.text.conftest import NO_END, ask
 
 from modelworks.capabilities.text.serve import Generator
 from modelworks.contract.errors import InvalidRequest
@@ -85,3 +85,26 @@ async def test_log_probabilities_are_those_of_the_model(generator: Generator) ->
     reply = (await ask(generator, messages=CHAT, answer_form=form({"const": "yes"}), logprobs=True, temperature=0)).only
     assert [entry.token_id for entry in reply.logprobs] == reply.token_ids
     assert all(entry.logprob is not None and entry.logprob < -1 for entry in reply.logprobs[:1])
+
+
+async def test_calls_and_thoughts_by_each_engine(speaking: Generator) -> None:
+    tools = [{"type": "function", "function": {"name": "now", "parameters": {"properties": {"zone": {"enum": ["utc", "雨"]}}}}}]
+    request: dict[str, Any] = {"messages": CHAT, "tools": tools, "tool_choice": "required", "seed": 2, "max_tokens": 60}
+    reply = (await ask(speaking, **request, parallel_tool_calls=False)).only
+    assert (reply.text, reply.finish_reason) == ("", "tool_calls")
+    assert [name for name, _ in reply.calls] == ["now"]
+    assert json.loads(reply.calls[0][1]).keys() <= {"zone"}
+    cut = (await ask(speaking, **{**request, "max_tokens": len(reply.token_ids) // 2}, parallel_tool_calls=False)).only
+    assert cut.finish_reason == "length"
+    # The prompt opened the thoughts: they go on until the model ends them, which this one never does by itself.
+    opened = await ask(speaking, messages=CHAT, template_args={"think": True}, logit_bias=NO_END, max_tokens=8)
+    assert (opened.only.text, opened.usage.reasoning_tokens) == ("", opened.usage.completion_tokens)
+    assert opened.only.reasoning
+
+
+async def test_a_stop_string_is_no_concern_of_calls(speaking: Generator) -> None:
+    tools = [{"type": "function", "function": {"name": "now"}}]
+    reply = (
+        await ask(speaking, messages=CHAT, tools=tools, tool_choice="required", parallel_tool_calls=False, stop=["now"])
+    ).only
+    assert (reply.calls, reply.finish_reason) == ([["now", "{}"]], "tool_calls")

@@ -14,9 +14,8 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from jsonschema.validators import validator_for
-from llguidance import LLMatcher
 
-from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
+from modelworks.contract.errors import InvalidRequest, MissingExtra, UnsupportedParameter
 from modelworks.contract.generation import AnswerForm
 
 #: Keywords that no grammar here can hold an answer to.
@@ -42,7 +41,8 @@ _COMPOSING = frozenset({"$ref", "anyOf", "oneOf", "allOf", "patternProperties", 
 _MAX_CHARS = 200_000
 #: Levels of JSON. The grammar is built by recursion in native code, where too deep ends the process.
 _MAX_DEPTH = 96
-_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+#: A space after comma and colon, and no other: a model that may add white space may do so for ever.
+LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 Schema = dict[str, Any]
 
@@ -185,14 +185,14 @@ def _is_open(schema: Schema) -> bool:
     return bool(properties) and "additionalProperties" not in schema and set(schema.get("required", ())) <= properties.keys()
 
 
-def grammar_of(schema: Schema) -> str:
-    """The grammar of one JSON value of a prepared schema, written with a space after commas and colons and no other."""
-    return str(LLMatcher.grammar_from_json_schema(schema, overrides=_LAYOUT))
-
-
 def _fault(schema: Schema) -> str:
     """Why there is no grammar of a schema; empty where there is one."""
-    is_error, said = LLMatcher.validate_grammar_with_warnings(grammar_of(schema))
+    try:
+        # Here, so that answers without a form do not need it.
+        from llguidance import LLMatcher
+    except ImportError as error:
+        raise MissingExtra.of(error.name or "llguidance", "text") from error
+    is_error, said = LLMatcher.validate_grammar_with_warnings(LLMatcher.grammar_from_json_schema(schema, overrides=LAYOUT))
     return " ".join(said[0].split()) if is_error else ""
 
 
