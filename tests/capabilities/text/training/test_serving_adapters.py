@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,12 @@ from tests.capabilities.text.conftest import ask
 from tests.capabilities.text.training.conftest import LORA, TALKS, conversation, tuned, write_lines
 
 from modelworks.capabilities.text.engines import adapter_engine
-from modelworks.capabilities.text.engines.adapter import file_digests
+from modelworks.capabilities.text.engines.adapter import Adapter, LowRank, file_digests
+from modelworks.capabilities.text.engines.adapter_graph import layer_names, put_adapters
+from modelworks.capabilities.text.engines.openvino_engine import GraphDecoder
+from modelworks.capabilities.text.engines.openvino_model import converted
+from modelworks.capabilities.text.gguf_export import Shape
+from modelworks.capabilities.text.prompt_format import served_format
 from modelworks.capabilities.text.schemas import ServeOptions
 from modelworks.capabilities.text.serve import OpenVINOGenerator, TransformersGenerator
 from modelworks.contract import LocalModel
@@ -145,6 +151,35 @@ async def test_other_precisions_hold_adapters(model: LocalModel, first: LocalMod
     chosen = [token async for chunk in host.stream(request, first.version_id) for token in chunk.token_ids]
     assert chosen != (await ask(host, **question("Rain?"))).only.token_ids
     host.close()
+
+
+@pytest.mark.parametrize("small", [1.0, 1e-7])
+def test_in_eight_bits_only_rounding_is_lost(
+    model: LocalModel, first: LocalModel, second: LocalModel, tmp_path: Path, small: float
+) -> None:
+    """Ranks of 8 and 4, which fill no group of 32; and pairs of which one half is as small as sixteen bits hardly hold."""
+    shape = Shape.of(json.loads((model.path / "config.json").read_text()))
+    record = served_format(model).record()
+    adapters = [Adapter.of(each, model, record) for each in (first, second)]
+    pairs = [
+        {name: LowRank(pair.a / np.float32(small), pair.b * np.float32(small)) for name, pair in each.items()}
+        for each in (adapter.pairs(layer_names(shape)) for adapter in adapters)
+    ]
+    exact: dict[bool, list[Any]] = {}
+    for int8 in (False, True):
+        graph = ov.Core().read_model(converted(model.path, model.digest, int8=int8) / "openvino_model.xml")
+        put_adapters(graph, model.path, pairs, int8=int8)
+        (tmp_path / str(int8)).mkdir()
+        ov.serialize(graph, tmp_path / str(int8) / "openvino_model.xml")
+        decoder = GraphDecoder(
+            tmp_path / str(int8), {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+        )
+        exact[int8] = [
+            decoder.read(decoder.new_state(), [token + number * shape.vocab_size for token in first_ids], 0)
+            for number, first_ids in enumerate((adapters[0].probe.ids, adapters[0].probe.ids, adapters[1].probe.ids))
+        ]
+    apart = [float(np.abs(mine - theirs).max()) for mine, theirs in zip(exact[True], exact[False], strict=True)]
+    assert max(apart[1:]) < 3 * apart[0]
 
 
 async def test_hot_loads_and_unloads_lose_no_stream(host: OpenVINOGenerator, first: LocalModel, second: LocalModel) -> None:

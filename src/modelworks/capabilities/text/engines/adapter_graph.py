@@ -1,7 +1,8 @@
 """Put many low-rank adapters on one OpenVINO graph, each row of a batch computed with its own.
 
 The matrices of all adapters (Hu et al. 2021: `y = W x + B A x`) stand side by side in the graph, and a mask per row leaves the
-inner products of one adapter and sets the others to zero, as in S-LoRA's batched form without its kernels.
+inner products of one adapter and sets the others to zero, as in S-LoRA's batched form without its kernels. In eight bits the
+matrices `B` are further columns of the base's own, `[W | B] [x; masked A x]`, so that there is one product and no sum.
 
 Which adapter a row belongs to cannot be told to OpenVINO GenAI's pipeline: it feeds a graph with token ids and positions alone.
 So it is told with the ids: adapter `n` (from 1) of a vocabulary of size V reads a prompt as `id + n * V`. The tokens that the
@@ -14,6 +15,7 @@ are never equal between two adapters.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from openvino.op import assign, read_value
 from openvino.op.util import Variable, VariableInfo
 from safetensors import safe_open
 
-from modelworks.capabilities.text.engines.adapter import Pairs
+from modelworks.capabilities.text.engines.adapter import LowRank, Pairs
 from modelworks.capabilities.text.gguf_export import Shape
 from modelworks.capabilities.text.gguf_names import interleave_rotary
 from modelworks.contract.errors import UnsupportedArchitecture
@@ -50,6 +52,10 @@ PARTS = (
 _SCORE = 100.0
 #: Rounding of int8 in groups of 32 stays below 1/254 of the group's largest number.
 _SAME = 0.02
+#: Numbers of a row that share a scale in eight bits: the base's own groups, for which the plugin has its quickest product.
+_GROUP = 32
+#: What stands for 0 in the base's eight bits.
+_ZERO = 128
 
 
 def layer_names(shape: Shape) -> list[str]:
@@ -63,7 +69,7 @@ def put_adapters(graph: Any, model_dir: Path, adapters: Sequence[Pairs], *, int8
     Args:
         model_dir: the base checkpoint, to find its layers in the graph by their numbers.
         adapters: at most `MOST_ADAPTERS`; the first one is number 1.
-        int8: keep their matrices in eight bits, with one scale per row.
+        int8: keep their matrices in eight bits, in groups of 32 with one scale each, as the base's are.
 
     Raises:
         UnsupportedArchitecture: the graph is laid out otherwise than known.
@@ -72,6 +78,10 @@ def put_adapters(graph: Any, model_dir: Path, adapters: Sequence[Pairs], *, int8
     linears = _linears(graph, model_dir, shape)
     width = _width(shape)
     chosen = _chosen_adapter(graph, shape.vocab_size, width)
+    # What is summed up over the inner products is made of whole groups.
+    whole = _GROUP if int8 else 1
+    if int8:
+        adapters = [{name: _balanced(pair) for name, pair in pairs.items()} for pairs in adapters]
     masks: dict[tuple[tuple[int, ...], ...], Any] = {}
     # Layers that read the same rows share one product with all their `a`: fewer nodes, of which a small model has too many.
     groups: dict[tuple[str, int], list[str]] = {}
@@ -82,13 +92,13 @@ def put_adapters(graph: Any, model_dir: Path, adapters: Sequence[Pairs], *, int8
     for names in groups.values():
         ranks = tuple(tuple(pairs[name].a.shape[0] if name in pairs else 0 for pairs in adapters) for name in names)
         if ranks not in masks:
-            masks[ranks] = ops.matmul(
-                chosen, _constant(np.concatenate([_spread(each, width) for each in ranks], axis=1)), False, False
-            )
+            spread = np.concatenate([_filled(_spread(each, width), whole) for each in ranks], axis=1)
+            masks[ranks] = ops.matmul(chosen, _constant(spread), False, False)
         rows = linears[names[0]].input(0).get_source_output()
-        a = np.concatenate([pairs[name].a for name in names for pairs in adapters if name in pairs], axis=0)
-        inner = ops.multiply(ops.matmul(rows, _matrix(a, int8=int8), False, True), masks[ranks])
-        lengths = [sum(each) for each in ranks]
+        stacked = [np.concatenate([pairs[name].a for pairs in adapters if name in pairs], axis=0) for name in names]
+        a = np.concatenate([_filled(each.T, whole).T for each in stacked], axis=0)
+        inner = ops.multiply(ops.matmul(rows, _in_groups(a) if int8 else _constant(a), False, True), masks[ranks])
+        lengths = [math.ceil(sum(each) / whole) * whole for each in ranks]
         parts = [inner.output(0)]
         if len(names) > 1:
             split = ops.variadic_split(inner, _constant(np.int64(2)), _constant(np.array(lengths, np.int64)))
@@ -97,9 +107,15 @@ def put_adapters(graph: Any, model_dir: Path, adapters: Sequence[Pairs], *, int8
             b = np.concatenate([_graph_rows(pairs[name].b, name, shape) for pairs in adapters if name in pairs], axis=1)
             node = linears[name]
             users = list(node.output(0).get_target_inputs())
-            added = ops.add(node.output(0), ops.matmul(part, _matrix(b, int8=int8), False, True))
+            if int8:
+                whole_rows = ops.concat([rows, part], 2)
+                sums = ops.matmul(
+                    whole_rows, _beside(node.input(1).get_source_output().get_node(), _filled(b, whole)), False, True
+                )
+            else:
+                sums = ops.add(node.output(0), ops.matmul(part, _constant(np.ascontiguousarray(b, np.float32)), False, True))
             for user in users:
-                user.replace_source_output(added.output(0))
+                user.replace_source_output(sums.output(0))
     graph.validate_nodes_and_infer_types()
 
 
@@ -224,12 +240,53 @@ def _graph_rows(b: Floats, name: str, shape: Shape) -> Floats:
     return rows
 
 
-def _matrix(values: Floats, *, int8: bool) -> Any:
-    if not int8:
-        return _constant(np.ascontiguousarray(values, np.float32))
-    scale = np.maximum(np.abs(values).max(axis=1, keepdims=True) / 127, np.float32(1e-30)).astype(np.float32)
-    rounded = np.round(values / scale).astype(np.int8)
-    return ops.multiply(ops.convert(_constant(rounded), "f32"), _constant(scale))
+def _filled(columns: Floats, whole: int) -> Floats:
+    """With as many columns of zeros as a multiple of `whole` lacks."""
+    return np.pad(columns, ((0, 0), (0, -columns.shape[1] % whole)))
+
+
+def _balanced(pair: LowRank) -> LowRank:
+    """The same pair with numbers of about 1 in `b`, whose scales have sixteen bits; exact, for the factor is a power of two."""
+    factor = np.float32(2.0) ** np.frexp(np.abs(pair.b).max() or np.float32(1))[1]
+    return LowRank(pair.a * factor, pair.b / factor)
+
+
+def _in_groups(values: Floats) -> Any:
+    """A matrix in eight bits, each group of a row with its scale."""
+    groups = values.reshape(len(values), -1, _GROUP)
+    scale = np.maximum(np.abs(groups).max(axis=2, keepdims=True) / 127, np.float32(1e-30)).astype(np.float32)
+    rounded = ops.convert(_constant(np.round(groups / scale).astype(np.int8)), "f32")
+    return ops.reshape(ops.multiply(rounded, _constant(scale)), _constant(np.array(values.shape, np.int64)), False)
+
+
+def _beside(matrix: Any, columns: Floats) -> Any:
+    """A base matrix in eight bits with more columns, in its own form: `(number - zero) * scale` in groups of 32.
+
+    Raises:
+        UnsupportedArchitecture: its form is another one.
+    """
+    constants: list[npt.NDArray[Any]] = []
+    nodes = [matrix]
+    while nodes and len(constants) < 4:
+        node = nodes.pop()
+        if node.get_type_name() == "Constant":
+            constants.append(np.asarray(node.get_data()))
+        nodes += [each.get_source_output().get_node() for each in reversed(node.inputs())]
+    shapes = [each.shape for each in constants]
+    if len(constants) != 4 or shapes[0][2:] != (_GROUP,) or shapes[1] != shapes[2] or constants[2].dtype != np.float16:
+        raise UnsupportedArchitecture(f"OpenVINO GenAI lays matrices in eight bits out in a new way: {shapes}.")
+    numbers, zeros, scales, _ = constants
+    groups = columns.reshape(len(columns), -1, _GROUP)
+    # The next number of sixteen bits that is no smaller, so that no rounded one leaves its range.
+    scale = np.nextafter((np.abs(groups).max(axis=2, keepdims=True) / 127).astype(np.float16), np.float16(np.inf))
+    rounded = (np.round(groups / scale.astype(np.float32)) + _ZERO).astype(np.uint8)
+    wide = np.concatenate([numbers, rounded], axis=1)
+    zero = ops.convert(_constant(np.concatenate([zeros, np.full(scale.shape, _ZERO, np.uint8)], axis=1)), "f16")
+    scaled = ops.multiply(
+        ops.subtract(ops.convert(_constant(wide), "f16"), zero), _constant(np.concatenate([scales, scale], axis=1))
+    )
+    size = np.array([len(wide), wide.shape[1] * _GROUP], np.int64)
+    return ops.convert(ops.reshape(scaled, _constant(size), False), "f32")
 
 
 def _constant(values: Any) -> Any:
