@@ -153,6 +153,10 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "layout.py": "a new encoder, and the folder that it is written to",
         "importing.py": "a fetched folder recognised",
         "tokenizer.py": "byte-level BPE for texts that are searched",
+        "mining.py": "search by words: negatives, and what vectors are held against",
+        "batches.py": "what each step reads, and the losses over it",
+        "loop.py": "the training loop of both tasks",
+        "scores.py": "how good a ranking is, and how sure that is",
     },
     "text": {
         "engines/": "one file per engine that a deployment may name",

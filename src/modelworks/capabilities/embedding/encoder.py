@@ -24,8 +24,13 @@ from modelworks.contract.errors import InvalidData, UnsupportedArchitecture
 ENCODERS = frozenset({"bert", "camembert", "distilbert", "electra", "ernie", "modernbert", "mpnet", "roberta", "xlm-roberta"})
 #: Positions of these begin after the padding id.
 _SHIFTED = frozenset({"camembert", "mpnet", "roberta", "xlm-roberta"})
+#: Larger chunks are computed hardly faster, token by token.
+_ENOUGH_TOKENS = 1024
 #: Weights that an encoder works without.
 _UNNEEDED = ("pooler.", "position_ids")
+
+# Progress bars of loading and saving belong on a terminal, not in the log of a replica or run.
+transformers_logging.disable_progress_bar()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +188,9 @@ def _loaded(card: EncoderCard, kind: Any, changed: dict[str, Any], *, new_head: 
             f"The model {card.folder.name!r} has no weights in safetensors.",
             hint="Pickled weights are never opened: convert them.",
         )
-    transformers_logging.disable_progress_bar()
+    before = transformers_logging.get_verbosity()
+    # Its report of missing weights is read below.
+    transformers_logging.set_verbosity_error()
     try:
         config = AutoConfig.from_pretrained(card.folder, local_files_only=True, trust_remote_code=False, **changed)
         model, info = kind.from_pretrained(
@@ -198,6 +205,8 @@ def _loaded(card: EncoderCard, kind: Any, changed: dict[str, Any], *, new_head: 
         )
     except Exception as error:  # the libraries raise whatever their parsers meet
         raise InvalidData(f"The weights of {card.folder.name!r} cannot be read: {error}") from error
+    finally:
+        transformers_logging.set_verbosity(before)
     missing = [name for name in info["missing_keys"] if not any(part in name for part in _UNNEEDED)]
     if new_head:
         missing = [name for name in missing if name.startswith(str(model.base_model_prefix) + ".")]
@@ -349,14 +358,20 @@ def padded(rows: Sequence[Row]) -> dict[str, torch.Tensor]:
 
 
 def chunks(lengths: Sequence[int], most_tokens: int) -> list[list[int]]:
-    """Indices of rows of like length, so many together that they take at most `most_tokens` with their padding."""
+    """Indices of rows of like length, so many together that they take at most `most_tokens` with their padding.
+
+    A chunk that is large enough to be computed well ends where rows begin that would be filled up by a third.
+    """
     found: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda each: (-lengths[each], each)):
-        # The first of a chunk is its longest.
-        if found and (len(found[-1]) + 1) * lengths[found[-1][0]] <= most_tokens:
-            found[-1].append(index)
-        else:
-            found.append([index])
+        if found:
+            # The first of a chunk is its longest.
+            longest, size = lengths[found[-1][0]], len(found[-1])
+            wasteful = size * longest >= _ENOUGH_TOKENS and lengths[index] * 4 < longest * 3
+            if (size + 1) * longest <= most_tokens and not wasteful:
+                found[-1].append(index)
+                continue
+        found.append([index])
     return found
 
 

@@ -137,7 +137,7 @@ class RankingTrainParams(_TrainParams):
     num_negatives: int = Field(4, ge=1, le=64, description="Negatives per query.")
     learning_rate: float = Field(3e-4, gt=0, le=1, description="Highest learning rate, reached after the warm-up.")
     bce_weight: float = Field(
-        0.5,
+        0.2,
         ge=0,
         le=1,
         description="Share of the binary cross-entropy, which makes scores comparable between queries; the rest is the "
