@@ -1,5 +1,8 @@
 """Requests into token ids."""
 
+import copy
+import re
+
 import pytest
 
 from modelworks.capabilities.text.prompt import PromptEncoder
@@ -85,3 +88,22 @@ def test_arguments_of_tool_calls_are_objects_to_the_template_and_cannot_end_a_tu
     assert len(ids('{"a":' * 100_000)) > 100_000
     for kept in ("{broken", "7"):
         assert other.decode(ids(kept)).endswith(f'<|im_start|>"{kept}"<|im_end|>')
+
+
+def test_ids_of_calls_are_what_a_template_insists_on() -> None:
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "{% if c.id|length != 9 %}{{ raise_exception('nine') }}{% endif %}[{{ c.id }}]"
+        "{% endfor %}{% if m.role == 'tool' %}({{ m.tool_call_id }}){% endif %}{% endfor %}"
+    )
+
+    def rendered(call_id: str) -> str:
+        call = {"id": call_id, "type": "function", "function": {"name": "rain", "arguments": "{}"}}
+        turns = [Message(role="assistant", tool_calls=[call]), Message(role="tool", tool_call_id=call_id, content="wet")]
+        return PromptEncoder(tokenizer, 448).render(turns).text
+
+    made = rendered("call_01ABCDEF")
+    assert re.fullmatch(r"\[(\w{9})\]\(\1\)", made)
+    assert rendered("call_01ABCDEG") != made
+    assert rendered("a1b2c3d4e") == "[a1b2c3d4e](a1b2c3d4e)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from modelworks.contract.generation import GenerationInput, Message
 
 #: Stands for the n-th special token that a message's text mentions, while the template is rendered.
 _MENTION = re.compile("\ue000(\\d+)\ue001")
+#: In templates that refuse any other length of a call's id.
+_ASKS_FOR_NINE = re.compile(r"\|\s*length\s*!=\s*9\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,16 @@ def _turn(message: Message, template: str) -> dict[str, Any]:
         turn["role"] = "system"
     if "tool_calls" in turn:
         turn["tool_calls"] = [_call(call) for call in turn["tool_calls"]]
+    if _ASKS_FOR_NINE.search(template):
+        for named, key in [*((call, "id") for call in turn.get("tool_calls", ())), (turn, "tool_call_id")]:
+            if isinstance(named.get(key), str):
+                named[key] = _nine(named[key])
     return turn
+
+
+def _nine(call_id: str) -> str:
+    """An id as Mistral's templates insist on it: nine letters and digits, the same for the call and for its result."""
+    return call_id if re.fullmatch("[A-Za-z0-9]{9}", call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The command line of vLLM, as documented, and a stand-in that is really started with it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,8 @@ parser.add_argument("--dtype", choices=["auto", "half", "float16", "bfloat16", "
 parser.add_argument("--max-model-len", type=int)
 parser.add_argument("--max-num-seqs", type=int)
 parser.add_argument("--enable-prefix-caching", action=argparse.BooleanOptionalAction)
+parser.add_argument("--enable-auto-tool-choice", action="store_true")
+parser.add_argument("--tool-call-parser", choices=["hermes", "llama3_json", "mistral"])
 parser.add_argument("--enable-lora", action=argparse.BooleanOptionalAction)
 parser.add_argument("--max-loras", type=int, default=1)
 parser.add_argument("--max-cpu-loras", type=int)
@@ -94,6 +97,29 @@ def test_room_for_adapters_is_kept_where_it_is_asked_for(tmp_path: Path, monkeyp
     assert (told["enable_lora"], told["updating"]) == (True, "True")
     assert (told["max_loras"], told["max_cpu_loras"], told["max_lora_rank"]) == (4, 5, 64)
     assert command(MODEL, ServeOptions(max_adapters=1)).adapters is not None
+
+
+@pytest.mark.parametrize(
+    ("template", "parser"),
+    [
+        ("{{ tools }} <tool_call>", "hermes"),
+        ("[TOOL_CALLS] [", "mistral"),
+        ('{"name": name, "parameters": dictionary} ipython', "llama3_json"),
+        ("{{ messages }}", None),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_calls_are_read_in_the_way_of_the_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, parser: str | None, alone: bool
+) -> None:
+    if alone:
+        (tmp_path / "chat_template.jinja").write_text(template)
+    else:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    monkeypatch.setenv("MODELWORKS_VLLM_PYTHON", "/opt/vllm/bin/python")
+    argv = command(MODEL.model_copy(update={"path": tmp_path}), None).argv
+    assert ("--enable-auto-tool-choice" in argv) == (parser is not None)
+    assert parser is None or argv[argv.index("--tool-call-parser") + 1] == parser
 
 
 def test_what_vllm_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ line and a stand-in executable, not against a running vLLM.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from modelworks.capabilities.text.form.dialect import dialect_of
 from modelworks.capabilities.text.schemas import PROMPT_FORMAT, ServeOptions
 from modelworks.contract import LocalModel, ServerCommand
 from modelworks.contract.adapter import AdapterHost
@@ -23,6 +25,8 @@ PYTHON_VARIABLE = "MODELWORKS_VLLM_PYTHON"
 
 #: The file of a quantised version (`weights.GGUF_WEIGHTS`, which is too heavy to import here).
 _QUANTISED = "model.gguf"
+#: vLLM's readers of calls, by what begins a call.
+_PARSERS = {"<tool_call>": "hermes", "[TOOL_CALLS]": "mistral", "": "llama3_json"}
 _DTYPES = {"auto": "auto", "f32": "float32", "bf16": "bfloat16"}
 
 
@@ -77,6 +81,9 @@ def command(model: LocalModel | None, options: BaseModel | None) -> ServerComman
         str(chosen.max_batch),
         "--enable-prefix-caching" if chosen.prefix_caching else "--no-enable-prefix-caching",
     ]
+    if (dialect := dialect_of(_template(model.path))) is not None:
+        # Without a parser vLLM refuses tools that are left to the model to call.
+        argv += ["--enable-auto-tool-choice", "--tool-call-parser", _PARSERS[dialect.opens]]
     if chosen.context_length is not None:
         argv += ["--max-model-len", str(chosen.context_length)]
     env = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -89,6 +96,21 @@ def command(model: LocalModel | None, options: BaseModel | None) -> ServerComman
         env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
         adapters = partial(_open_adapters, model, chosen)
     return ServerCommand(argv=tuple(argv), model=model.ref, env=env, health_path="/health", api_path="/v1", adapters=adapters)
+
+
+def _template(folder: Path) -> str | None:
+    """A folder's chat template, from either place where it may lie."""
+    alone, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if alone.is_file():
+        return alone.read_text("utf-8")
+    if not settings.is_file():
+        return None
+    try:
+        template = json.loads(settings.read_text("utf-8")).get("chat_template")
+    except (ValueError, AttributeError):
+        # Damaged: vLLM names the fault when it reads the file.
+        return None
+    return template if isinstance(template, str) else json.dumps(template)
 
 
 def _open_adapters(model: LocalModel, options: ServeOptions, url: str) -> AdapterHost:
