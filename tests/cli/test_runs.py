@@ -219,10 +219,13 @@ def test_logs_cancel_resume(cli: Cli, runs: FakeServer) -> None:
 
 def test_a_dry_run_says_what_a_training_needs(cli: Cli, server: FakeServer) -> None:
     estimate = {"memory_bytes": 3 << 30, "parts": {"weights": 1 << 30, "optimiser": 2 << 30, "logits": 0}, "seconds": 8000.0}
+    estimate["notes"] = ["1 of 9 training samples give away samples of the data set 'test'."]
     server.on("GET", "/api/capabilities", lambda _: page([{"name": "text", "tasks": [{"name": "t", "trainable": True}]}]))
     server.on("POST", "/api/runs", lambda _: Answer({**RUN, "estimate": estimate}, 201))
     done = cli("train", "t", "--name", "x", "--dry-run", "--force")
     assert done.code == 0, done.err
     assert "about 3.0 GiB (optimiser 2.0 GiB, weights 1.0 GiB)" in done.out
     assert "roughly 2 hours" in done.out
+    assert "give away samples" in done.out
     assert server.asked[-1].json["force"] is True
+    assert "- 1 of 9 training samples" in cli("train", "t", "--name", "x").err

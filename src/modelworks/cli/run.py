@@ -126,6 +126,7 @@ FIELDS: list[Column] = [
     ("Resources", lambda record: _resources_text(record.get("resources") or {})),
     ("Memory", lambda record: _memory_text(record.get("estimate") or {})),
     ("Time", lambda record: _time_text(record.get("estimate") or {})),
+    ("Notes", lambda record: (record.get("estimate") or {}).get("notes")),
     ("Result", _output_names),
     ("Measured", lambda record: (record.get("result") or {}).get("metrics") or record.get("result")),
     ("Error", _error_text),
@@ -303,6 +304,8 @@ def queued(run: dict[str, Any], output: Format) -> None:
         print_json(run)
     else:
         typer.echo(run["id"])
+    for said in (run.get("estimate") or {}).get("notes") or ():
+        note(f"- {plain(said)}")
     note(tr("Run {run} is queued. Follow it with: modelworks jobs {run} -f", run=run["id"]))
 
 

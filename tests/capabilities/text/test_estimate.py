@@ -125,3 +125,23 @@ def test_it_is_within_30_percent_of_the_truth(tmp_path: Path, model: LocalModel,
     expected = said(FakeInputs(base=model.path, train=talks), **params).memory_bytes
     assert expected == pytest.approx(truth, rel=0.3)
     assert truth > 400 << 20
+
+
+def test_training_data_that_give_the_test_away_are_told_before(tmp_path: Path, model: LocalModel) -> None:
+    secret = "Which gate of the old town is painted blue and stands closest to the river bank?"
+    test = write_lines(tmp_path / "test", [conversation(secret, "The southern one."), conversation("Who?", "Nobody.")])
+    other = [conversation(f"How many boats of size {number} are there on the lake in winter?", "Few.") for number in range(9)]
+    known = conversation(f"Tell me. {secret}", "The northern one.")
+    usual = {"method": "supervised", "steps": 1}
+    for place, train, notes in (("clean", other, 0), ("leaking", [*other, known], 1)):
+        folder = write_lines(tmp_path / place, train)
+        for role in ("test", "validation"):
+            found = [
+                note for note in said(FakeInputs(base=model.path, train=folder, **{role: test}), **usual).notes if role in note
+            ]
+            assert len(found) == notes
+            if notes:
+                assert found[0].startswith("1 of 10 training samples give away")
+                assert f"samples.jsonl:10 gives away samples.jsonl:1 of {role}" in found[0]
+                assert "data clean" in found[0]
+    assert not any("give away" in note for note in said(FakeInputs(base=model.path, train=tmp_path / "leaking"), **usual).notes)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelworks.capabilities.text.datasets.forms import read_samples
+from modelworks.capabilities.text.datasets.leaks import leak_note
 from modelworks.capabilities.text.datasets.samples import (
     ChatSample,
     Fault,
@@ -88,9 +89,22 @@ class Lengths:
 def estimate(params: TrainParams, inputs: TrainingInputs, cpu: float) -> Estimate | None:
     """See `contract.estimate.Estimator`."""
     chosen = params.root
-    if isinstance(chosen, PretrainParams):
-        return _pretraining(chosen, inputs, cpu)
-    return _tuning(chosen, inputs, cpu)
+    found = _pretraining(chosen, inputs, cpu) if isinstance(chosen, PretrainParams) else _tuning(chosen, inputs, cpu)
+    if found is not None:
+        found.notes.extend(_leaks(inputs))
+    return found
+
+
+def _leaks(inputs: TrainingInputs) -> list[str]:
+    """What the training data give away of the data sets of the roles validation and test; the latter is only for this."""
+    train = inputs.folder("train") if inputs.has("train") else None
+    notes = []
+    for role in ("validation", "test"):
+        other = inputs.folder(role) if inputs.has(role) else None
+        note = None if train is None or other is None else leak_note(train, other, role)
+        if note is not None:
+            notes.append(note)
+    return notes
 
 
 def shape_of(inputs: TrainingInputs, role: str) -> Shape | None:

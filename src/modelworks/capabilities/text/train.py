@@ -31,6 +31,7 @@ from modelworks.capabilities.text.tokenizer import (
     train_tokenizer,
 )
 from modelworks.capabilities.text.training.batches import portion_of
+from modelworks.capabilities.text.training.disk import bytes_of, enough_room
 from modelworks.capabilities.text.training.loop import Batch, Schedule, TrainingLoop
 from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import InvalidRequest
@@ -232,6 +233,10 @@ class _Text:
     def step(self, number: int) -> Sequence[Batch]:
         return (self._portion(*self._training.batch(number)),)
 
+    def place(self, number: int) -> str:
+        # Blocks run across documents, and what they hold is not kept by name.
+        return ""
+
     def validation(self) -> Iterable[Batch]:
         """The first blocks of held-out text."""
         tokens_per_batch = self._params.batch_size * self._validation.block_length
@@ -267,8 +272,10 @@ def _save(
 ) -> None:
     folder = run.workdir / "model"
     model.generation_config = _generation_config(vocabulary)
-    model.save_pretrained(folder)
-    vocabulary.tokenizer.save_pretrained(folder)
+    hint = "Free some space and resume the run: it goes on from its last checkpoint."
+    with enough_room(folder, "the trained model", bytes_of(model.parameters()), hint):
+        model.save_pretrained(folder)
+        vocabulary.tokenizer.save_pretrained(folder)
     prompt_format = PromptFormat.of(folder)
     prompt_format.write_record(folder)
     base_licence = run.model("base").licence if run.has_input("base") else None

@@ -172,6 +172,8 @@ class TuningSteps:
             gib = run.estimate.memory_bytes / (1 << 30)
             told = run.estimate.model_dump(mode="json", include={"memory_bytes", "parts", "seconds"})
             self._tuning.tell(session, row, f"The training needs about {gib:.1f} GiB of memory", data=told)
+            for said in run.estimate.notes:
+                self._tuning.tell(session, row, said, level="warn")
         for name, value in asked.items():
             if value == "auto":
                 why = tuning_method.reason(row.method, name)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -50,7 +51,7 @@ def clean(
     for each in (folder, test):
         if each is not None and not each.exists():
             raise InvalidData(f"There is no file or folder {each.name!r}.", hint="Check the path.")
-    content = None if test is None else _test_content(test, params)
+    content = None if test is None else content_of_tests(test, params)
     with ExitStack() as stack:
         return _Cleaning(params, content, into, stack).run(folder, on_progress)
 
@@ -140,7 +141,7 @@ class _Cleaning:
             )
             return
         self._exact[digest] = place
-        leaked = None if self._test is None else self._test.find(_said(sample))
+        leaked = None if self._test is None else self._test.find(said(sample))
         if leaked is not None:
             name, share = leaked
             detail = f"It contains {share:.0%} of the pieces of a test sample."
@@ -196,7 +197,7 @@ class _Cleaning:
             )
 
 
-def _said(sample: Sample) -> list[str]:
+def said(sample: Sample) -> list[str]:
     """The texts of a sample that can give something away: all but the system's, which many samples share."""
     if isinstance(sample, TextSample):
         return [sample.text]
@@ -204,13 +205,18 @@ def _said(sample: Sample) -> list[str]:
     return [text_of(spoken), *(text_of([message]) for message in spoken)]
 
 
-def _test_content(test: Path, params: CleanParams) -> TestContent:
+def content_of_tests(test: Path, params: CleanParams, most: int | None = None) -> TestContent:
+    """What the samples of a test set say, the first `most` of them.
+
+    Raises:
+        InvalidData: there is no usable one.
+    """
     content = TestContent(params.contamination_ngram, params.contamination_share)
     found = False
-    for sample in _usable(test):
+    for sample in islice(usable(test), most):
         found = True
         place = f"{sample.source}:{sample.line}"
-        texts = _said(sample)
+        texts = said(sample)
         content.add(texts[0], place)
         for text in texts[1:]:
             # A short message ("Thank you.") is in many conversations and gives nothing away.
@@ -221,7 +227,8 @@ def _test_content(test: Path, params: CleanParams) -> TestContent:
     return content
 
 
-def _usable(folder: Path) -> Iterator[Sample]:
+def usable(folder: Path) -> Iterator[Sample]:
+    """The samples of a data set that have no error."""
     for item in read_samples(folder):
         if not isinstance(item, Fault):
             yield item

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from modelworks.capabilities.text.training.loop import Batch
-from modelworks.capabilities.text.training.rows import Row, pack
+from modelworks.capabilities.text.training.rows import Row, pack, places_of
 from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import InvalidRequest
 
@@ -91,6 +91,9 @@ class RowSource:
         return [
             portion_of([self._training[item] for item in items], self._spread, collate) for items in self._order.step(number)
         ]
+
+    def place(self, number: int) -> str:
+        return places_of(row for items in self._order.step(number) for item in items for row in self._training[item])
 
     def validation(self) -> Iterable[Batch]:
         for start in range(0, len(self._validation), self._batch_size):

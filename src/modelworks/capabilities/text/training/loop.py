@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from modelworks.capabilities.text import checkpoint as checkpoints
 from modelworks.capabilities.text.checkpoint import Position
+from modelworks.capabilities.text.training.disk import bytes_of, enough_room
 from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import Cancelled, InvalidRequest
 from modelworks.contract.run import Run
@@ -55,6 +56,10 @@ class Source(Protocol):
 
     def step(self, number: int) -> Sequence[Batch]:
         """The batches whose gradients are added up in step `number`, counted from 0."""
+        ...
+
+    def place(self, number: int) -> str:
+        """Which records step `number` reads, for a message: files and lines; empty where that is not known."""
         ...
 
     def validation(self) -> Iterable[Batch]:
@@ -281,9 +286,14 @@ class TrainingLoop:
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
+            rate = self._optimiser.param_groups[0]["lr"]
+            records = self._source.place(self._at.step)
+            look = f" Where that does not help, look at {records}." if records else ""
+            kept = f" The weights of step {self._stored_step} are kept in a checkpoint." if self._stored_step else ""
             raise InvalidRequest(
-                f"Training diverged: the {what} is {value} at step {self._at.step + 1}.",
-                hint=f"Lower learning_rate (it is {self._schedule.learning_rate:g}) or raise warmup_steps.",
+                f"Training diverged: the {what} is {value} at step {self._at.step + 1}, with a learning rate of {rate:.3g}"
+                f"{f', on {records}' if records else ''}.{kept}",
+                hint=f"Lower learning_rate (it is {self._schedule.learning_rate:g}) or raise warmup_steps.{look}",
                 code="training_diverged",
             )
 
@@ -298,6 +308,11 @@ class TrainingLoop:
     def _store(self) -> None:
         folder = self._run.workdir / "checkpoint"
         self._spread.rest()
-        checkpoints.store(folder, self._model, self._optimiser, self._tokenizer, self._at, self._best, self._spread)
+        trained = bytes_of(self._trained.values())
+        before = f"the checkpoint of step {self._stored_step}" if self._stored_step else "the beginning"
+        hint = f"Free some space and resume the run: it goes on from {before}."
+        # Weights, two moments of each, and the best weights where they are kept.
+        with enough_room(folder, f"the checkpoint of step {self._at.step}", (4 if self._best else 3) * trained, hint):
+            checkpoints.store(folder, self._model, self._optimiser, self._tokenizer, self._at, self._best, self._spread)
         self._run.checkpoint(folder)
         self._stored_step = self._at.step

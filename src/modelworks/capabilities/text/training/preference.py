@@ -13,7 +13,7 @@ from modelworks.capabilities.text.datasets import PreferenceSample
 from modelworks.capabilities.text.prompt_format import PromptFormat
 from modelworks.capabilities.text.training.batches import Order, collate, portion_of, weighted_losses
 from modelworks.capabilities.text.training.loop import Batch
-from modelworks.capabilities.text.training.rows import Row, conversation_rows
+from modelworks.capabilities.text.training.rows import Row, conversation_rows, places_of
 from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import InvalidData
 
@@ -85,6 +85,9 @@ class PairSource:
         return [
             portion_of([self._training[item] for item in items], self._spread, _collate) for items in self._order.step(number)
         ]
+
+    def place(self, number: int) -> str:
+        return places_of(self._training[item].chosen for items in self._order.step(number) for item in items)
 
     def validation(self) -> Iterable[Batch]:
         for start in range(0, len(self._validation), self._batch_size):

@@ -26,7 +26,7 @@ from modelworks.capabilities.text.training.answering import Answer, draw_answers
 from modelworks.capabilities.text.training.batches import Order
 from modelworks.capabilities.text.training.loop import Batch, TrainingLoop
 from modelworks.capabilities.text.training.policy import Policy, advantages, policy_batch, reward_batch, with_likelihoods
-from modelworks.capabilities.text.training.rows import Row
+from modelworks.capabilities.text.training.rows import Row, places_of
 from modelworks.capabilities.text.training.spread import Spread
 from modelworks.capabilities.text.training.tuning import (
     figures,
@@ -53,6 +53,8 @@ class Prompt:
 
     ids: tuple[int, ...]
     item: Mapping[str, Any]
+    #: File and line.
+    source: str = ""
 
 
 def reinforce(run: Run, params: ReinforcementParams) -> None:
@@ -160,7 +162,7 @@ def _prompts(prompt_format: PromptFormat, samples: Iterable[PromptSample], lengt
                 hint="Correct the sample, or use a base model with another template.",
             ) from error
         if len(ids) <= length:
-            found.append(Prompt(tuple(ids), sample.item))
+            found.append(Prompt(tuple(ids), sample.item, f"{sample.source}, line {sample.line}"))
         else:
             num_too_long += 1
     if not found:
@@ -282,6 +284,10 @@ class AnswerSource:
             self._drawn = (which, [self._batch(prompts, which, part) for part, prompts in enumerate(chosen)])
             self._model.train()
         return self._drawn[1]
+
+    def place(self, number: int) -> str:
+        chosen = (item for items in self._order.step(number // self._params.updates) for item in items)
+        return places_of(Row((), (), self._training[item].source) for item in chosen)
 
     def validation(self) -> Iterable[Batch]:
         """Rewards of answers to the held-out prompts, drawn with the same numbers every time."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from modelworks.capabilities.text.prompt_format import PromptFormat
@@ -17,11 +17,17 @@ class Row:
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    #: File and line.
+    source: str = field(default="", compare=False)
 
     @property
     def weight(self) -> float:
         """What the loss of this row is a sum over."""
         return sum(self.weights)
+
+
+#: Records that are named in a message.
+_MOST_PLACES = 8
 
 
 def conversation_rows(
@@ -64,7 +70,7 @@ def conversation_rows(
                 raise InvalidData("the chat template ends this answer with no id at which an engine stops")
             prompt = asked.ids()
             if ids and prompt[: len(ids)] != ids:
-                rows.append(Row(tuple(ids), tuple(learnt)))
+                rows.append(Row(tuple(ids), tuple(learnt), where))
                 ids, learnt = [], []
             fresh = prompt[len(ids) :]
             ids += [*fresh, *answer[: end + 1]]
@@ -75,8 +81,15 @@ def conversation_rows(
             f"{where}: {said.rstrip('.')}.", hint="Correct the sample, or use a base model with another template."
         ) from error
     if ids:
-        rows.append(Row(tuple(ids), tuple(learnt)))
+        rows.append(Row(tuple(ids), tuple(learnt), where))
     return rows
+
+
+def places_of(rows: Iterable[Row]) -> str:
+    """The files and lines of rows, the first few of them, each once."""
+    found = list(dict.fromkeys(row.source for row in rows if row.source))
+    more = f" and {len(found) - _MOST_PLACES} more" if len(found) > _MOST_PLACES else ""
+    return "; ".join(found[:_MOST_PLACES]) + more
 
 
 def within(rows: Iterator[tuple[str, Row]], max_length: int) -> tuple[list[Row], int]:

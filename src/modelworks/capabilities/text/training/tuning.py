@@ -38,6 +38,7 @@ from modelworks.capabilities.text.schemas import (
 )
 from modelworks.capabilities.text.training import adapter as adapters
 from modelworks.capabilities.text.training.batches import RowSource, answers, check_packing
+from modelworks.capabilities.text.training.disk import bytes_of, enough_room
 from modelworks.capabilities.text.training.distillation import Distillation, teacher_of
 from modelworks.capabilities.text.training.loop import Objective, Schedule, Source, TrainingLoop
 from modelworks.capabilities.text.training.preference import Pair, PairSource, Preference, pair_of, with_references
@@ -307,16 +308,18 @@ def save_tuned(
     folder = run.workdir / (part or "model")
     expected = probe_logits(model, probe)
     taken = Probe.taken(model, probe[0].ids)
-    if shape is not None:
-        adapters.write(model, folder / adapters.FOLDER, base.ref)
-        prompt_format.write_record(folder / adapters.FOLDER)
-        model = adapters.merge(model)
-    # The format brings the base model's own; some of those in circulation are refused by the library that would write them.
-    model.generation_config = GenerationConfig()
-    model.save_pretrained(folder)
+    hint = "Free some space and resume the run: it goes on from its last checkpoint."
+    with enough_room(folder, "the tuned model", bytes_of(model.parameters()), hint):
+        if shape is not None:
+            adapters.write(model, folder / adapters.FOLDER, base.ref)
+            prompt_format.write_record(folder / adapters.FOLDER)
+            model = adapters.merge(model)
+        # The format brings the base model's own; some in circulation are refused by the library that would write them.
+        model.generation_config = GenerationConfig()
+        model.save_pretrained(folder)
+        prompt_format.write(base.path, folder)
     context_length = int(model.config.get_text_config().max_position_embeddings)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    prompt_format.write(base.path, folder)
     del model
     check_saved(folder, probe, expected)
     metadata: dict[str, Any] = {
