@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from tests.kernel.gateway.conftest import Stage
 
 from modelworks.kernel.base import telemetry
-from modelworks.kernel.gateway.middleware import REQUEST_ID
+from modelworks.kernel.gateway.errors import REQUEST_ID
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

@@ -13,6 +13,7 @@ from modelworks.kernel.gateway import (
     eval_routes,
     file_routes,
     grader_routes,
+    message_routes,
     response_routes,
     retrieval_routes,
     tuning_routes,
@@ -81,6 +82,7 @@ def install(
     app.include_router(router(gateway))
     app.include_router(retrieval_routes.router(gateway))
     app.include_router(grader_routes.router(gateway))
+    app.include_router(message_routes.router(gateway))
     if files is not None:
         app.include_router(file_routes.router(gateway, files))
     if tuning is not None:

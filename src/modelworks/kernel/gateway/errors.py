@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from fastapi import FastAPI
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from modelworks.contract.errors import (
     AuthenticationFailed,
@@ -31,6 +32,9 @@ from modelworks.contract.errors import (
     UnprocessableContent,
     UpstreamFailed,
 )
+
+#: Where the request's id lies in the ASGI scope.
+REQUEST_ID: Final = "modelworks.request_id"
 
 #: Codes that the gateway gives beside the class's own: the error reference page lists them.
 CODES: Mapping[str, str] = {
@@ -63,11 +67,48 @@ _BY_STATUS: Mapping[int, type[ModelworksError]] = {
 _TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,40}length|too many tokens", re.IGNORECASE)
 
 
+#: Below this path errors have Anthropic's form.
+MESSAGES: Final = "/v1/messages"
+_MESSAGE_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def message_envelope(error: ModelworksError, request_id: str | None) -> dict[str, Any]:
+    """Anthropic's error object; `param` and `code` are our additions, which its clients ignore."""
+    fallback = "api_error" if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    message = error.message if error.hint is None else f"{error.message} {error.hint}"
+    kind = _MESSAGE_TYPES.get(error.status, fallback)
+    found = {"type": kind, "message": message, "param": error.param, "code": error.error_code}
+    return {"type": "error", "error": found, "request_id": request_id}
+
+
+class _Envelope(Response):
+    """An error in the form that belongs to the path: whichever layer found it, this is sent last."""
+
+    def __init__(self, error: ModelworksError, headers: Mapping[str, str] | None) -> None:
+        super().__init__(
+            orjson.dumps(error.envelope()), status_code=error.status, media_type="application/json", headers=headers
+        )
+        self._error = error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == MESSAGES or path.startswith(MESSAGES + "/"):
+            self.body = orjson.dumps(message_envelope(self._error, scope.get(REQUEST_ID)))
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
 def error_response(error: ModelworksError, *, headers: Mapping[str, str] | None = None) -> Response:
     """The envelope with the headers that steer clients' retries (`x-should-retry`, `Retry-After`)."""
-    response = Response(
-        orjson.dumps(error.envelope()), status_code=error.status, media_type="application/json", headers=headers
-    )
+    response = _Envelope(error, headers)
     response.headers["x-should-retry"] = "true" if error.retryable else "false"
     if error.retry_after_s is not None:
         # Whole seconds for everyone, milliseconds for clients that read them.

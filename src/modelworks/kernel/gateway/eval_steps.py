@@ -27,6 +27,7 @@ from modelworks.contract.grading import Grade, ModelAnswer
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway import asking
+from modelworks.kernel.gateway.errors import REQUEST_ID
 from modelworks.kernel.gateway.eval_items import (
     MAX_ITEMS,
     Row,
@@ -43,7 +44,6 @@ from modelworks.kernel.gateway.files import FileService
 from modelworks.kernel.gateway.grading import GraderLost, GraderProcess
 from modelworks.kernel.gateway.language import most_telling
 from modelworks.kernel.gateway.measuring import Measuring
-from modelworks.kernel.gateway.middleware import REQUEST_ID
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.store import EvalItemRow, EvalRow, EvalRunRow
 

@@ -11,7 +11,8 @@ from starlette.types import Scope
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.access.schemas import Principal, UsageRecord
 from modelworks.kernel.base import telemetry
-from modelworks.kernel.gateway.middleware import REQUEST_ID, STARTED
+from modelworks.kernel.gateway.errors import REQUEST_ID
+from modelworks.kernel.gateway.middleware import STARTED
 from modelworks.kernel.serving.schemas import Route
 
 log = structlog.get_logger(__name__)

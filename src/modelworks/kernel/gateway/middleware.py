@@ -12,21 +12,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from modelworks.contract.errors import ModelworksError, PayloadTooLarge
 from modelworks.kernel.base import telemetry
 from modelworks.kernel.base.ids import new_id
-from modelworks.kernel.gateway.errors import bug, error_response
+from modelworks.kernel.gateway.errors import REQUEST_ID, bug, error_response
 
 log = structlog.get_logger(__name__)
 
-#: Where the request's id lies in the ASGI scope.
-REQUEST_ID: Final = "modelworks.request_id"
 #: When the request arrived (`time.perf_counter`), in the ASGI scope.
 STARTED: Final = "modelworks.started"
 
 _TRACE_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 
 #: Clients whose base URL lacks `/v1` ask for these.
-_WITHOUT_V1 = ("/chat/completions", "/completions", "/conversations", "/models", "/responses")
+_WITHOUT_V1 = ("/chat/completions", "/completions", "/conversations", "/messages", "/models", "/responses")
 #: … and for what lies below these.
-_BELOW = ("/conversations/", "/models/", "/responses/")
+_BELOW = ("/conversations/", "/messages/", "/models/", "/responses/")
 
 #: Path prefixes of routes that answer HEAD themselves.
 _OWN_HEAD = ("/api/blobs",)
@@ -82,6 +80,8 @@ class Edge:
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
+                    # What Anthropic's clients read.
+                    (b"request-id", request_id.encode()),
                     (b"openai-processing-ms", b"%d" % elapsed_ms),
                 ]
             await send(message)

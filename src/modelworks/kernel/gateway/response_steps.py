@@ -19,9 +19,8 @@ from starlette.concurrency import run_in_threadpool
 from modelworks.contract.errors import InvalidRequest, ModelworksError, Unavailable
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
-from modelworks.kernel.gateway.errors import bug
+from modelworks.kernel.gateway.errors import REQUEST_ID, bug
 from modelworks.kernel.gateway.metering import CLIENT_GONE, STOPPING
-from modelworks.kernel.gateway.middleware import REQUEST_ID
 from modelworks.kernel.gateway.response_calls import ResponseCall
 from modelworks.kernel.gateway.response_events import Event, as_error
 from modelworks.kernel.gateway.response_wire import ResponseCreate
