@@ -64,6 +64,8 @@ class GenerationInput(Sampling):
     messages: list[Message] | None = None
     prompt: str | None = None
     prompt_ids: list[int] | None = None
+    #: The answer stands between the prompt and this text.
+    suffix: str | None = None
     #: Functions as OpenAI writes them, handed to the chat template.
     tools: list[dict[str, Any]] | None = None
     #: Whether one of them must be called; their schemas hold each call's arguments either way.
@@ -83,6 +85,8 @@ class GenerationInput(Sampling):
         given = [name for name in ("messages", "prompt", "prompt_ids") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of messages, prompt and prompt_ids, not {given or 'none'}")
+        if self.suffix is not None and (self.messages is not None or self.echo):
+            raise ValueError("suffix goes with a text or token ids, without echo")
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens 0 writes nothing: it goes with echo")
         return self

@@ -6,11 +6,23 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from modelworks.capabilities.text.data import Document
-from modelworks.capabilities.text.fill_in_middle import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, FIM_TOKENS, gaps, is_code
+from modelworks.capabilities.text.fill_in_middle import (
+    FIM_MIDDLE,
+    FIM_PREFIX,
+    FIM_SUFFIX,
+    FIM_TOKENS,
+    GapMarks,
+    gaps,
+    is_code,
+)
 from modelworks.capabilities.text.packing import write_tokens
-from modelworks.capabilities.text.tokenizer import train_tokenizer
+from modelworks.capabilities.text.prompt import PromptEncoder
+from modelworks.capabilities.text.tokenizer import encode_plain, train_tokenizer
+from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
+from modelworks.contract.generation import GenerationInput
 from modelworks.testing.tiny_data import sentences
 
 CODE = "".join(f"def f{number}(x):\n    y = x + {number}\n    return y * {number}\n\n\n" for number in range(40))
@@ -25,6 +37,47 @@ def test_pieces_put_together_are_the_document() -> None:
     assert all(gap.middle for gap in found)
     assert any(gap.prefix.endswith("\n") for gap in found)
     assert any(gap.prefix and not gap.prefix.endswith("\n") for gap in found)
+
+
+def test_a_gap_is_asked_for_as_it_was_trained() -> None:
+    encoder = PromptEncoder(TOKENIZER, len(TOKENIZER))
+    before, behind = "def f(x):\n    ", "\n    return y  # <|fim_middle|>"
+    ids = encoder.encode(GenerationInput(prompt=before, suffix=behind))
+    prefix, suffix = encode_plain(TOKENIZER, [before, behind])
+    marks = [TOKENIZER.convert_tokens_to_ids(token) for token in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)]
+    assert ids == [marks[0], *prefix, marks[1], *suffix, marks[2]]
+    assert encoder.encode(GenerationInput(prompt_ids=prefix, suffix=behind)) == ids
+    assert encoder.encode(GenerationInput(prompt="", suffix=behind)) == [marks[0], marks[1], *suffix, marks[2]]
+    with pytest.raises(InvalidRequest, match="token id"):
+        encoder.encode(GenerationInput(prompt_ids=[10_000], suffix=behind))
+    assert encoder.gap_marks is not None
+    assert encoder.gap_marks.ids == set(marks)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "order"),
+    [
+        (("<fim_prefix>", "<fim_middle>", "<fim_suffix>"), ("<fim_prefix>", "A", "<fim_suffix>", "B", "<fim_middle>")),
+        (("▁<SUF>", "▁<PRE>", "▁<MID>"), ("▁<PRE>", "A", "▁<SUF>", "B", "▁<MID>")),
+        (
+            ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+            ("<｜fim▁begin｜>", "A", "<｜fim▁hole｜>", "B", "<｜fim▁end｜>"),
+        ),
+        (("[PREFIX]", "[SUFFIX]"), ("[SUFFIX]", "B", "[PREFIX]", "A")),
+        (("<fim_prefix>", "<fim_suffix>"), None),
+    ],
+)
+def test_each_family_is_asked_in_its_own_order(tokens: tuple[str, ...], order: tuple[str, ...] | None) -> None:
+    vocabulary = {"A": 0, "B": 1} | {token: number for number, token in enumerate(tokens, start=2)}
+    marks = GapMarks.of(vocabulary)
+    assert (None if marks is None else marks.around([0], [1])) == (order and [vocabulary[each] for each in order])
+
+
+def test_a_model_without_such_tokens_refuses() -> None:
+    plain = train_tokenizer(sentences(50), 400, "", 128)
+    with pytest.raises(UnsupportedParameter) as caught:
+        PromptEncoder(plain, 400).encode(GenerationInput(prompt="a", suffix="b"))
+    assert caught.value.param == "suffix"
 
 
 def test_code_is_told_by_its_name() -> None:

@@ -184,7 +184,7 @@ async def test_log_probabilities_of_the_chosen_token_alone(stage: Stage) -> None
         ({"prompt": [[]]}, "prompt", "invalid_type"),
         ({"prompt": [True]}, "prompt", "invalid_type"),
         ({"prompt": ["a"] * 129}, "prompt", "invalid_value"),
-        ({"suffix": "tail"}, "suffix", "unsupported_parameter"),
+        ({"suffix": "tail", "echo": True}, "echo", "unsupported_parameter"),
         ({"best_of": 3}, "best_of", "unsupported_parameter"),
         ({"logprobs": True}, "logprobs", "invalid_type"),
         ({"echo": "yes"}, "echo", "invalid_type"),
@@ -204,3 +204,9 @@ async def test_a_missing_prompt_is_named(stage: Stage) -> None:
     for model in ("tiny", "remote/gpt"):
         status, body, _ = await stage.post("/v1/completions", {"model": model})
         assert (status, body["error"]["param"], body["error"]["code"]) == (400, "prompt", "missing_required_parameter")
+
+
+async def test_a_suffix_reaches_the_engine_and_an_empty_one_is_none(stage: Stage) -> None:
+    for suffix, expected in (("tail", "tail"), ("", None)):
+        await stage.client.completions.create(model="tiny", prompt="head", suffix=suffix)
+        assert GenerationInput.model_validate(stage.replica.requests[-1]).suffix == expected

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from modelworks.capabilities.text.data import Document
@@ -19,11 +19,51 @@ FIM_MIDDLE = "<|fim_middle|>"
 FIM_SUFFIX = "<|fim_suffix|>"
 FIM_TOKENS = (FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX)
 
+#: Stand for the two texts in `_FAMILIES`.
+_BEFORE, _BEHIND = object(), object()
+#: How models are asked to fill a gap, in their own tokens: Qwen2.5-Coder and CodeGemma, StarCoder and Granite, Code Llama,
+#: DeepSeek-Coder, Codestral.
+_FAMILIES: tuple[tuple[object, ...], ...] = (
+    (FIM_PREFIX, _BEFORE, FIM_SUFFIX, _BEHIND, FIM_MIDDLE),
+    ("<fim_prefix>", _BEFORE, "<fim_suffix>", _BEHIND, "<fim_middle>"),
+    ("▁<PRE>", _BEFORE, "▁<SUF>", _BEHIND, "▁<MID>"),
+    ("<｜fim▁begin｜>", _BEFORE, "<｜fim▁hole｜>", _BEHIND, "<｜fim▁end｜>"),
+    ("[SUFFIX]", _BEHIND, "[PREFIX]", _BEFORE),
+)
+
 #: What counts as source code, by the name of the document.
 _CODE_SUFFIXES = (".py",)
 #: A piece of code has about three characters to a token.
 _CHARS_PER_TOKEN = 3
 _FEWEST_LINES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GapMarks:
+    """How one model is asked to fill a gap."""
+
+    #: Ids, and the two texts in their places.
+    order: tuple[object, ...]
+
+    @classmethod
+    def of(cls, vocabulary: Mapping[str, int]) -> GapMarks | None:
+        """Told by the tokens that a model has; None where it has none of those known."""
+        for family in _FAMILIES:
+            if all(not isinstance(each, str) or each in vocabulary for each in family):
+                return cls(tuple(vocabulary[each] if isinstance(each, str) else each for each in family))
+        return None
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """The tokens themselves, none of which belongs into a gap."""
+        return frozenset(each for each in self.order if isinstance(each, int))
+
+    def around(self, before: Sequence[int], behind: Sequence[int]) -> list[int]:
+        """The prompt that a middle follows."""
+        found: list[int] = []
+        for each in self.order:
+            found += [each] if isinstance(each, int) else before if each is _BEFORE else behind
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from modelworks.capabilities.text.fill_in_middle import GapMarks
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
 from modelworks.contract.generation import GenerationInput, Message
 
@@ -58,10 +59,14 @@ class PromptEncoder:
 
         Raises:
             InvalidRequest: the prompt is empty, an id is out of range, or the template refuses the messages.
-            UnsupportedParameter: tools for a template that has no place for them.
+            UnsupportedParameter: tools for a template that has no place for them, or a suffix for a model that has no tokens
+                for it.
         """
         if request.messages is not None:
             ids = self._chat_ids(request)
+        elif request.prompt is not None and request.suffix is not None:
+            # What looks like a special token in source code is a text there.
+            ids = self._plain.encode(request.prompt, add_special_tokens=False).ids
         elif request.prompt is not None:
             ids = [int(token) for token in self._tokenizer(request.prompt, verbose=False)["input_ids"]]
         else:
@@ -73,9 +78,28 @@ class PromptEncoder:
                     hint="Encode the prompt with this model's own tokenizer.",
                     param="prompt",
                 )
+        if request.suffix is not None:
+            return self._gap_ids(ids, request.suffix)
         if not ids or (request.prompt is not None and not request.prompt):
             raise InvalidRequest("The prompt is empty.", hint="Give at least one character.", param="prompt")
         return ids
+
+    @cached_property
+    def gap_marks(self) -> GapMarks | None:
+        """How the model is asked to fill a gap; None where it has no tokens for it."""
+        return GapMarks.of(self._tokenizer.get_vocab())
+
+    def _gap_ids(self, before: Sequence[int], suffix: str) -> list[int]:
+        marks = self.gap_marks
+        if marks is None:
+            raise UnsupportedParameter(
+                "This model cannot fill in the middle: it has no tokens for that.",
+                hint="Leave suffix out, or deploy a model for code that was trained to fill gaps.",
+                param="suffix",
+            )
+        beginning = [int(token) for token in self._tokenizer("", verbose=False)["input_ids"][:1]]
+        start = beginning if beginning == [self._tokenizer.bos_token_id] else []
+        return start + marks.around(before, self._plain.encode(suffix, add_special_tokens=False).ids)
 
     @cached_property
     def _plain(self) -> Tokenizer:

@@ -174,6 +174,9 @@ class Generator:
         """
         stop_ids = self._stops(adapter)
         prompt = await self._encode(request)
+        if request.suffix is not None and (marks := self._encoder.gap_marks) is not None:
+            # One of them would begin another gap.
+            stop_ids |= marks.ids
         decodings = [replace(each, stop_ids=stop_ids, adapter=adapter) for each in self._decodings(request, len(prompt))]
         plan = await self._plan(request, prompt)
         if plan.is_bound:
@@ -220,7 +223,11 @@ class Generator:
                 ticket.cancel()
 
     async def _encode(self, request: GenerationInput) -> list[int]:
-        size = len(request.prompt or "") + sum(len(message.content or "") for message in request.messages or ())
+        size = (
+            len(request.prompt or "")
+            + len(request.suffix or "")
+            + sum(len(message.content or "") for message in request.messages or ())
+        )
         if size > self._most_chars:
             # Encoding megabytes only to count them would take minutes and gigabytes.
             raise ContextLengthExceeded(

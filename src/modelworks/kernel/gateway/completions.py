@@ -48,8 +48,8 @@ def to_generations(request: CompletionRequest, body: dict[str, Any]) -> list[dic
         InvalidRequest: neither an answer nor the prompt is asked for.
     """
     refuse_unsupported(body)
-    if request.suffix:
-        raise unsupported("suffix", "This model cannot fill in the middle.")
+    if request.suffix and request.echo:
+        raise unsupported("echo", "Leave it out: an answer in the middle of a text has no prompt before it alone.")
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise unsupported("best_of", "Use n, and choose among the answers.")
     shared = sampling(request)
@@ -66,6 +66,8 @@ def to_generations(request: CompletionRequest, body: dict[str, Any]) -> list[dic
         shared["top_logprobs"] = request.logprobs
     if request.echo:
         shared["echo"] = True
+    if request.suffix:
+        shared["suffix"] = request.suffix
     return [{**shared, ("prompt" if isinstance(prompt, str) else "prompt_ids"): prompt} for prompt in prompts_of(request)]
 
 
