@@ -5,7 +5,8 @@
 Both servers run with one worker, check an API key and forward to the same upstream, which answers at once. Ours also
 writes a usage record (SQLite) before each answer ends. Counted is the CPU time of the server's process tree alone; the load
 generator and the upstream are other processes. Rounds alternate between the servers; figures are medians over rounds,
-ratios are medians of the rounds' ratios. Without `--litellm-python` only ours is measured.
+ratios are medians of the rounds' ratios. Without `--litellm-python` only ours is measured. With `--accounts` a second server of
+ours has a price, two budgets and three limits that every request must meet, so that each is reserved before and settled after.
 """
 
 from __future__ import annotations
@@ -159,9 +160,20 @@ async def until_ready(url: str, process: subprocess.Popen[bytes], log: Path, lim
     raise SystemExit(f"{url} did not become ready:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-async def start_ours(folder: Path, upstream: str, stack: ExitStack) -> Server:
+#: What every request meets with `--accounts`: none of it is ever reached.
+ACCOUNTS: list[tuple[str, str, dict[str, Any]]] = [
+    ("POST", "prices", {"model": "*", "input": 150_000, "cached": 75_000, "output": 600_000}),
+    ("PUT", "budgets", {"metric": "tokens", "period": "day", "amount": 10**12}),
+    ("PUT", "budgets", {"metric": "cost", "period": "month", "amount": 10**12}),
+    ("PUT", "limits", {"metric": "requests", "amount": 10**7}),
+    ("PUT", "limits", {"metric": "tokens", "amount": 10**9}),
+    ("PUT", "limits", {"metric": "concurrency", "amount": 10**4}),
+]
+
+
+async def start_ours(name: str, folder: Path, upstream: str, stack: ExitStack, *, accounts: bool = False) -> Server:
     """Our whole platform with one deployment that forwards to the upstream."""
-    port, home, log = free_port(), folder / "home", folder / "modelworks.log"
+    port, home, log = free_port(), folder / name, folder / f"{name}.log"
     env = {
         "MODELWORKS_HOME": str(home),
         "MODELWORKS_PORT": str(port),
@@ -178,11 +190,15 @@ async def start_ours(folder: Path, upstream: str, stack: ExitStack) -> Server:
         async with http.post(f"{url}/api/deployments", json=spec) as response:
             if response.status >= 300:
                 raise SystemExit(f"the deployment was refused: {await response.text()}")
+        for method, path, body in ACCOUNTS if accounts else []:
+            async with http.request(method, f"{url}/api/{path}", json=body) as response:
+                if response.status >= 300:
+                    raise SystemExit(f"{path} were refused: {await response.text()}")
         # Waits until the deployment answers.
         async with http.post(f"{url}/v1/chat/completions", json=ASKED) as response:
             if response.status != 200:
                 raise SystemExit(f"the deployment does not answer: {await response.text()}")
-    return Server("modelworks", url, key, psutil.Process(process.pid), ready_s)
+    return Server(name, url, key, psutil.Process(process.pid), ready_s)
 
 
 async def start_litellm(python: str, folder: Path, upstream: str, stack: ExitStack) -> Server:
@@ -263,7 +279,9 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         if upstream.poll() is not None:
             raise SystemExit(upstream_log.read_text())
         address = f"http://127.0.0.1:{upstream_port}/v1"
-        starting: list[Awaitable[Server]] = [start_ours(folder, address, stack)]
+        starting: list[Awaitable[Server]] = [start_ours("modelworks", folder, address, stack)]
+        if arguments.accounts:
+            starting.append(start_ours("with accounts", folder, address, stack, accounts=True))
         if arguments.litellm_python:
             starting.append(start_litellm(arguments.litellm_python, folder, address, stack))
         # One after the other, so that neither slows the other's start.
@@ -302,8 +320,8 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 for server in servers
             },
         }
-        if len(servers) == 2:
-            theirs = servers[1]
+        if len(servers) > 1:
+            theirs = servers[-1]
             found["ratio"] = {
                 name: round(statistics.median(b / a for a, b in zip(ours.results[name], theirs.results[name], strict=True)), 2)
                 for name in ours.results
@@ -336,6 +354,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--litellm-python", help="interpreter of an environment in which litellm[proxy] is installed")
+    parser.add_argument("--accounts", action="store_true", help="measure a server with a price, budgets and limits beside ours")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=320, help="requests per round and server")
     parser.add_argument("--streams", type=int, default=64, help="streams per round, kind and server")

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from modelworks.accounts import Accounts, AsyncAccounts, AsyncUsage, Usage
 from modelworks.adapters import AsyncAdapters
 from modelworks.contract.errors import (
     IntegrityFailed,
@@ -299,19 +300,6 @@ class AsyncDeployments(AsyncAdapters):
         return dict(await self._transport.json("DELETE", f"/api/deployments/{segment(name)}") or {})
 
 
-class AsyncUsage(AsyncGroup):
-    """Who asked which model for how much."""
-
-    async def summary(self, *, since: str | None = None, until: str | None = None, group_by: str = "model") -> Record:
-        """Requests and tokens in `data` by model, key or day, and in `total`; times are ISO 8601."""
-        params = {"since": since, "until": until, "group_by": group_by}
-        return dict(await self._transport.json("GET", "/api/usage", params=params))
-
-    async def requests(self, *, after: str | None = None, limit: int = 100) -> Page:
-        """Single requests, newest first."""
-        return await self._transport.page("/api/usage/requests", after=after, limit=limit)
-
-
 class AsyncTasks(AsyncGroup):
     """What the installed capabilities can do, and asking for it."""
 
@@ -410,6 +398,7 @@ class AsyncModelworks:
         self.secrets = AsyncSecrets(self.transport)
         self.audit = AsyncAudit(self.transport)
         self.usage = AsyncUsage(self.transport)
+        self.accounts = AsyncAccounts(self.transport)
         self.tasks = AsyncTasks(self.transport)
         self.server = AsyncServer(self.transport)
 
@@ -506,13 +495,6 @@ class Deployments(_Shell[AsyncDeployments]):
     remove_adapter = _waits(AsyncDeployments.remove_adapter)
 
 
-class Usage(_Shell[AsyncUsage]):
-    """`AsyncUsage`, waiting."""
-
-    summary = _waits(AsyncUsage.summary)
-    requests = _waits(AsyncUsage.requests)
-
-
 class Tasks(_Shell[AsyncTasks]):
     """`AsyncTasks`, waiting."""
 
@@ -557,6 +539,7 @@ class Modelworks:
         self.secrets = Secrets(core.secrets, loop)
         self.audit = Audit(core.audit, loop)
         self.usage = Usage(core.usage, loop)
+        self.accounts = Accounts(core.accounts, loop)
         self.tasks = Tasks(core.tasks, loop)
         self.server = Server(core.server, loop)
 

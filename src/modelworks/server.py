@@ -24,11 +24,16 @@ from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError
 from modelworks.kernel import gateway
 from modelworks.kernel.access import (
     AccessService,
+    Admission,
+    Allowances,
     AuditLog,
+    Ledger,
     MemberService,
+    Prices,
     Sealer,
     SecretService,
     UsageRecorder,
+    account_routes,
     audit_routes,
     member_routes,
     secret_routes,
@@ -86,6 +91,7 @@ class Platform:
     audit: AuditLog
     secrets: SecretService
     usage: UsageRecorder
+    accounts: Admission
     catalog: CatalogService
     jobs: JobsService
     supervisor: Supervisor
@@ -106,6 +112,7 @@ class Platform:
     async def start(self) -> None:
         """Begin to follow runs and to make deployments so; call it in the server's event loop."""
         await self.pool.start()
+        self.usage.start()
         self.supervisor.start()
         self.reconciler.start()
         self.tuning_steps.start()
@@ -198,8 +205,9 @@ def create_platform(settings: Settings) -> Platform:
         with db.transaction() as session:
             access.bootstrap(session, settings.home)
         secrets = SecretService(db, clock, Sealer.from_file(settings.effective_secret_key_file))
-        usage = UsageRecorder(db)
+        usage = UsageRecorder(db, Ledger(clock))
         opening.callback(usage.close)
+        accounts = Admission(db, usage, clock, events)
         catalog = CatalogService(db, blobs, clock, events, settings)
         jobs = JobsService(db, catalog, blobs, clock, events, settings)
         serving = ServingService(db, catalog, clock, events, settings)
@@ -212,7 +220,9 @@ def create_platform(settings: Settings) -> Platform:
         )
         pool.on_unknown(tuning.kept.when_asked)
         # Models that evals ask are asked as clients ask them.
-        asked = GatewayService(access=access, usage=usage, pool=pool, db=db, jobs=jobs, catalog=catalog, clock=clock)
+        asked = GatewayService(
+            access=access, usage=usage, accounts=accounts, pool=pool, db=db, jobs=jobs, catalog=catalog, clock=clock
+        )
         evals = EvalService(db, asked, files, clock, base_url=settings.public_url or settings.local_url)
         life = timedelta(days=settings.response_days)
         responses = ResponseService(db, ConversationService(db, clock), clock, life=life)
@@ -227,6 +237,7 @@ def create_platform(settings: Settings) -> Platform:
             audit=audit,
             secrets=secrets,
             usage=usage,
+            accounts=accounts,
             catalog=catalog,
             jobs=jobs,
             supervisor=Supervisor(jobs, make_executor(settings), db, settings, events, clock),
@@ -299,6 +310,7 @@ def create_app(platform: Platform) -> FastAPI:
         GatewayService(
             access=platform.access,
             usage=platform.usage,
+            accounts=platform.accounts,
             pool=platform.pool,
             db=platform.db,
             jobs=platform.jobs,
@@ -323,6 +335,8 @@ def create_app(platform: Platform) -> FastAPI:
     app.include_router(member_routes.router(MemberService(platform.access, platform.clock, platform.events), principal))
     app.include_router(secret_routes.router(platform.secrets, principal))
     app.include_router(audit_routes.router(platform.audit, platform.access, principal))
+    allowances, prices = Allowances(platform.clock, platform.events), Prices(platform.clock, platform.events)
+    app.include_router(account_routes.router(platform.access, allowances, prices, principal))
     app.include_router(
         storage_routes.router(
             platform.blobs,

@@ -37,6 +37,12 @@ DRIVERS: dict[str, dict[str, str]] = {
         "roles.py": "what a role allows, and who has which",
         "members.py": "organisations, accounts and memberships",
         "member_routes.py": "/api/organisations, /api/users, /api/members",
+        "ledger.py": "reservations, their settlement, double entries",
+        "admission.py": "which budgets, limits and prices a request meets",
+        "allowances.py": "budgets and limits",
+        "prices.py": "what models cost",
+        "invoices.py": "sums of months, and the proof that they agree",
+        "account_routes.py": "/api/budgets, limits, prices, invoices",
     },
     "catalog": {
         "discovery.py": "capabilities by entry point",

@@ -19,6 +19,7 @@ from modelworks.cli import (
     RATE_LIMITED,
     USAGE,
     VERSION,
+    account,
     adapter,
     audit,
     chat,
@@ -98,6 +99,7 @@ for _module in (
     adapter,
     usage,
     audit,
+    account,
     garbage,
 ):
     _module.add_to(app)

@@ -114,6 +114,14 @@ def _cell(record: Record, source: str | Callable[[Record], Any]) -> Any:
     return pick(record, source) if isinstance(source, str) else source(record)
 
 
+def money(micro_units: Any) -> str:
+    """Micro-units of the platform's currency as whole ones, exactly."""
+    if not isinstance(micro_units, int):
+        return "-"
+    whole, rest = divmod(micro_units, 1_000_000)
+    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".") if rest else str(whole)
+
+
 def size_text(num_bytes: Any) -> str:
     """Bytes for people, in powers of 1024."""
     if not isinstance(num_bytes, int | float):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from modelworks.cli.connection import collect, connect, moment_of
-from modelworks.cli.output import Column, Format, Output, age_of, print_json, show_list
+from modelworks.cli.output import Column, Format, Output, age_of, money, print_json, show_list
 
 
 class GroupBy(StrEnum):
@@ -38,14 +38,21 @@ def usage(
     until: Annotated[str | None, typer.Option("--until", help="Before then: 1d, 2h (ago) or a date.")] = None,
     requests: Annotated[bool, typer.Option("--requests", help="List single requests, newest first, instead of sums.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many requests at most.")] = 50,
+    cost: Annotated[bool, typer.Option("--cost", help="Show what it cost, too.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Write every request as CSV, oldest first, instead of sums.")] = False,
     output: Output = Format.table,
 ) -> None:
     """Show requests and tokens by model, key or day. Never what was said, only how much."""
+    start, end = (moment_of(text, ahead=False) if text else None for text in (since, until))
+    price: list[Column] = [("COST", lambda record: money(record.get("cost")))] if cost else []
     with connect() as client:
-        if requests:
-            show_list(collect(client.usage.requests, limit), REQUEST_COLUMNS, output)
+        if csv:
+            for piece in client.usage.export(since=start, until=end):
+                typer.echo(piece, nl=False)
             return
-        start, end = (moment_of(text, ahead=False) if text else None for text in (since, until))
+        if requests:
+            show_list(collect(client.usage.requests, limit), REQUEST_COLUMNS + price, output)
+            return
         summary = client.usage.summary(since=start, until=end, group_by=by.value)
     if output is Format.json:
         print_json(summary)
@@ -62,6 +69,7 @@ def usage(
         ("CACHED", "cached_tokens"),
         ("COMPLETION", "completion_tokens"),
         ("REASONING", "reasoning_tokens"),
+        *price,
     ]
     show_list(rows, columns, output, name="key")
 

@@ -18,7 +18,7 @@ from openai import AsyncOpenAI
 from tests.kernel.gateway.desk import TALKER, Desk, open_desk
 from tests.kernel.gateway.rooms import serve
 
-from modelworks.kernel.access import AccessService, UsageRecorder
+from modelworks.kernel.access import AccessService, Admission, UsageRecorder
 from modelworks.kernel.access.schemas import UsageRequest
 from modelworks.kernel.base.clock import FixedClock, SystemClock
 from modelworks.kernel.base.database import Base, Database
@@ -198,6 +198,7 @@ class Stage:
     access: AccessService
     recorder: UsageRecorder
     db: Database
+    bus: Events
     replica: FakeReplica
     upstream: FakeUpstream
     replica_url: str
@@ -298,7 +299,8 @@ async def stage(tmp_path: Any) -> AsyncIterator[Stage]:
         db = Database(f"sqlite:///{tmp_path / 'gateway.db'}")
         stack.callback(db.dispose)
         Base.metadata.create_all(db.engine)
-        access = AccessService(db, FixedClock(), Events())
+        events = Events()
+        access = AccessService(db, FixedClock(), events)
         recorder = UsageRecorder(db)
         stack.callback(recorder.close)
         with db.transaction() as session:
@@ -313,6 +315,7 @@ async def stage(tmp_path: Any) -> AsyncIterator[Stage]:
         gateway = GatewayService(
             access=access,
             usage=recorder,
+            accounts=Admission(db, recorder, SystemClock(), events),
             pool=pool,
             db=db,
             jobs=FakeJobs(),
@@ -339,6 +342,7 @@ async def stage(tmp_path: Any) -> AsyncIterator[Stage]:
             gateway=gateway,
             responses=responses,
             steps=steps,
+            bus=events,
             app=app,
             pool=pool,
             access=access,

@@ -63,6 +63,15 @@ def require(principal: PrincipalDependency, scope: str) -> PrincipalDependency:
     return checked
 
 
+def with_zone(**moments: datetime | None) -> None:
+    """Raise InvalidRequest where a moment of the query has no time zone."""
+    for name, moment in moments.items():
+        if moment is not None and moment.tzinfo is None:
+            raise InvalidRequest(
+                f"{name} has no time zone.", hint="Write it as 2026-01-31T00:00:00Z, a plus sign as %2B.", param=name
+            )
+
+
 def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
     """Routes under `/api`."""
     routes = APIRouter(prefix="/api", tags=["access"])
@@ -150,11 +159,7 @@ def router(access: AccessService, principal: PrincipalDependency) -> APIRouter:
         group_by: GroupBy = "model",
     ) -> UsageSummary:
         """Requests and tokens of the project, by model, key or day (UTC)."""
-        for name, moment in (("since", since), ("until", until)):
-            if moment is not None and moment.tzinfo is None:
-                raise InvalidRequest(
-                    f"{name} has no time zone.", hint="Write it as 2026-01-31T00:00:00Z, a plus sign as %2B.", param=name
-                )
+        with_zone(since=since, until=until)
         with access.db.reading() as session:
             return access.usage_summary(session, caller.project_id, since, until, group_by)
 

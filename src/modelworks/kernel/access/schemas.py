@@ -337,8 +337,58 @@ class UsageRecord:
     time_to_first_token_ms: float | None = None
     streamed: bool = False
     aborted: bool = False
+    #: Micro-units of the platform's currency.
+    cost: int = 0
+    price_id: str | None = None
     id: str = field(default_factory=lambda: new_id("usg"))
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    #: What the request had reserved; the record's id is then the reservation's.
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a request may use of one budget or limit.
+
+    Args:
+        allowance_id: of the budget or limit.
+        span: its day or month; empty for limits.
+        metric: tokens, cost, requests or concurrency.
+        amount: the most that is used of it.
+        spacing_ns: of a rate: the time in which one unit flows back; 0 for everything else.
+    """
+
+    allowance_id: str
+    span: str
+    metric: str
+    amount: int
+    spacing_ns: int = 0
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Its row; the order in which rows are locked."""
+        return (self.allowance_id, self.span)
+
+
+@dataclass(slots=True, kw_only=True)
+class Reservation:
+    """The most that a request may use, before it is sent to an engine. `id` becomes that of its usage record."""
+
+    project_id: str
+    key_id: str
+    model: str
+    endpoint: str
+    request_id: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost: int
+    price_id: str | None
+    claims: tuple[Claim, ...]
+    #: Rates per minute among the claims with their amounts, for the headers that tell of them.
+    rates: tuple[tuple[Claim, int], ...] = ()
+    #: The standard headers on rates, once it is granted or refused.
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    id: str = field(default_factory=lambda: new_id("usg"))
 
 
 class UsageRequest(BaseModel):
@@ -366,6 +416,8 @@ class UsageRequest(BaseModel):
     time_to_first_token_ms: float | None
     streamed: bool
     aborted: bool
+    cost: int
+    price_id: str | None
 
 
 GroupBy = Literal["model", "key", "day"]
@@ -383,6 +435,7 @@ class UsageGroup(BaseModel):
     completion_tokens: int
     cached_tokens: int
     reasoning_tokens: int
+    cost: int = Field(description="Micro-units of the platform's currency.")
 
 
 class UsageSummary(BaseModel):

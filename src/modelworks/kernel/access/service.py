@@ -390,6 +390,7 @@ class AccessService:
             func.sum(UsageRow.completion_tokens),
             func.sum(UsageRow.cached_tokens),
             func.sum(UsageRow.reasoning_tokens),
+            func.sum(UsageRow.cost),
         ]
         query = select(group, *sums).where(*_within(project_id, since, until)).group_by(group).order_by(group)
         groups = [_usage_group(str(key), values) for key, *values in session.execute(query)]
@@ -407,7 +408,16 @@ class AccessService:
         return [UsageRequest.model_validate(row) for row in rows[:limit]], len(rows) > limit
 
 
-_SUMS = ("num_requests", "num_errors", "num_aborted", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+_SUMS = (
+    "num_requests",
+    "num_errors",
+    "num_aborted",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cost",
+)
 
 
 def _usage_group(key: str, values: Sequence[Any]) -> UsageGroup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -194,3 +195,114 @@ class UsageRow(Base):
     time_to_first_token_ms: Mapped[float | None]
     streamed: Mapped[bool]
     aborted: Mapped[bool]
+    #: Micro-units of the platform's currency, rounded up once per request; 0 where the model had no price.
+    cost: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    price_id: Mapped[str | None] = mapped_column(String(40))
+
+
+@watched("price")
+class PriceRow(Base):
+    """What a million tokens of a model cost from a moment on; never changed, only followed by another. `""`: every project."""
+
+    __tablename__ = "prices"
+    __table_args__ = (Index(None, "project_id", "model", "valid_from"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    model: Mapped[str] = mapped_column(String(256))
+    input: Mapped[int] = mapped_column(BigInteger)
+    cached: Mapped[int] = mapped_column(BigInteger)
+    output: Mapped[int] = mapped_column(BigInteger)
+    valid_from: Mapped[datetime]
+    created_at: Mapped[datetime]
+    set_by: Mapped[str | None] = mapped_column(String(40))
+
+
+class EntryRow(Base):
+    """One side of a double entry: what a project owes for a request its model has earned, so that both add up to nothing."""
+
+    __tablename__ = "ledger_entries"
+    __table_args__ = (Index(None, "project_id", "month"), {"sqlite_with_rowid": False})
+
+    usage_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    account: Mapped[str] = mapped_column(String(300), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    month: Mapped[str] = mapped_column(String(7))
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    cost: Mapped[int] = mapped_column(BigInteger)
+
+
+class InvoiceRow(Base):
+    """The running sums of a project's month (UTC), changed in the transaction that records each request."""
+
+    __tablename__ = "invoices"
+
+    project_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    month: Mapped[str] = mapped_column(String(7), primary_key=True)
+    num_requests: Mapped[int] = mapped_column(BigInteger)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    cost: Mapped[int] = mapped_column(BigInteger)
+
+
+@watched("allowance")
+class AllowanceRow(Base):
+    """A budget (tokens, cost or requests per day or month) or a limit (per minute, or at the same time)."""
+
+    __tablename__ = "allowances"
+    __table_args__ = (UniqueConstraint("project_id", "scope", "subject", "metric", "period"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    scope: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(256))
+    metric: Mapped[str] = mapped_column(String(16))
+    period: Mapped[str] = mapped_column(String(16))
+    amount: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[datetime]
+    set_by: Mapped[str | None] = mapped_column(String(40))
+
+
+class AllowanceStateRow(Base):
+    """How much of an allowance is used and reserved in one span of time (a day, a month; `""` where it has none)."""
+
+    __tablename__ = "allowance_states"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    allowance_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    span: Mapped[str] = mapped_column(String(10), primary_key=True)
+    used: Mapped[int] = mapped_column(BigInteger)
+    reserved: Mapped[int] = mapped_column(BigInteger)
+    #: Of a rate: when its bucket is full again, in nanoseconds since 1970.
+    full_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class ReservationRow(Base):
+    """What a request under way may still use; its id becomes that of the request's usage record."""
+
+    __tablename__ = "reservations"
+    __table_args__ = (Index(None, "holder"), {"sqlite_with_rowid": False})
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+    project_id: Mapped[str] = mapped_column(String(40))
+    key_id: Mapped[str] = mapped_column(String(40))
+    model: Mapped[str] = mapped_column(String(256))
+    endpoint: Mapped[str] = mapped_column(String(128))
+    request_id: Mapped[str] = mapped_column(String(128))
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger)
+    cost: Mapped[int] = mapped_column(BigInteger)
+    price_id: Mapped[str | None] = mapped_column(String(40))
+    claims: Mapped[list[Any]]
+
+
+class HolderRow(Base):
+    """A process that holds reservations, and when it was last seen alive."""
+
+    __tablename__ = "reservation_holders"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    seen_at: Mapped[datetime]

@@ -1,4 +1,4 @@
-"""The record of requests: many waiting requests share one commit, and none continues before its row is safe."""
+"""The record of requests and what they reserve before: many share one commit, and none continues before its row is safe."""
 
 from __future__ import annotations
 
@@ -10,41 +10,59 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from sqlalchemy import String, insert
 
-from modelworks.contract.errors import Unavailable
-from modelworks.kernel.access.schemas import UsageRecord
-from modelworks.kernel.access.store import UsageRow
+from modelworks.contract.errors import ModelworksError, Unavailable
+from modelworks.kernel.access.ledger import Ledger
+from modelworks.kernel.access.schemas import Reservation, UsageRecord
+from modelworks.kernel.base.clock import SystemClock
 from modelworks.kernel.base.database import Database
 
 log = structlog.get_logger(__name__)
 
-_TABLE = UsageRow.__table__
-_INSERT = insert(UsageRow)
-_COLUMNS = tuple(column.name for column in _TABLE.columns)
-#: Text columns with their lengths: what a client sent (`model`) may be of any length and hold any character.
-_TEXTS = tuple((column.name, column.type.length or 0) for column in _TABLE.columns if isinstance(column.type, String))
 _MAX_BATCH = 1000
 
 Done = Callable[[Exception | None], None]
+Item = UsageRecord | Reservation
 
 
 class UsageRecorder:
-    """Group commit: a writer thread inserts everything that waits in one transaction.
+    """Group commit: a writer thread records and reserves everything that waits in one transaction.
 
     Args:
         db: the database.
+        ledger: the account that is kept; default: one by the machine's clock.
         linger_s: how long the writer lets requests gather; 0 is best where a commit itself takes long enough to gather some.
     """
 
-    def __init__(self, db: Database, *, linger_s: float = 0.0) -> None:
+    def __init__(self, db: Database, ledger: Ledger | None = None, *, linger_s: float = 0.0) -> None:
         self._db = db
+        self._ledger = ledger or Ledger(SystemClock())
         self._linger_s = linger_s
-        self._waiting: list[tuple[UsageRecord, Any]] = []
+        self._waiting: list[tuple[Item, Any]] = []
         self._changed = threading.Condition()
         self._closing = False
         self._busy = False
         self._thread: threading.Thread | None = None
+        #: Reservations whose request could not be recorded: the ledger counts them as soon as it can.
+        self._lost: list[str] = []
+
+    def start(self) -> None:
+        """Begin to look after reservations, those of processes that died among them, before the first request."""
+        with self._changed:
+            self._run()
+
+    async def reserve(self, asked: Reservation) -> None:
+        """Returns when the reservation is committed; it stands until its record is (`UsageRecord.claims`, the same id).
+
+        Raises:
+            QuotaExceeded: a budget does not suffice.
+            RateLimited: a limit is reached; `retry_after_s` says when there is room.
+            Unavailable, StorageFull: the database cannot take it.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._submit(asked, (loop, future))
+        await future
 
     async def record(self, record: UsageRecord) -> None:
         """Returns when the row is committed. Cancelling the caller does not take the record back.
@@ -85,61 +103,79 @@ class UsageRecorder:
         if thread is not None:
             thread.join()
 
-    def _submit(self, record: UsageRecord, waiter: Any) -> None:
+    def _submit(self, item: Item, waiter: Any) -> None:
         with self._changed:
             if self._closing:
                 raise Unavailable("The server is stopping and records no more requests.", retry_after_s=5)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write_until_closed, name="usage-writer", daemon=True)
-                self._thread.start()
-            self._waiting.append((record, waiter))
+            self._run()
+            self._waiting.append((item, waiter))
             if len(self._waiting) == 1:
                 self._changed.notify_all()
 
+    def _run(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_until_closed, name="usage-writer", daemon=True)
+            self._thread.start()
+
     def _write_until_closed(self) -> None:
+        tend_at = time.monotonic()
         while True:
             with self._changed:
-                while not self._waiting and not self._closing:
-                    self._changed.wait()
-                if not self._waiting:
-                    return
+                while not self._waiting and not self._closing and time.monotonic() < tend_at:
+                    self._changed.wait(max(0.0, tend_at - time.monotonic()))
+                if not self._waiting and self._closing:
+                    break
             if self._linger_s and not self._closing:
                 time.sleep(self._linger_s)
             with self._changed:
                 batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
                 self._busy = True
             try:
-                _announce(self._write(batch))
+                if batch:
+                    _announce(self._write(batch))
+                if time.monotonic() >= tend_at:
+                    self._tend()
+                    tend_at = time.monotonic() + self._ledger.tend_every_s
             finally:
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
+        self._leave()
 
-    def _write(self, batch: list[tuple[UsageRecord, Any]]) -> list[tuple[Any, Exception | None]]:
-        error = self._insert([record for record, _ in batch])
-        if error is None or len(batch) == 1:
-            return [(waiter, error) for _, waiter in batch]
-        # One row that the database refuses must not take the others with it.
-        return [(waiter, self._insert([record])) for record, waiter in batch]
+    def _write(self, batch: list[tuple[Item, Any]]) -> list[tuple[Any, Exception | None]]:
+        outcomes = self._transact([item for item, _ in batch])
+        if isinstance(outcomes, Exception):
+            if len(batch) > 1:
+                # One row that the database refuses must not take the others with it.
+                return [outcome for each in batch for outcome in self._write([each])]
+            item, waiter = batch[0]
+            if isinstance(item, UsageRecord) and item.claims:
+                self._lost.append(item.id)
+            return [(waiter, outcomes)]
+        return [(waiter, outcome) for (_, waiter), outcome in zip(batch, outcomes, strict=True)]
 
-    def _insert(self, records: list[UsageRecord]) -> Exception | None:
+    def _transact(self, items: list[Item]) -> list[ModelworksError | None] | Exception:
         try:
             with self._db.writing() as connection:
-                connection.execute(_INSERT, [_row(record) for record in records])
+                return self._ledger.take(connection, items)
         except Exception as error:
-            log.warning("usage could not be recorded", num_records=len(records), error=str(error)[:500])
+            log.warning("usage could not be recorded", num_records=len(items), error=str(error)[:500])
             return error
-        return None
 
+    def _tend(self) -> None:
+        try:
+            with self._db.writing() as connection:
+                self._ledger.tend(connection, self._lost)
+            self._lost = []
+        except Exception as error:
+            log.warning("reservations could not be looked after", error=str(error)[:500])
 
-def _row(record: UsageRecord) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in _COLUMNS}
-    for name, length in _TEXTS:
-        value = row[name]
-        # PostgreSQL stores neither NUL nor lone surrogates, and holds to the length.
-        if value is not None and not (len(value) <= length and value.isascii() and "\x00" not in value):
-            row[name] = value[:length].replace("\x00", "").encode("utf-8", "replace").decode()
-    return row
+    def _leave(self) -> None:
+        try:
+            with self._db.writing() as connection:
+                self._ledger.leave(connection)
+        except Exception as error:
+            log.warning("reservations are left to their lease", error=str(error)[:500])
 
 
 def _announce(outcomes: list[tuple[Any, Exception | None]]) -> None:

@@ -41,6 +41,10 @@ Prefix = Literal[
     "conv",
     "org",
     "ses",
+    "prc",
+    "bud",
+    "lim",
+    "hld",
 ]
 
 

@@ -15,6 +15,7 @@ from modelworks.contract.grading import ModelAnswer
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.gateway.errors import bug
 from modelworks.kernel.gateway.language import ChatCall
+from modelworks.kernel.gateway.middleware import BODY_BYTES, HEADERS
 from modelworks.kernel.gateway.service import GatewayService, model_name
 
 _ENDPOINT = "/v1/chat/completions"
@@ -31,6 +32,8 @@ async def complete(gateway: GatewayService, principal: Principal, scope: Scope, 
         PermissionDenied: the key may not ask models, or not this one.
         ModelworksError: as the route.
     """
+    # A request of its own within another's: its length and what its answer says of limits are not the other's.
+    scope = {**scope, BODY_BYTES: len(orjson.dumps(body)), HEADERS: []}
     meter = gateway.meter(principal, scope, _ENDPOINT)
     try:
         principal.require("inference")

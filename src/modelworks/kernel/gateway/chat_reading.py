@@ -70,6 +70,8 @@ class Chat:
 
     def __init__(self, gateway: GatewayService, principal: Principal, meter: Meter, body: Mapping[str, Any]) -> None:
         asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        # Turns that were stored before count too.
+        meter.prompt_bytes = len(orjson.dumps(body.get("messages")))
         self._call = ChatCall(gateway, principal, meter, asked)
 
     async def read(self, take: Callable[[Chunk], Awaitable[None]], out: Outlet | None = None) -> None:

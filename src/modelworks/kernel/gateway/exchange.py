@@ -48,10 +48,14 @@ async def exchange(
     Leaving the block closes the connection unless the response was read to its end: that stops the work behind it.
 
     Raises:
+        QuotaExceeded, RateLimited: a budget or a limit refuses the request.
         ModelNotFound, Unavailable: from the pool.
         UpstreamFailed: no connection, or it broke in the middle.
         TimedOut: it fell silent.
     """
+    if meter is not None:
+        deployed = pool.peek(project_id, model)
+        await meter.admit(None if deployed is None else deployed.max_model_len)
     for attempt in range(1, _ATTEMPTS + 1):
         answered = False
         sent_at = 0.0

@@ -51,7 +51,7 @@ class ChatCall:
         self._request: ChatRequest | None = None
         self._generation: dict[str, Any] = {}
         self.stream = bool(body.get("stream"))
-        meter.asked_tokens = _asked_tokens(body)
+        meter.asked_tokens, meter.answers, meter.prompts = _asked_tokens(body), _choices(body), 1
         meter.split_by = _user(body) or meter.split_by
         if _is_upstream(gateway, principal, meter.model):
             _require_list(body, "messages")
@@ -118,6 +118,8 @@ class ChatCall:
             _require_language(route)
             return Call("/stream", body)
 
+        # Nothing is written: no answer needs to be reserved.
+        meter.answers = meter.asked_tokens = 0
         tally = Tally()
         async with exchange(self._gateway.pool, self._project_id, meter.model, prepare, meter) as (_, response):
             await _require_ok(response)
@@ -165,7 +167,8 @@ class CompletionCall:
         self._request: CompletionRequest | None = None
         self._generations: list[dict[str, Any]] = []
         self.stream = bool(body.get("stream"))
-        meter.asked_tokens = _asked_tokens(body)
+        meter.prompts = _prompts(body)
+        meter.asked_tokens, meter.answers = _asked_tokens(body) * meter.prompts, _choices(body) * meter.prompts
         meter.split_by = _user(body) or meter.split_by
         if _is_upstream(gateway, principal, meter.model):
             if body.get("prompt") is None:
@@ -189,7 +192,6 @@ class CompletionCall:
 
     def _answer(self, route: Route) -> completions.CompletionAnswer:
         request = self._understand()
-        self._meter.tallies = [Tally() for _ in self._generations]
         return completions.CompletionAnswer(
             answer_id=new_id("cmpl"),
             created=self._gateway.now_s(),
@@ -198,7 +200,7 @@ class CompletionCall:
             n=request.n or 1,
             logprobs=request.logprobs is not None,
             include_usage=wants_usage(self._body),
-            tallies=self._meter.tallies,
+            tallies=self._meter.tallies_of(len(self._generations)),
         )
 
     async def whole(self) -> bytes:
@@ -278,8 +280,18 @@ def most_telling(failures: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def _asked_tokens(body: dict[str, Any]) -> int:
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
-    choices = body.get("n") or 1
-    return limit * choices if isinstance(limit, int) and isinstance(choices, int) else 0
+    return limit * _choices(body) if isinstance(limit, int) else 0
+
+
+def _choices(body: dict[str, Any]) -> int:
+    """Answers to each prompt; `best_of` more are written than are given."""
+    numbers = [body.get("n"), body.get("best_of")]
+    return max(1, *(number if isinstance(number, int) else 1 for number in numbers))
+
+
+def _prompts(body: dict[str, Any]) -> int:
+    prompt = body.get("prompt")
+    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
 
 
 def _user(body: dict[str, Any]) -> str | None:

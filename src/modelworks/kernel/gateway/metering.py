@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from typing import Any, Protocol
 
@@ -9,16 +11,19 @@ import structlog
 from starlette.types import Scope
 
 from modelworks.contract.errors import ModelworksError
-from modelworks.kernel.access.schemas import Principal, UsageRecord
+from modelworks.kernel.access import Demand, Rate
+from modelworks.kernel.access.schemas import Principal, Reservation, UsageRecord
 from modelworks.kernel.base import telemetry
 from modelworks.kernel.gateway.errors import REQUEST_ID
-from modelworks.kernel.gateway.middleware import STARTED
+from modelworks.kernel.gateway.middleware import BODY_BYTES, HEADERS, STARTED
 from modelworks.kernel.serving.schemas import Route
 
 log = structlog.get_logger(__name__)
 
 #: The status recorded when the caller went away before the answer was complete.
 CLIENT_GONE = 499
+#: What an answer without a limit is taken to need where the model does not say how long its context is.
+_UNKNOWN_CONTEXT = 4096
 #: The status recorded when the server was stopped before the answer was complete.
 STOPPING = 503
 
@@ -31,6 +36,18 @@ class Recorder(Protocol):
         ...
 
 
+class Accounts(Protocol):
+    """Prices and budgets; the access room's `Admission`."""
+
+    async def meet(self, demand: Demand) -> tuple[Rate | None, Reservation | None]:
+        """The price of a request, and what it must reserve."""
+        ...
+
+    async def reserve(self, reservation: Reservation) -> None:
+        """Return once it is reserved; raise where a budget or a limit refuses."""
+        ...
+
+
 class Tally:
     """Tokens of one request, as its engine counts them.
 
@@ -38,9 +55,11 @@ class Tally:
     metered; the engine's final figure replaces them.
     """
 
-    __slots__ = ("_final", "_seen", "cached_tokens", "prompt_tokens", "reasoning_tokens")
+    __slots__ = ("_final", "_seen", "cached_tokens", "prompt_tokens", "rate", "reasoning_tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, rate: Rate | None = None) -> None:
+        #: What the tokens cost, where that is known.
+        self.rate = rate
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.reasoning_tokens = 0
@@ -76,22 +95,32 @@ class Tally:
         self.cached_tokens = _whole((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
         self.reasoning_tokens = _whole((usage.get("completion_tokens_details") or {}).get("reasoning_tokens"))
 
+    @property
+    def cost(self) -> int:
+        """Micro-units of the platform's currency; 0 without a price."""
+        if self.rate is None:
+            return 0
+        return self.rate.cost(self.prompt_tokens, self.cached_tokens, self.completion_tokens)
+
     def as_openai(self) -> dict[str, Any]:
-        """OpenAI's usage object."""
-        return {
+        """OpenAI's usage object, with `cost` (whole units of the platform's currency) where there is a price."""
+        found: dict[str, Any] = {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
             "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         }
+        if self.rate is not None:
+            found["cost"] = self.cost / 1_000_000
+        return found
 
 
 def total(tallies: list[Tally]) -> Tally:
     """The sum over the prompts of one request."""
     if len(tallies) == 1:
         return tallies[0]
-    found = Tally()
+    found = Tally(tallies[0].rate if tallies else None)
     for tally in tallies:
         found.prompt_tokens += tally.prompt_tokens
         found.cached_tokens += tally.cached_tokens
@@ -115,14 +144,21 @@ class Meter:
     """Gathers the usage record of one request and writes it exactly once."""
 
     __slots__ = (
+        "_accounts",
         "_first_token_at",
         "_principal",
+        "_rate",
         "_recorder",
+        "_reservation",
+        "_scope",
         "_started",
         "_written",
+        "answers",
         "asked_tokens",
         "endpoint",
         "model",
+        "prompt_bytes",
+        "prompts",
         "request_id",
         "route",
         "split_by",
@@ -130,8 +166,14 @@ class Meter:
         "tallies",
     )
 
-    def __init__(self, recorder: Recorder, principal: Principal, scope: Scope, endpoint: str) -> None:
+    def __init__(
+        self, recorder: Recorder, principal: Principal, scope: Scope, endpoint: str, accounts: Accounts | None = None
+    ) -> None:
         self._recorder = recorder
+        self._accounts = accounts
+        self._scope = scope
+        self._rate: Rate | None = None
+        self._reservation: Reservation | None = None
         self._principal = principal
         self._started: float = scope.get(STARTED) or time.perf_counter()
         self._first_token_at: float | None = None
@@ -148,6 +190,72 @@ class Meter:
         self.tallies = [Tally()]
         #: The most tokens that the caller let the answer have, over all its choices; 0 where it set no limit.
         self.asked_tokens = 0
+        #: Answers that a model writes for this request, and the prompts that they are to; 0 where it writes none.
+        self.answers = 0
+        self.prompts = 0
+        #: How long the prompt is where the request's body does not hold all of it.
+        self.prompt_bytes = 0
+
+    async def admit(self, context_tokens: int | None) -> None:
+        """Reserve the most that the request can use, before anything is sent; later calls do nothing.
+
+        Args:
+            context_tokens: the most that one prompt and its answer can have, where the model says it.
+
+        Raises:
+            QuotaExceeded, RateLimited: a budget or a limit refuses. The answer's headers tell of limits in both cases.
+        """
+        accounts, self._accounts = self._accounts, None
+        if accounts is None:
+            return
+        body_bytes = max(self._scope.get(BODY_BYTES, 0), self.prompt_bytes)
+        # No token is shorter than a byte; what a template adds is less than what JSON does.
+        prompt = body_bytes
+        asked = self.asked_tokens
+        if self.answers:
+            if context_tokens is not None:
+                prompt = min(prompt, context_tokens * self.prompts)
+            asked = asked or self.answers * (context_tokens or _UNKNOWN_CONTEXT)
+        self._rate, reservation = await accounts.meet(
+            Demand(
+                project_id=self._principal.project_id,
+                key_id=self._principal.key_id,
+                model=self.model,
+                endpoint=self.endpoint,
+                request_id=self.request_id,
+                prompt_tokens=prompt,
+                completion_tokens=asked,
+                # Three bytes are about a token in most languages.
+                likely_tokens=-(-body_bytes // 3) + self.asked_tokens,
+            )
+        )
+        for tally in self.tallies:
+            tally.rate = self._rate
+        if reservation is not None:
+            await self._reserve(accounts, reservation)
+
+    async def _reserve(self, accounts: Accounts, reservation: Reservation) -> None:
+        reserving = asyncio.ensure_future(accounts.reserve(reservation))
+        try:
+            await asyncio.shield(reserving)
+        except asyncio.CancelledError:
+            # It may be granted all the same: then this request's record gives it back.
+            with contextlib.suppress(ModelworksError):
+                await reserving
+                self._reservation = reservation
+            raise
+        finally:
+            self._add_headers(reservation.headers)
+        self._reservation = reservation
+
+    def _add_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        if headers:
+            self._scope.setdefault(HEADERS, []).extend(headers)
+
+    def tallies_of(self, number: int) -> list[Tally]:
+        """Start to count each of several prompts apart."""
+        self.tallies = [Tally(self._rate) for _ in range(number)]
+        return self.tallies
 
     def answering(self) -> None:
         """Mark the first output."""
@@ -174,6 +282,8 @@ class Meter:
             return
         self._written = True
         used = total(self.tallies)
+        if self._rate is not None:
+            self._add_headers([(b"x-modelworks-cost", b"%d.%06d" % divmod(used.cost, 1_000_000))])
         if self.route is not None:
             for kind in ("prompt", "completion", "cached", "reasoning"):
                 if number := getattr(used, f"{kind}_tokens"):
@@ -197,7 +307,8 @@ class Meter:
 
     def _row(self, status: int, error: ModelworksError | None, used: Tally, *, aborted: bool) -> UsageRecord:
         route, first = self.route, self._first_token_at
-        return UsageRecord(
+        rate, held = self._rate, self._reservation
+        row = UsageRecord(
             project_id=self._principal.project_id,
             key_id=self._principal.key_id,
             endpoint=self.endpoint,
@@ -216,4 +327,9 @@ class Meter:
             time_to_first_token_ms=None if first is None else (first - self._started) * 1000,
             streamed=self.streamed,
             aborted=aborted,
+            cost=used.cost,
+            price_id=None if rate is None else rate.id,
         )
+        if held is not None:
+            row.id, row.claims = held.id, held.claims
+        return row

@@ -16,6 +16,10 @@ from modelworks.kernel.gateway.errors import REQUEST_ID, bug, error_response
 
 log = structlog.get_logger(__name__)
 
+#: How long its body is, as far as it has been read, in the ASGI scope.
+BODY_BYTES: Final = "modelworks.body_bytes"
+#: Headers that the answer gets in the end, whatever it will be: a list of pairs in the ASGI scope.
+HEADERS: Final = "modelworks.headers"
 #: When the request arrived (`time.perf_counter`), in the ASGI scope.
 STARTED: Final = "modelworks.started"
 
@@ -83,6 +87,7 @@ class Edge:
                     # What Anthropic's clients read.
                     (b"request-id", request_id.encode()),
                     (b"openai-processing-ms", b"%d" % elapsed_ms),
+                    *scope.get(HEADERS, ()),
                 ]
             await send(message)
 
@@ -139,6 +144,7 @@ class Edge:
                 announced = int(value)
                 break
         if announced is not None:
+            scope[BODY_BYTES] = announced
             if announced > self._max_body_bytes:
                 # The connection is closed, as its unread rest would be taken for the next request.
                 await error_response(self._too_large(), headers={"connection": "close"})(scope, receive, send)
@@ -152,6 +158,7 @@ class Edge:
             message = await receive()
             if message["type"] == "http.request":
                 taken += len(message.get("body", b""))
+                scope[BODY_BYTES] = taken
                 if taken > self._max_body_bytes:
                     raise _TooLarge
             return message

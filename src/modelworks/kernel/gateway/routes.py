@@ -167,6 +167,7 @@ def _tasks(found: APIRouter, gateway: GatewayService) -> None:
                 meter.model = model or ""
                 if model is not None:
                     principal.require_model(model)
+                await meter.admit(None)
                 accepted = await tasks.submit(gateway, principal, task, capability.name, model, payload)
                 await meter.record(202)
                 return JsonBytes(accepted, status_code=202)

@@ -19,7 +19,7 @@ from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.catalog.schemas import Version
 from modelworks.kernel.gateway.errors import malformed_json
-from modelworks.kernel.gateway.metering import Meter, Recorder
+from modelworks.kernel.gateway.metering import Accounts, Meter, Recorder
 from modelworks.kernel.gateway.schemas import ModelObject
 from modelworks.kernel.jobs.schemas import JobSpec, RunRecord
 from modelworks.kernel.serving import DeployedModel, ReplicaPool
@@ -58,6 +58,7 @@ class GatewayService:
     Args:
         access: checks keys.
         usage: records requests.
+        accounts: prices and budgets; without them nothing costs and nothing is limited.
         pool: finds replicas.
         db: for the two task modes that need the database (job, static).
         jobs: accepts runs for tasks of mode job.
@@ -76,6 +77,7 @@ class GatewayService:
     jobs: Submitter
     catalog: Versions
     clock: Clock
+    accounts: Accounts | None = None
     keep_alive_s: float = 15.0
     problems: Callable[[], Mapping[str, str]] = dict
     metrics: Callable[[], bytes] = bytes
@@ -105,7 +107,7 @@ class GatewayService:
 
     def meter(self, principal: Principal, scope: Scope, endpoint: str) -> Meter:
         """A fresh meter for one request."""
-        return Meter(self.usage, principal, scope, endpoint)
+        return Meter(self.usage, principal, scope, endpoint, self.accounts)
 
     def now_s(self) -> int:
         """Unix seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelworks.kernel.base.changes import watched
@@ -268,3 +268,23 @@ class ConversationItemRow(Base):
     project_id: Mapped[str] = mapped_column(String(40))
     id: Mapped[str] = mapped_column(String(64))
     item: Mapped[dict[str, Any]]
+
+
+class IdempotencyRow(Base):
+    """A request that its caller named with `Idempotency-Key`, and its answer once there is one."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (Index(None, "expires_at"),)
+
+    project_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    #: Whose turn it is: the request that took the key last.
+    claim: Mapped[str] = mapped_column(String(40))
+    request: Mapped[str] = mapped_column(String(1024))
+    #: SHA-256 of the body; None while the request is under way.
+    digest: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[int | None]
+    headers: Mapped[list[Any]]
+    #: None where the answer holds a secret and so cannot be given again.
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    expires_at: Mapped[datetime]

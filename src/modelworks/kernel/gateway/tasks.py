@@ -107,6 +107,11 @@ class TaskCall:
         self._payload = payload
         meter.model = model or self._only_model()
         principal.require_model(meter.model)
+        if task.mode == "stream":
+            # Where the input has no such limit, the most that the model can write is reserved.
+            limit = payload.get("max_tokens")
+            meter.answers = meter.prompts = 1
+            meter.asked_tokens = limit if isinstance(limit, int) else 0
 
     def _only_model(self) -> str:
         names = [
@@ -185,6 +190,7 @@ class TaskCall:
     async def files(self) -> bytes:
         """The published files of a static task, with the paths under which they are served."""
         gateway, meter = self._gateway, self._meter
+        await meter.admit(None)
         async with gateway.pool.acquire(self._principal.project_id, meter.model) as route:
             meter.route = route
             self._check(route)
