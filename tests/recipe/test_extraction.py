@@ -40,6 +40,12 @@ do not ignore
 entries
 .BR kill (2),
 .B bash
+.IP (1) 4
+first
+.EX
+$ ls
+  x
+.EE
 """
 
 
@@ -47,7 +53,7 @@ def test_a_manual_page_becomes_sections_options_and_text() -> None:
     text = tidy(man_text(MAN))
     assert text == (
         "LS(1)\n\n# 名称\n\nls - 列出目录内容\n\n# SEE ALSO\n\nls [选项]...\n\n列出信息（默认为当前目录）。\n\n"
-        "-a, --all do not ignore entries kill(2), bash"
+        "-a, --all\ndo not ignore entries kill(2), bash\n\n(1)\nfirst\n\n$ ls\n  x"
     )
     assert man_text(".so man1/other.1") == ""
 

@@ -219,17 +219,22 @@ def man_text(text: str) -> str:
     if text.startswith(".so "):
         return ""  # another name of a page that is read by itself
     lines: list[str] = []
-    tagged = False
+    # Lines of their own that follow: two after .TP, the tag and the beginning of its text.
+    fresh = 0
+    preformatted = False
     for raw in text.split("\n"):
         line = re.sub(r"\\\".*$", "", raw)
         if line.startswith(("'\\\"", "'")) and not line[1:2].isalpha():
             continue
         if not line.startswith("."):
-            if lines and lines[-1] and not tagged and line.strip() and not lines[-1].startswith("#"):
+            if preformatted:
+                lines.append(_inline(line.rstrip()))
+                continue
+            if lines and lines[-1] and not fresh and line.strip() and not lines[-1].startswith("#"):
                 lines[-1] += ("" if _wide(lines[-1][-1]) and _wide(line.lstrip()[0]) else " ") + _inline(line.strip())
             else:
                 lines.append(_inline(line.strip()))
-            tagged = False
+            fresh = max(0, fresh - 1)
             continue
         macro, _, rest = line[1:].strip().partition(" ")
         words = [(quoted or plain).replace('""', '"') for quoted, plain in _QUOTED.findall(rest)]
@@ -237,18 +242,21 @@ def man_text(text: str) -> str:
         if macro in ("SH", "Sh", "SS", "Ss"):
             lines += ["", ("# " if macro in ("SH", "Sh") else "## ") + said, ""]
         elif macro in ("TP", "IP", "PP", "P", "LP", "HP", "Pp", "sp"):
-            lines += ["", said] if macro == "IP" and said else [""]
-            tagged = macro == "TP"
+            lines += ["", _inline(words[0])] if macro == "IP" and words else [""]
+            fresh = 2 if macro == "TP" else 1 if macro == "IP" and words else 0
         elif macro in ("B", "I", "SM", "SB", "Nm", "Ar", "Fl", "Cm", "Pa", "Nd", "It", "Xr"):
             said = ("-" if macro == "Fl" else "– " if macro == "Nd" else "") + said
-            _continue(lines, said, fresh=tagged or macro == "It")
-            tagged = False
+            _continue(lines, said, fresh=bool(fresh) or macro == "It")
+            fresh = max(0, fresh - 1)
         elif macro in ("BR", "RB", "BI", "IB", "RI", "IR"):
             # Alternating faces stand without spaces between them.
-            _continue(lines, _inline("".join(words)), fresh=tagged)
-            tagged = False
-        elif macro in ("br", "nf", "fi", "EX", "EE"):
+            _continue(lines, _inline("".join(words)), fresh=bool(fresh))
+            fresh = max(0, fresh - 1)
+        elif macro in ("nf", "fi", "EX", "EE"):
+            preformatted = macro in ("nf", "EX")
             lines.append("")
+        elif macro == "br":
+            fresh = max(1, fresh)
         elif macro == "TH" and words:
             lines.append(f"{words[0]}({words[1]})" if len(words) > 1 else words[0])
     return "\n".join(lines)
