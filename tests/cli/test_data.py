@@ -64,7 +64,7 @@ def test_a_proper_folder_exits_with_0(cli: Cli, folder: Path) -> None:
     [
         (("-p", "epochs=0"), "epochs"),
         (("-p", "epoch=1"), "Known parameters: context_length, epochs"),
-        (("--task", "dreaming"), "Choose with --task one of: text-generation"),
+        (("--task", "dreaming"), "Choose with --task one of: "),
         (("--model", "base@default"), "name the folder of a model"),
     ],
 )
@@ -73,6 +73,23 @@ def test_wrong_arguments_are_refused(cli: Cli, folder: Path, arguments: tuple[st
     assert done.code == 1
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+def test_of_several_tasks_the_usual_one_is_meant(cli: Cli, server: FakeServer) -> None:
+    ranking = {**TASK, "name": "text-ranking"}
+    server.on("POST", "/api/runs", lambda _: Answer({**RUN, "state": "queued"}, 201))
+    server.on("GET", "/api/runs/run_1", lambda _: {**RUN, "result": REPORT})
+    for tasks, arguments, chosen in (
+        ([ranking, TASK], (), "text-generation"),
+        ([ranking, TASK], ("--task", "text-ranking"), "text-ranking"),
+        ([ranking], (), "text-ranking"),
+    ):
+        server.on("GET", "/api/capabilities", lambda _, tasks=tasks: page([{"name": "text", "tasks": tasks}]))
+        cli("data", "validate", "talks@v2", *arguments)
+        assert [each.json["task"] for each in server.asked if each.method == "POST"][-1] == chosen
+    others = [ranking, {**TASK, "name": "feature-extraction"}]
+    server.on("GET", "/api/capabilities", lambda _: page([{"name": "text", "tasks": others}]))
+    assert "Choose with --task one of: feature-extraction, text-ranking" in cli("data", "validate", "talks@v2").err
 
 
 def test_a_reference_is_checked_by_a_run(cli: Cli, server: FakeServer) -> None:
@@ -88,6 +105,76 @@ def test_a_reference_is_checked_by_a_run(cli: Cli, server: FakeServer) -> None:
     assert done.code == 1
     assert "70 tokens, of which 30 are learnt" in done.out
     assert "A note." in done.err
+
+
+ESTIMATE: dict[str, Any] = {
+    "memory_bytes": 3 << 30, "parts": {"weights": 1 << 30}, "seconds": 7200.0, "notes": ["Two samples leak."],
+}  # fmt: skip
+
+
+def test_a_reference_is_estimated_for_a_training_that_is_not_queued(cli: Cli, server: FakeServer) -> None:
+    server.on("GET", "/api/capabilities", lambda _: page([{"name": "text", "tasks": [TASK]}]))
+
+    def run(request: Any) -> Answer:
+        estimated = request.json["verb"] == "train"
+        return Answer({**RUN, "estimate": ESTIMATE} if estimated else {**RUN, "state": "queued"}, 201)
+
+    server.on("POST", "/api/runs", run)
+    server.on("GET", "/api/runs/run_1", lambda _: {**RUN, "result": REPORT})
+    arguments = ("data", "validate", "talks@v2", "--for", "base", "-t", "method=lora", "-p", "epochs=2")
+    done = cli(*arguments)
+    trained, checked = (each for each in server.asked if each.method == "POST")
+    assert trained.json["inputs"] == {"base": "base", "train": "talks@v2"}
+    assert trained.json["params"] == {"method": "lora", "epochs": 2}
+    assert trained.json["force"] is True
+    assert trained.query.get("dry_run") == "true" or trained.json.get("dry_run") is True
+    assert checked.json["inputs"] == {"data": "talks@v2", "model": "base"}
+    assert "about 3.0 GiB (weights 1.0 GiB)" in done.out
+    assert "roughly 2 hours" in done.out
+    assert "Two samples leak." in done.err
+    shown = cli(*arguments, "-o", "json").json
+    assert shown["training"] == {"base": "base", "params": {"method": "lora", "epochs": 2}, "estimate": ESTIMATE}
+    assert shown["cost"] == 140
+
+
+def test_a_folder_is_estimated_here(cli: Cli, server: FakeServer, folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    config = {"hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 1000, "num_attention_heads": 2, "head_dim": 32}
+    (model / "config.json").write_text(json.dumps({**config, "intermediate_size": 128, "max_position_embeddings": 128}))
+    few, many = (
+        cli(
+            "data",
+            "validate",
+            str(folder),
+            "--for",
+            str(model),
+            "-t",
+            "method=lora",
+            "-t",
+            "packing=false",
+            "-t",
+            f"batch_size={size}",
+            "-o",
+            "json",
+        )
+        for size in (1, 2)
+    )
+    assert few.json["training"]["estimate"]["memory_bytes"] < many.json["training"]["estimate"]["memory_bytes"]
+    assert few.json["training"]["params"] == {"method": "lora", "packing": False, "batch_size": 1}
+    told = cli("data", "validate", str(folder), "--for", str(model), "-t", "method=lora")
+    assert "Memory" in told.out
+    assert f"{model}, method lora" in told.out
+    for arguments, said in (
+        (("--for", str(model), "-t", "method=lora", "-t", "epochs=0"), "epochs"),
+        (("--for", "base@v1"), "with --for"),
+        (("-t", "method=lora"), "Give --for MODEL"),
+    ):
+        done = cli("data", "validate", str(folder), *arguments)
+        assert done.code == 1
+        assert said in done.err
+        assert "Traceback" not in done.err
+    assert server.asked == []
 
 
 def test_a_run_that_failed_gives_its_error(cli: Cli, server: FakeServer) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelworks.cli.connection import collect, connect, pairs_of
+from modelworks.cli.estimating import folder_of_model, local_estimate, rows_of, training_params
 from modelworks.cli.messages import tr
 from modelworks.cli.model import VERSION_COLUMNS, Limit, Reference, print_detail, remove
 from modelworks.cli.output import (
@@ -51,6 +52,8 @@ FAULT_COLUMNS: list[Column] = [
     ("FAULT", "message"),
     ("WHAT TO DO", "hint"),
 ]
+#: What data sets are for where nobody says; the others are named with --task.
+_USUAL_TASK = "text-generation"
 RUN_FIELDS: list[Column] = [
     ("What", lambda record: f"{record['verb']} {record['task']}"),
     ("Inputs", lambda record: {role: given.get("ref") for role, given in record["inputs"].items()}),
@@ -67,7 +70,7 @@ REMOVED_COLUMNS: list[Column] = [
 ]
 
 TaskName = Annotated[
-    str | None, typer.Option("--task", help="For which task; needed only where several tasks have data of their own.")
+    str | None, typer.Option("--task", help="For which task; text-generation, or the only one, where it is not said.")
 ]
 DataParams = Annotated[
     list[str] | None, typer.Option("-p", "--param", help="key=value, as epochs=3 or similarity=0.9; repeatable.")
@@ -143,25 +146,46 @@ def validate(
         str | None, typer.Option("--model", help="Count tokens as this model does: a reference, for a folder a folder.")
     ] = None,
     param: DataParams = None,
+    base: Annotated[
+        str | None, typer.Option("--for", help="Also estimate memory and time of training this model on it; as --model.")
+    ] = None,
+    train_param: Annotated[
+        list[str] | None, typer.Option("-t", "--train-param", help="key=value for that training, such as method=lora.")
+    ] = None,
     output: Output = Format.table,
 ) -> None:
     """Report every fault of a data set, and what training on it would cost. Exits with 1 where there are errors.
 
-    A folder is checked on this machine and nothing is sent; a reference is checked by a run on the server.
+    A folder is checked on this machine and nothing is sent; a reference is checked by a run on the server. With --for, what
+    `train --dry-run` would say of memory and time stands below.
     """
     params = pairs_of(param or [], "-p")
+    wanted = training_params(pairs_of(train_param or [], "-t"), params.get("epochs"))
+    if base is None and train_param:
+        raise InvalidRequest("-t says how a model would be trained, and there is none.", hint="Give --for MODEL.")
+    model = base if model is None else model
+    training: dict[str, Any] | None = None
     if _is_local(source):
         found = _local_task(task, "validator")
-        model_dir = None if model is None else Path(model).expanduser()
-        if model_dir is not None and not model_dir.is_dir():
-            raise InvalidRequest(f"There is no folder {model!r}.", hint="For a local folder, name the folder of a model.")
+        model_dir = None if model is None else folder_of_model(model, "--model")
+        base_dir = None if base is None else folder_of_model(base, "--for")
+        # A wrong parameter is told before all of the data are read.
+        trained = None if base is None else _checked(found.train_params, wanted)
         report = _resolve(found.validator)(
             Path(source).expanduser(), _checked(found.validate_params, params), model=model_dir
         ).model_dump(mode="json")
+        if base_dir is not None:
+            estimator = None if found.estimator is None else _resolve(found.estimator)
+            said = local_estimate(estimator, trained, Path(source).expanduser(), base_dir, found.resources.cpu)
+            training = {"base": base, "params": wanted, "estimate": said}
     else:
         inputs = {"data": source} if model is None else {"data": source, "model": model}
         with connect() as client:
+            if base is not None:
+                training = {"base": base, "params": wanted, "estimate": _estimate_of(client, task, base, source, wanted)}
             report = _run_of(client, "validate", task, inputs, params, None)["result"]
+    if training is not None:
+        report = {**report, "training": training}
     if output is Format.json:
         print_json(report)
     elif output is Format.name:
@@ -272,16 +296,23 @@ def _local_task(name: str | None, able: str) -> Task:
             continue
         if isinstance(capability, Capability):
             choices += [task for task in capability.tasks if getattr(task, able) is not None]
-    found = [task for task in choices if name in (None, task.name)]
+    meant = _meant(name, [task.name for task in choices])
+    return next(task for task in choices if task.name == meant)
+
+
+def _meant(name: str | None, choices: list[str]) -> str:
+    """The task that is named; without a name the only one, or of several the usual one.
+
+    Raises:
+        InvalidRequest: it is none of them, or several and the usual one is not among them.
+    """
+    wanted = _USUAL_TASK if name is None and _USUAL_TASK in choices else name
+    found = [each for each in choices if wanted in (None, each)]
     if len(found) == 1:
         return found[0]
-    raise _undecided(name, [task.name for task in choices])
-
-
-def _undecided(name: str | None, choices: list[str]) -> InvalidRequest:
     problem = "Several tasks have data of their own." if name is None and choices else f"No task {name or ''!r} offers this."
     known = ", ".join(sorted(choices)) or "nothing that is installed"
-    return InvalidRequest(problem, hint=f"Choose with --task one of: {known}.", param="task")
+    raise InvalidRequest(problem, hint=f"Choose with --task one of: {known}.", param="task")
 
 
 def _resolve(path: ImportPath | None) -> Any:
@@ -317,16 +348,7 @@ def _run_of(
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """The finished run, or what it would be; raises the error with which it failed."""
-    able = {"validate": "validates_data", "clean": "cleans_data", "label": "labels_data"}[verb]
-    choices = [
-        (capability["name"], each["name"])
-        for capability in client.server.capabilities()
-        for each in capability["tasks"]
-        if each.get(able) and task in (None, each["name"])
-    ]
-    if len(choices) != 1:
-        raise _undecided(task, [each for _, each in choices])
-    capability, chosen = choices[0]
+    capability, chosen = _choice(client, verb, task)
     run = client.runs.submit(
         verb=verb,
         capability=capability,
@@ -344,6 +366,19 @@ def _run_of(
     if done["state"] != "succeeded":
         raise _failure(done)
     return dict(done)
+
+
+def _choice(client: Modelworks, verb: str, task: str | None) -> tuple[str, str]:
+    """Capability and task that a verb means."""
+    able = {"validate": "validates_data", "clean": "cleans_data", "label": "labels_data"}[verb]
+    choices = [
+        (str(capability["name"]), str(each["name"]))
+        for capability in client.server.capabilities()
+        for each in capability["tasks"]
+        if each.get(able)
+    ]
+    meant = _meant(task, [each for _, each in choices])
+    return next(choice for choice in choices if choice[1] == meant)
 
 
 def _failure(run: dict[str, Any]) -> ModelworksError:
@@ -370,10 +405,30 @@ def _print_report(report: dict[str, Any]) -> None:
         ("Per sample", f"{size['shortest']:,} to {size['longest']:,}, median {size['median']:,}, 95 % below {size['p95']:,}"),
         ("Cost", f"{about}{report['cost']:,} {plain(size['unit'])} in {report['epochs']:,} epochs"),
     ]
+    training = report.get("training")
+    if training is not None:
+        rows += rows_of(training["base"], training["params"], training["estimate"])
     for line in table([row for row in rows if row is not None]):
         typer.echo(line)
-    for each in report["notes"]:
+    for each in [*report["notes"], *((training or {}).get("estimate") or {}).get("notes", ())]:
         note(plain(each))
+
+
+def _estimate_of(client: Modelworks, task: str | None, base: str, source: str, params: dict[str, Any]) -> Any:
+    """What the server says of a training that is not queued."""
+    capability, chosen = _choice(client, "validate", task)
+    run = client.runs.submit(
+        verb="train",
+        capability=capability,
+        task=chosen,
+        inputs={"base": base, "train": source},
+        params=params,
+        name="estimate",
+        # However much it needs: that is the question.
+        force=True,
+        dry_run=True,
+    )
+    return run.get("estimate")
 
 
 def _print_cleaning(report: dict[str, Any], outputs: list[str]) -> None:

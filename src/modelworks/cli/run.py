@@ -70,7 +70,7 @@ def _resources_text(given: Record) -> str:
     return (f"{workers} workers, each " if workers > 1 else "") + ", ".join(parts)
 
 
-def _memory_text(estimate: Record) -> str | None:
+def memory_text(estimate: Record) -> str | None:
     """What a training will need, and the parts of it, the largest first."""
     if not estimate:
         return None
@@ -79,7 +79,7 @@ def _memory_text(estimate: Record) -> str | None:
     return f"about {size_text(estimate['memory_bytes'])}" + (f" ({listed})" if listed else "")
 
 
-def _time_text(estimate: Record) -> str | None:
+def time_text(estimate: Record) -> str | None:
     seconds = estimate.get("seconds")
     if seconds is None:
         return None
@@ -124,8 +124,8 @@ FIELDS: list[Column] = [
     ("Repeats", "repeats"),
     ("Computed with", _environment_text),
     ("Resources", lambda record: _resources_text(record.get("resources") or {})),
-    ("Memory", lambda record: _memory_text(record.get("estimate") or {})),
-    ("Time", lambda record: _time_text(record.get("estimate") or {})),
+    ("Memory", lambda record: memory_text(record.get("estimate") or {})),
+    ("Time", lambda record: time_text(record.get("estimate") or {})),
     ("Notes", lambda record: (record.get("estimate") or {}).get("notes")),
     ("Result", _output_names),
     ("Measured", lambda record: (record.get("result") or {}).get("metrics") or record.get("result")),
