@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import anthropic
 import openai
 import pydantic
 import pytest
@@ -259,3 +260,73 @@ def test_a_stream_that_is_left_stops_the_engine(stage: Stage) -> None:
     assert 0 < aborted[0]["completion_tokens"] < 1900
     assert aborted[0]["prompt_tokens"] == stage.count(PROMPT)
     assert completion(stage, max_tokens=2).usage.completion_tokens <= 2
+
+
+ADDRESS: Any = {
+    "type": "object",
+    "properties": {"street": {"type": "string", "maxLength": 12}, "number": {"type": "integer"}},
+    "required": ["street", "number"],
+    "additionalProperties": False,
+}
+
+
+def test_responses_go_on_from_each_other_whole_and_streamed(stage: Stage) -> None:
+    client = stage.openai
+    fields: Any = {"model": NAME, "temperature": 0, "max_output_tokens": 8}
+    first = client.responses.create(**fields, input="Where is the river?")
+    with client.responses.stream(**fields, input="Where is the river?") as stream:
+        *_, last = stream
+    assert last.type == "response.incomplete"
+    assert last.response.output_text == first.output_text != ""
+    assert last.response.incomplete_details == first.incomplete_details
+    counted = client.responses.input_tokens.count(model=NAME, input="And now?", previous_response_id=first.id)
+    second = client.responses.create(**fields, input="And now?", previous_response_id=first.id)
+    assert first.usage is not None
+    assert second.usage is not None
+    assert counted.input_tokens == second.usage.input_tokens > first.usage.input_tokens
+    # What the model read is what a chat of the same turns reads.
+    turns: Any = [
+        {"role": "user", "content": "Where is the river?"},
+        {"role": "assistant", "content": first.output_text},
+        {"role": "user", "content": "And now?"},
+    ]
+    same = client.chat.completions.create(model=NAME, messages=turns, temperature=0, max_tokens=8)
+    assert same.choices[0].message.content == second.output_text
+    assert same.usage is not None
+    assert same.usage.prompt_tokens == counted.input_tokens
+    assert client.responses.retrieve(second.id).output_text == second.output_text
+
+
+def test_a_response_is_json_and_made_in_the_background(stage: Stage) -> None:
+    form: Any = {"format": {"type": "json_schema", "name": "address", "schema": ADDRESS, "strict": True}}
+    promised = stage.openai.responses.create(model=NAME, input="Where?", text=form, background=True)
+    assert promised.status == "queued"
+    deadline = time.monotonic() + 60
+    while (found := stage.openai.responses.retrieve(promised.id)).status in ("queued", "in_progress"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    if found.status == "completed":
+        answer = json.loads(found.output_text)
+        assert set(answer) == {"street", "number"}
+    else:
+        # A model of this size may write digits until its context ends; then it says so.
+        assert found.incomplete_details is not None
+
+
+def test_anthropics_client_gets_the_same_answer(stage: Stage) -> None:
+    with anthropic.Anthropic(base_url=stage.platform.url, api_key=stage.platform.key, max_retries=0) as client:
+        turns: Any = [{"role": "user", "content": "Where is the river?"}]
+        fields: Any = {"model": NAME, "max_tokens": 8, "messages": turns, "extra_body": {"temperature": 0}}
+        message = client.messages.create(**fields)
+        with client.messages.stream(**fields) as stream:
+            streamed = stream.get_final_message()
+        counted = client.messages.count_tokens(model=NAME, messages=turns)
+        with pytest.raises(anthropic.NotFoundError):
+            client.messages.create(**{**fields, "model": "lab/none"})
+    same = chat(stage, max_tokens=8)
+    [block] = message.content
+    assert block.type == "text"
+    assert block.text == same.choices[0].message.content
+    assert [each.text for each in streamed.content if each.type == "text"] == [block.text]
+    assert counted.input_tokens == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
+    assert counted.input_tokens == same.usage.prompt_tokens

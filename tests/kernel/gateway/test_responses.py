@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from tests.kernel.gateway.conftest import Stage, chunk, usage
 
-from modelworks.contract.errors import ContextLengthExceeded, Unavailable
+from modelworks.contract.errors import ContextLengthExceeded, InvalidRequest, Unavailable
 
 SENT = {"messages": [{"role": "user", "content": "Hi"}]}
 
@@ -224,6 +224,43 @@ async def test_calls_are_streamed_as_the_client_wants_them(stage: Stage) -> None
     answer = await stage.client.responses.create(model="remote/gpt", input=outputs, previous_response_id=final.id)
     assert answer.output_text == "Wet."
     assert [turn["role"] for turn in stage.upstream.requests[1][1]["messages"]] == ["user", "assistant", "tool", "tool"]
+
+
+async def test_a_replica_of_ours_calls_too(stage: Stage) -> None:
+    stage.replica.answer(
+        chunk(usage=usage(5, 0)),
+        chunk(reasoning="hm", token_ids=[1]),
+        chunk(tool_calls=[{"index": 0, "name": "weather", "arguments": ""}], token_ids=[2]),
+        chunk(tool_calls=[{"index": 0, "arguments": '{"city":"Ulm"}'}], token_ids=[3]),
+        chunk(finish_reason="tool_calls", usage=usage(5, 3, reasoning=1)),
+    )
+    choice: Any = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "weather"}]}
+    answer = await stage.client.responses.create(
+        model="tiny", input="Weather?", tools=[FUNCTION], tool_choice=choice, parallel_tool_calls=False
+    )
+    thought, call = answer.output
+    assert (thought.type, call.type) == ("reasoning", "function_call")
+    assert (call.name, call.arguments) == ("weather", '{"city":"Ulm"}')
+    assert answer.usage is not None
+    assert answer.usage.output_tokens_details.reasoning_tokens == 1
+    [sent] = stage.replica.requests
+    assert (sent["tool_choice"], sent["callable_tools"], sent["parallel_tool_calls"]) == ("required", ["weather"], False)
+
+
+async def test_a_fault_in_a_schema_is_named_where_the_caller_wrote_it(stage: Stage) -> None:
+    for theirs, ours in (
+        ("tools.0.function.parameters.properties.city.pattern", "tools.0.parameters.properties.city.pattern"),
+        ("response_format.json_schema.schema.properties.a", "text.format.schema.properties.a"),
+    ):
+        stage.replica.refusal = (400, InvalidRequest("It cannot be.", param=theirs).to_wire())
+        with pytest.raises(BadRequestError) as caught:
+            await stage.client.responses.create(model="tiny", input="Hi", tools=[FUNCTION])
+        assert caught.value.param == ours
+    stage.replica.refusal = (400, InvalidRequest("No.", param="tools.0.function.parameters.properties.city").to_wire())
+    tool = {"name": "weather", "input_schema": {"type": "object"}}
+    asked = {"model": "tiny", "max_tokens": 9, "messages": SENT["messages"], "tools": [tool]}
+    _, body, _ = await stage.post("/v1/messages", asked)
+    assert body["error"]["param"] == "tools.0.input_schema.properties.city"
 
 
 async def test_a_custom_tool_gets_plain_text(stage: Stage) -> None:

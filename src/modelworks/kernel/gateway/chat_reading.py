@@ -22,6 +22,7 @@ from modelworks.kernel.gateway.stream import Outlet
 Chunk = dict[str, Any]
 _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
+_TOOLS: Final = "tools."
 
 
 class _Reader:
@@ -133,6 +134,11 @@ def _renamed(param: str, places: Sequence[str], names: Mapping[str, str]) -> str
         if number.isdecimal() and int(number) < len(places):
             place = places[int(number)]
             return f"{place}.{rest}" if rest and place.count(".") else place
+    if param.startswith(_TOOLS):
+        number, _, rest = param.removeprefix(_TOOLS).partition(".")
+        # A chat wraps what the other forms say of a tool at once.
+        field, _, below = rest.removeprefix("function").removeprefix(".").partition(".")
+        return ".".join(part for part in ("tools", number, names.get(field, field), below) if part)
     for name, theirs in names.items():
         if param == name or param.startswith(f"{name}."):
             return theirs + param[len(name) :]

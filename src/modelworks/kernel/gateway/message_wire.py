@@ -100,6 +100,7 @@ CHAT_NAMES: Final = {
     "response_format.json_schema": "output_config.format",
     "response_format": "output_config.format",
     "stop": "stop_sequences",
+    "parameters": "input_schema",
 }
 
 
