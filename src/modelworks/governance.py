@@ -67,6 +67,10 @@ class AsyncMembers(AsyncGroup):
         body = given(kind=kind, name=name, place_id=place_id, role=role, email=email)
         return dict(await self._transport.json("POST", "/api/users", json=body))
 
+    async def set_password(self, user_id: str, password: str) -> None:
+        """Give a person a password (administrators of the platform); their sessions end."""
+        await self._transport.json("PUT", f"/api/users/{segment(user_id)}/password", json={"password": password})
+
     async def enable(self, user_id: str, enabled: bool = True) -> Record:
         """Let an account work, or refuse it with all of its keys and sessions."""
         verb = "enable" if enabled else "disable"
@@ -148,6 +152,7 @@ class Members(Shell[AsyncMembers]):
     projects = waits(AsyncMembers.projects)
     create_project = waits(AsyncMembers.create_project)
     create_account = waits(AsyncMembers.create_account)
+    set_password = waits(AsyncMembers.set_password)
     enable = waits(AsyncMembers.enable)
     list = waits(AsyncMembers.list)
     put = waits(AsyncMembers.put)

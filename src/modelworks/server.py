@@ -32,11 +32,13 @@ from modelworks.kernel.access import (
     Prices,
     Sealer,
     SecretService,
+    SessionService,
     UsageRecorder,
     account_routes,
     audit_routes,
     member_routes,
     secret_routes,
+    session_routes,
 )
 from modelworks.kernel.access import routes as access_routes
 from modelworks.kernel.base import migration, telemetry
@@ -333,6 +335,9 @@ def create_app(platform: Platform) -> FastAPI:
     principal = access_routes.principal_dependency(platform.access)
     app.include_router(access_routes.router(platform.access, principal))
     app.include_router(member_routes.router(MemberService(platform.access, platform.clock, platform.events), principal))
+    sessions = SessionService(platform.access, platform.clock, platform.events)
+    secure = (settings.public_url or "").startswith("https://")
+    app.include_router(session_routes.router(sessions, principal, secure=secure))
     app.include_router(secret_routes.router(platform.secrets, principal))
     app.include_router(audit_routes.router(platform.audit, platform.access, principal))
     allowances, prices = Allowances(platform.clock, platform.events), Prices(platform.clock, platform.events)

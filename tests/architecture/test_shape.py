@@ -34,6 +34,8 @@ DRIVERS: dict[str, dict[str, str]] = {
         "audit_routes.py": "/api/audit",
         "secrets.py": "secrets of projects, sealed",
         "secret_routes.py": "/api/secrets",
+        "sessions.py": "passwords and sessions of browsers",
+        "session_routes.py": "/api/session",
         "roles.py": "what a role allows, and who has which",
         "members.py": "organisations, accounts and memberships",
         "member_routes.py": "/api/organisations, /api/users, /api/members",

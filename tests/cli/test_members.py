@@ -53,3 +53,10 @@ def test_accounts_and_roles(cli: Cli, server: FakeServer) -> None:
         server.on("POST", f"/api/users/usr_1/{verb}", {"id": "usr_1", "name": "Ann", "kind": "person"})
     assert cli("members", "disable", "usr_1", "-y").code == 0
     assert cli("members", "enable", "usr_1", "-o", "name").out == "usr_1\n"
+
+
+def test_a_password_is_read_from_where_nobody_else_sees_it(cli: Cli, server: FakeServer) -> None:
+    server.on("PUT", "/api/users/usr_1/password", Answer(None, 204))
+    done = cli("members", "password", "usr_1", piped="correct horse battery\n")
+    assert (done.code, done.out) == (0, "usr_1\n")
+    assert server.asked[-1].json == {"password": "correct horse battery"}

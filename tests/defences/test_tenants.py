@@ -133,3 +133,22 @@ async def test_the_walk_would_see_a_leak(platform: Platform, http: httpx.AsyncCl
         theirs = await http.get(path, headers=intruder)
         assert tenants.MARK not in theirs.text or theirs.status_code == 404, path
     assert sum(shown) >= 4, "what is hidden from others is there to be seen"
+
+
+async def test_a_session_asks_models_only_with_its_token(platform: Platform, http: httpx.AsyncClient) -> None:
+    with platform.db.transaction() as session:
+        platform.access.bootstrap(session, platform.settings.home)
+    secret = (platform.settings.home / "admin.key").read_text().strip()
+    admin = {"x-api-key": secret}
+    project = (await http.get("/api/whoami", headers=admin)).json()["project_id"]
+    person = {"kind": "person", "name": "Ann", "email": "ann@plant.example", "place_id": project, "role": "developer"}
+    ann = (await http.post("/api/users", headers=admin, json=person)).json()
+    words = {"password": "correct horse battery"}
+    assert (await http.put(f"/api/users/{ann['id']}/password", headers=admin, json=words)).status_code == 204
+    token = (await http.post("/api/session", json={"email": "ann@plant.example"} | words)).json()["csrf_token"]
+    assert (await http.get("/v1/models")).status_code == 200
+    body = {"model": "nothing", "messages": [{"role": "user", "content": "hello"}]}
+    forged = await http.post("/v1/chat/completions", json=body)
+    assert (forged.status_code, forged.json()["error"]["code"]) == (403, "csrf_failed")
+    asked = await http.post("/v1/chat/completions", json=body, headers={"x-csrf-token": token})
+    assert (asked.status_code, asked.json()["error"]["code"]) == (404, "model_not_found")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from modelworks.cli.connection import connect
+from modelworks.cli.connection import connect, text_of
 from modelworks.cli.messages import tr
-from modelworks.cli.output import Column, DryRun, Format, Output, Yes, age_of, confirm, plain, show_list, show_one
+from modelworks.cli.output import Column, DryRun, Format, Output, Yes, age_of, confirm, is_terminal, plain, show_list, show_one
 
 PLACES: list[Column] = [("ID", "id"), ("NAME", "name"), ("AGE", age_of())]
 MEMBERS: list[Column] = [
@@ -121,6 +122,17 @@ def disable(account: Account, yes: Yes = False, output: Output = Format.table) -
         show_one(client.members.enable(account, False), ACCOUNT, output)
 
 
+def password(account: Account) -> None:
+    """Set a person's password (asked for, or read from stdin); their sessions end."""
+    if is_terminal(sys.stdin):
+        text = typer.prompt(tr("Password"), hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        text = text_of("-").rstrip("\r\n")
+    with connect() as client:
+        client.members.set_password(account, text)
+    typer.echo(account)
+
+
 def enable(account: Account, output: Output = Format.table) -> None:
     """Let a disabled account work again."""
     with connect() as client:
@@ -136,7 +148,15 @@ def add_to(app: typer.Typer) -> None:
     projects.command("create")(projects_create)
     projects.command("ls")(projects_ls)
     members = typer.Typer(help="Accounts and their roles.", no_args_is_help=True, rich_markup_mode=None)
-    for name, verb in (("ls", ls), ("create", create), ("set", put), ("rm", rm), ("disable", disable), ("enable", enable)):
+    for name, verb in (
+        ("ls", ls),
+        ("create", create),
+        ("set", put),
+        ("rm", rm),
+        ("disable", disable),
+        ("enable", enable),
+        ("password", password),
+    ):
         members.command(name)(verb)
     for name, group in (("orgs", orgs), ("projects", projects), ("members", members)):
         app.add_typer(group, name=name)

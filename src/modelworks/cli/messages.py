@@ -76,6 +76,7 @@ CHINESE = {
     "Take the role of {name} away?": "移除 {name} 的角色？",
     "Disable {name}? Its keys and sessions are refused at once.": "停用 {name}？其密钥和会话将立即被拒绝。",
     "Secret": "密钥",
+    "Password": "密码",
     "{count} entries were written; the chain ends at {head}. Note that elsewhere.": (
         "已写入 {count} 条记录；链的末端为 {head}。请在别处记录该值。"
     ),

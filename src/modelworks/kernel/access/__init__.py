@@ -9,6 +9,7 @@ from modelworks.kernel.access.prices import Prices, Rate
 from modelworks.kernel.access.schemas import SCOPES, Principal, Reservation, UsageRecord
 from modelworks.kernel.access.secrets import Sealer, SecretService
 from modelworks.kernel.access.service import AccessService
+from modelworks.kernel.access.sessions import SessionService
 from modelworks.kernel.access.usage import UsageRecorder
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Reservation",
     "Sealer",
     "SecretService",
+    "SessionService",
     "UsageRecord",
     "UsageRecorder",
 ]

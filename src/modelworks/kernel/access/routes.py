@@ -22,18 +22,19 @@ from modelworks.kernel.access.schemas import (
     as_list,
 )
 from modelworks.kernel.access.service import AccessService
+from modelworks.kernel.access.sessions import cookie_secret
 from modelworks.kernel.base.changes import AUTHOR
 
 PrincipalDependency = Callable[[Request], Awaitable[Principal]]
 
 
 def presented_secret(request: Request) -> str | None:
-    """The key of `Authorization: Bearer` or, without that header, of `x-api-key`; both go through the same check."""
+    """The key of `Authorization: Bearer`, else of `x-api-key`, else the session's cookie; all go through the same check."""
     authorization = request.headers.get("authorization")
     if authorization:
         scheme, _, secret = authorization.partition(" ")
         return secret.strip() if scheme.lower() == "bearer" else None
-    return request.headers.get("x-api-key")
+    return request.headers.get("x-api-key") or cookie_secret(request.scope)
 
 
 def principal_dependency(access: AccessService) -> PrincipalDependency:

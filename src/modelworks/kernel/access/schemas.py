@@ -38,6 +38,8 @@ class Principal:
     @property
     def author(self) -> Author:
         """Under whose name changes are recorded."""
+        if self.user_id is not None and self.key_id.startswith("ses_"):
+            return Author("user", self.user_id)
         return Author("key", self.key_id)
 
     def has(self, scope: str) -> bool:
@@ -251,6 +253,43 @@ class WhoAmI(BaseModel):
     project_id: str
     scopes: list[str]
     model_allow: list[str] | None
+
+
+class SessionCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    email: str = Field(min_length=1, max_length=254)
+    password: SecretStr = Field(min_length=1, max_length=1024)
+    project_id: str | None = Field(default=None, description="By default the oldest project in which they have a role.")
+
+
+class SessionMove(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    project_id: str
+
+
+class PasswordPut(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    password: SecretStr = Field(max_length=1024)
+    current: SecretStr | None = Field(default=None, max_length=1024)
+
+
+class SessionInfo(BaseModel):
+    """Somebody signed in."""
+
+    object: Literal["session"] = "session"
+    id: str
+    user_id: str
+    name: str
+    email: str | None
+    project_id: str
+    role: str | None
+    scopes: list[str]
+    csrf_token: str = Field(description="Goes into x-csrf-token of every request that changes something.")
+    created_at: datetime
+    expires_at: datetime
 
 
 class Secret(BaseModel):

@@ -28,7 +28,7 @@ from modelworks.kernel.access.schemas import (
     UsageSummary,
     networks_of,
 )
-from modelworks.kernel.access.store import KeyRow, OrganisationRow, ProjectRow, UsageRow
+from modelworks.kernel.access.store import KeyRow, OrganisationRow, ProjectRow, SessionRow, UsageRow, UserRow
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
@@ -37,6 +37,8 @@ from modelworks.kernel.base.ids import new_id
 SECRET_PREFIX = "mw-"  # noqa: S105 - the visible start of every secret, not a secret
 #: The project of the platform's own administrators; only its admin keys reach across projects.
 PLATFORM_PROJECT = "default"
+#: The visible start of a session's secret, which stands in a cookie where a key stands in a header.
+SESSION_PREFIX = "mws-"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _CACHE_S = 5.0
 _NEGATIVE_CACHE_S = 1.0
@@ -315,9 +317,12 @@ class AccessService:
         generation = self._generation
         hashed = _hash(secret)
         with self.db.reading() as session:
-            row = session.scalar(select(KeyRow).where(KeyRow.secret_hash == hashed.hex()))
-            outcome = self._outcome(session, row)
-            expires_at = row.expires_at if row is not None else None
+            if secret.startswith(SESSION_PREFIX):
+                outcome, expires_at = self._session_outcome(session, hashed)
+            else:
+                row = session.scalar(select(KeyRow).where(KeyRow.secret_hash == hashed.hex()))
+                outcome = self._outcome(session, row)
+                expires_at = row.expires_at if row is not None else None
         if generation == self._generation:
             if len(self._cache) >= _MAX_CACHED:
                 self._forget()
@@ -365,6 +370,24 @@ class AccessService:
             key_prefix=row.prefix,
             name=row.name,
         )
+
+    def _session_outcome(self, session: Session, hashed: bytes) -> tuple[Principal | AuthenticationFailed, datetime | None]:
+        row = session.scalar(select(SessionRow).where(SessionRow.secret_hash == hashed.hex()))
+        rights = None if row is None else rights_of(session, row.user_id, row.project_id)
+        if row is None or rights is None or row.revoked_at is not None or row.expires_at <= self._clock.now():
+            failed = AuthenticationFailed(
+                "The session has ended.", hint="Sign in again: POST /api/session.", code="session_ended"
+            )
+            return failed, None
+        found = Principal(
+            key_id=row.id,
+            project_id=row.project_id,
+            user_id=row.user_id,
+            scopes=rights,
+            key_prefix="session ",
+            name=session.get_one(UserRow, row.user_id).name,
+        )
+        return found, row.expires_at
 
     def _forget(self) -> None:
         self._generation += 1

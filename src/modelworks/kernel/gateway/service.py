@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from modelworks.contract.errors import InvalidRequest, ModelNotFound
 from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.access.sessions import cookie_secret
 from modelworks.kernel.base.changes import AUTHOR
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
@@ -153,7 +154,7 @@ def model_object(model: DeployedModel, name: str) -> ModelObject:
 
 
 def secret_of(scope: Scope) -> str | None:
-    """The key as the client sent it, from `Authorization: Bearer …` or `x-api-key`; the first wins where both are there."""
+    """The key as the client sent it, from `Authorization: Bearer …`, else `x-api-key`, else the session of a cookie."""
     fallback: str | None = None
     for name, value in scope["headers"]:
         if name == b"authorization":
@@ -162,7 +163,7 @@ def secret_of(scope: Scope) -> str | None:
                 return str(secret.strip())
         elif name == b"x-api-key" and value:
             fallback = value.decode("latin-1").strip()
-    return fallback
+    return fallback or cookie_secret(scope)
 
 
 def json_object(body: bytes) -> dict[str, Any]:
