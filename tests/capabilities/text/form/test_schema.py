@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from modelworks.capabilities.text.form.constraint import GrammarDesk
+from modelworks.capabilities.text.form.plan import Plan
 from modelworks.capabilities.text.form.schema import prepared
+from modelworks.capabilities.text.tokenizer import train_tokenizer
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
 from modelworks.contract.generation import AnswerForm
 
@@ -95,3 +99,39 @@ def test_what_is_too_large_or_too_deep_is_refused() -> None:
         with pytest.raises(InvalidRequest) as caught:
             prepared(form(schema))
         assert (caught.value.param, caught.value.error_code) == (PLACE, "schema_too_large")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+        {"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]},
+        {"allOf": [{"anyOf": [{"properties": {f"p{i}": {"const": j}}} for j in range(8)]} for i in range(8)]},
+        {"type": "string", "pattern": "(.*a){50}"},
+        {"type": "string", "pattern": "(a{1000}){1000}"},
+        {"type": "string", "allOf": [{"pattern": f"^.{{0,50}}{c}.{{3,40}}$"} for c in "abcdefgh"]},
+        {"type": "string", "minLength": 10**8},
+        {"type": "array", "minItems": 10**7, "items": {"type": "integer"}},
+        {"type": "integer", "multipleOf": 999_999_937},
+        {"type": "number", "multipleOf": 1e-7, "minimum": 0.1, "maximum": 1e300},
+        {"enum": [f"value {number}" for number in range(3000)]},
+    ],
+    ids=range(12),
+)
+def test_hostile_schemas_are_followed_or_refused(schema: dict[str, Any], vocabulary: GrammarDesk) -> None:
+    """Each within the limits of the grammar's own: none takes the process with it."""
+    try:
+        follower = vocabulary.follower(Plan(form=prepared(form(schema))).grammar({}), {2}, PLACE)
+        for _ in range(30):
+            token = int(np.flatnonzero(follower.allowed(380))[-1])
+            if token == 2 or follower.take(token):
+                break
+    except InvalidRequest as refused:
+        place = refused.param or ""
+        assert place.startswith(PLACE)
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> GrammarDesk:
+    return GrammarDesk(train_tokenizer(['{"a": "b"} abc'] * 20, 380, "", 128), 380)

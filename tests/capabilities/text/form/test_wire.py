@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Literal
 
+import anthropic
 import openai
+import pydantic
 import pytest
 from tests.capabilities.text.conftest import NO_END
 from tests.kernel.gateway.conftest import Stage, stage  # noqa: F401 - a fixture
@@ -130,3 +132,45 @@ async def test_a_schema_of_arguments_that_cannot_be_kept_is_a_400(caller: Stage)
         with pytest.raises(openai.BadRequestError) as caught:
             await caller.client.chat.completions.create(**{**ASKED, "tools": bad}, stream=stream)
         assert caught.value.param == "tools.1.function.parameters.properties.x.pattern"
+
+
+class Place(pydantic.BaseModel):
+    to: Literal["a", "b"]
+
+
+async def test_responses_have_the_same_calls_and_forms(caller: Stage) -> None:
+    tools: Any = [{"type": "function", **tool["function"]} for tool in TOOLS]
+    asked: dict[str, Any] = {"model": "caller", "input": "Hi", "parallel_tool_calls": False, "store": False}
+    choice: Any = {"type": "function", "name": "move"}
+    answer = await caller.client.responses.create(**asked, tools=tools, tool_choice=choice)
+    [call] = answer.output
+    assert call.type == "function_call"
+    assert call.name == "move"
+    assert json.loads(call.arguments)["to"] in ("a", "雨", '"')
+    parsed = await caller.client.responses.parse(**asked, text_format=Place)
+    assert parsed.output_parsed is not None
+    bad: Any = {"format": {"type": "json_schema", "name": "x", "schema": {"properties": {"x": {"not": {}}}}}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        await caller.client.responses.create(**asked, text=bad)
+    assert caught.value.param == "text.format.schema.properties.x.not"
+
+
+async def test_messages_have_the_same_calls(caller: Stage) -> None:
+    tools: Any = [{"name": "move", "input_schema": TOOLS[0]["function"]["parameters"]}]
+    asked: dict[str, Any] = {
+        "model": "caller",
+        "max_tokens": 60,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": tools,
+    }
+    choice: Any = {"type": "any", "disable_parallel_tool_use": True}
+    async with anthropic.AsyncAnthropic(base_url=caller.url, api_key=caller.secret, max_retries=0) as client:
+        answer = await client.messages.create(**asked, tool_choice=choice)
+        async with client.messages.stream(**asked, tool_choice=choice) as stream:
+            streamed = await stream.get_final_message()
+    for message in (answer, streamed):
+        assert message.stop_reason == "tool_use"
+        [block] = message.content
+        assert block.type == "tool_use"
+        assert block.name == "move"
+        assert block.input["to"] in ("a", "雨", '"')
