@@ -32,6 +32,7 @@ from modelworks.contract.errors import (
 )
 from modelworks.evaluations import AsyncEvals, AsyncEvaluations
 from modelworks.governance import AsyncAudit, AsyncKeys, AsyncMembers, AsyncSecrets, Audit, Keys, Members, Secrets
+from modelworks.retrieval import AsyncRetrieval
 from modelworks.transport import AsyncGroup, Loop, Page, Record, Transport, chunks_of, digest_of, files_of, given, segment
 from modelworks.transport import Shell as _Shell
 from modelworks.transport import waits as _waits
@@ -300,7 +301,7 @@ class AsyncDeployments(AsyncAdapters):
         return dict(await self._transport.json("DELETE", f"/api/deployments/{segment(name)}") or {})
 
 
-class AsyncTasks(AsyncGroup):
+class AsyncTasks(AsyncRetrieval):
     """What the installed capabilities can do, and asking for it."""
 
     async def list(self) -> Page:
@@ -503,6 +504,8 @@ class Tasks(_Shell[AsyncTasks]):
     invoke = _waits(AsyncTasks.invoke)
     stream = _yields(AsyncTasks.stream)
     chat = _yields(AsyncTasks.chat)
+    embed = _waits(AsyncTasks.embed)
+    rerank = _waits(AsyncTasks.rerank)
 
 
 class Server(_Shell[AsyncServer]):

@@ -19,7 +19,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from modelworks.capabilities.embedding.encoder import Row, chunks, read_card
 from modelworks.capabilities.embedding.engine import Batcher, strays
 from modelworks.capabilities.embedding.schemas import ServeOptions
-from modelworks.capabilities.embedding.serve import Embedder, Ranker, TransformersEmbedder, TransformersRanker
+from modelworks.capabilities.embedding.serve import Embedder, TransformersEmbedder, TransformersRanker
 from modelworks.contract.errors import ContextLengthExceeded, InvalidData, InvalidRequest, Unavailable, UnsupportedArchitecture
 from modelworks.contract.retrieval import EmbeddingInput, RankingInput
 
@@ -144,17 +144,12 @@ def test_long_documents_are_refused_or_cut_and_long_queries_refused(judge: Trans
     assert caught.value.param == "query"
 
 
-def test_openvino_computes_what_the_checkpoint_computes(encoder: Path, embedder: TransformersEmbedder, ranker: Path) -> None:
+def test_openvino_computes_what_the_checkpoint_computes(encoder: Path, embedder: TransformersEmbedder) -> None:
     made = Embedder(local(encoder), ServeOptions(num_threads=1, precision="f32"))
     assert made.engine_name == "openvino f32"
     long = [*TEXTS, "garden " * 20]
     assert np.abs(embed(made, texts=long) - embed(embedder, texts=long)).max() < 1e-5
     made.close()
-    scorer = Ranker(local(ranker, "text-ranking"), ServeOptions(num_threads=1))
-    assert scorer.engine_name.startswith("openvino")
-    scores = scorer.predict(RankingInput(query="river", documents=long)).scores
-    scorer.close()
-    assert all(0 <= score <= 1 for score in scores)
 
 
 def test_what_computes_something_else_is_not_used() -> None:

@@ -106,7 +106,7 @@ def test_training_ends_early_and_keeps_the_best_weights(tmp_path: Path) -> None:
 def test_a_ranker_grows_on_an_encoder_and_puts_the_answer_first(learnt: FakeRun, tmp_path: Path) -> None:
     run = FakeRun(tmp_path / "run", datasets={"train": write_pairs(tmp_path / "data")}, models={"base": model_of(learnt)})
     train_ranker(
-        run, RankingTrainParams(**{**LEARNING, **SHORT, "batch_size": 8, "epochs": 60, "num_negatives": 3, "bce_weight": 0.0})
+        run, RankingTrainParams(**{**LEARNING, **SHORT, "batch_size": 8, "epochs": 40, "num_negatives": 3, "bce_weight": 0.0})
     )
     assert run.logs[-2].metrics["loss"] < run.logs[0].metrics["loss"] / 2
     model = model_of(run)
