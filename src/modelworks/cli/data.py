@@ -167,8 +167,8 @@ def validate(
     training: dict[str, Any] | None = None
     if _is_local(source):
         found = _local_task(task, "validator")
-        model_dir = None if model is None else folder_of_model(model, "--model")
         base_dir = None if base is None else folder_of_model(base, "--for")
+        model_dir = None if model is None else folder_of_model(model, "--model")
         # A wrong parameter is told before all of the data are read.
         trained = None if base is None else _checked(found.train_params, wanted)
         report = _resolve(found.validator)(
