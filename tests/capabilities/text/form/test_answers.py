@@ -108,3 +108,27 @@ async def test_a_stop_string_is_no_concern_of_calls(speaking: Generator) -> None
         await ask(speaking, messages=CHAT, tools=tools, tool_choice="required", parallel_tool_calls=False, stop=["now"])
     ).only
     assert (reply.calls, reply.finish_reason) == ([["now", "{}"]], "tool_calls")
+
+
+async def test_what_must_follow_is_read_and_not_asked_for(transformers: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forced tokens are counted and shown like others, end at the limit like others, and cost one pass together."""
+    decoder = transformers._engine._decoder  # type: ignore[attr-defined]
+    read, passes = decoder.read, []
+
+    def counted(state: Any, token_ids: list[int], position: int) -> Any:
+        passes.append(len(token_ids))
+        return read(state, token_ids, position)
+
+    monkeypatch.setattr(decoder, "read", counted)
+    request: dict[str, Any] = {"messages": CHAT, "answer_form": form({"const": {"name": "the river", "list": [True, None]}})}
+    answer = await ask(transformers, **request)
+    reply = answer.only
+    assert json.loads(reply.text) == {"name": "the river", "list": [True, None]}
+    assert answer.usage.completion_tokens == len(reply.token_ids)
+    assert len(passes) < len(reply.token_ids) / 2
+    cut = (await ask(transformers, **request, max_tokens=len(reply.token_ids) - 2)).only
+    assert (cut.finish_reason, cut.token_ids) == ("length", reply.token_ids[:-2])
+    passes.clear()
+    scored = (await ask(transformers, **request, logprobs=True)).only
+    assert len(scored.logprobs) == len(scored.token_ids) == len(passes)
+    assert scored.text == reply.text

@@ -27,6 +27,10 @@ class Constraint(Protocol):
         """Note a token that was drawn among those allowed; True when nothing but the end can follow it."""
         ...
 
+    def forced(self) -> list[int]:
+        """The tokens that must follow, as far as there is no choice; each is to be taken as if it had been drawn."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:

@@ -157,13 +157,19 @@ class LogitsEngine:
             if choice.scored:
                 choice.emit(Step(None, scored=tuple(choice.scored)))
                 choice.scored.clear()
-            step: Step | ModelworksError
-            step = choice.sampler.draw(logits) if choice.decoding.max_tokens else Step(None, finish="length")
+            steps: list[Step | ModelworksError]
+            steps = [choice.sampler.draw(logits) if choice.decoding.max_tokens else Step(None, finish="length")]
+            if _goes_on(steps[-1]):
+                steps += choice.sampler.forced()
         except Exception as error:
             _log.exception("engine %s failed on a choice", self._name)
-            step = error if isinstance(error, ModelworksError) else Unavailable("The engine failed on this request.")
-        choice.emit(step)
-        if isinstance(step, ModelworksError) or step.finish is not None or step.token_id is None:
-            return False
-        choice.unread.append(step.token_id)
-        return True
+            steps = [error if isinstance(error, ModelworksError) else Unavailable("The engine failed on this request.")]
+        for step in steps:
+            choice.emit(step)
+            if isinstance(step, Step) and step.token_id is not None:
+                choice.unread.append(step.token_id)
+        return _goes_on(steps[-1])
+
+
+def _goes_on(step: Step | ModelworksError) -> bool:
+    return isinstance(step, Step) and step.finish is None and step.token_id is not None

@@ -51,6 +51,26 @@ class Sampler:
         logprobs = raw - _log_sum_exp(raw)
         return Step(token, float(logprobs[token]), _top(logprobs, decoding.top_logprobs), finish)
 
+    def forced(self) -> list[Step]:
+        """Steps of tokens that follow without a choice: the model need not be asked, only to read them.
+
+        None where log-probabilities are wanted, which only the model can give.
+        """
+        constraint = self._decoding.constraint
+        found: list[Step] = []
+        if constraint is None or self._decoding.logprobs:
+            return found
+        for token in constraint.forced():
+            self._counts[token] += 1
+            self._num_drawn += 1
+            finish: Literal["stop", "length"] | None = "length" if self._num_drawn >= self._decoding.max_tokens else None
+            if constraint.take(token):
+                finish = "stop"
+            found.append(Step(token, finish=finish))
+            if finish is not None:
+                break
+        return found
+
     def _adjust(self, logits: Floats) -> Floats:
         decoding = self._decoding
         adjusted = logits.copy()

@@ -50,6 +50,10 @@ class GrammarFollower:
             raise self._failed()
         return bool(self._matcher.is_stopped())
 
+    def forced(self) -> list[int]:
+        """See `Constraint.forced`: only where the text is cut into tokens as the tokenizer itself would."""
+        return [int(token) for token in self._matcher.compute_ff_tokens()]
+
     def _failed(self) -> InvalidRequest:
         said = " ".join(self._matcher.get_error().split())[:200] or "no token of the vocabulary goes on"
         return InvalidRequest(
