@@ -321,11 +321,14 @@ def test_anthropics_client_gets_the_same_answer(stage: Stage) -> None:
         with client.messages.stream(**fields) as stream:
             streamed = stream.get_final_message()
         counted = client.messages.count_tokens(model=NAME, messages=turns)
+        [block] = message.content
+        assert block.type == "text"
+        stop = block.text[3:6]
+        cut = client.messages.create(**fields, stop_sequences=["never", stop])
+        assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", stop)
         with pytest.raises(anthropic.NotFoundError):
             client.messages.create(**{**fields, "model": "lab/none"})
     same = chat(stage, max_tokens=8)
-    [block] = message.content
-    assert block.type == "text"
     assert block.text == same.choices[0].message.content
     assert [each.text for each in streamed.content if each.type == "text"] == [block.text]
     assert counted.input_tokens == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)

@@ -139,4 +139,6 @@ class GenerationChunk(BaseModel):
     token_ids: list[int] = Field(default_factory=list)
     logprobs: list[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
+    #: The stop string that ended the choice, where one did.
+    stopped_by: str | None = None
     usage: GenerationUsage | None = None

@@ -80,6 +80,8 @@ def test_the_first_stop_string_cuts_and_a_beginning_of_one_is_given_back() -> No
     assert [stop_filter.push(piece) for piece in ("one E", "N", "ough E", "ND more")] == ["one ", "", "ENough ", ""]
     assert stop_filter.finish() == ""
     assert stop_filter.stopped
+    assert stop_filter.met == "END"
     held = StopFilter(["END"])
     assert held.push("so EN") == "so "
     assert held.finish() == "EN"
+    assert held.met is None

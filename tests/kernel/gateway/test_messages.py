@@ -165,6 +165,19 @@ async def test_the_reason_why_it_stops(stage: Stage, client: AsyncAnthropic, fin
     assert message.stop_reason == reason
 
 
+async def test_a_stop_sequence_is_named(stage: Stage, client: AsyncAnthropic) -> None:
+    stage.replica.answer(chunk(usage=usage(5, 0)), chunk("A", finish_reason="stop", stopped_by="END", usage=usage(5, 2)))
+    fields: Any = {"model": "tiny", "max_tokens": 9, "messages": HI, "stop_sequences": ["END"]}
+    message = await client.messages.create(**fields)
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "END")
+    async with client.messages.stream(**fields) as stream:
+        streamed = await stream.get_final_message()
+    assert (streamed.stop_reason, streamed.stop_sequence) == ("stop_sequence", "END")
+    # A chat says it as vLLM does, whole and streamed.
+    whole: Any = await stage.client.chat.completions.create(model="tiny", messages=HI, stop="END")
+    assert (whole.choices[0].finish_reason, whole.choices[0].stop_reason) == ("stop", "END")
+
+
 async def test_a_stop_sequence_is_named_where_the_server_names_it(stage: Stage, client: AsyncAnthropic) -> None:
     pieces = upstream_events({"content": "A"})
     last = orjson.loads(pieces[1].removeprefix(b"data: "))

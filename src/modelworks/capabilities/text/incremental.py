@@ -124,7 +124,13 @@ class StopFilter:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
-        self.stopped = False
+        #: The stop string that was met.
+        self.met: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was met."""
+        return self.met is not None
 
     def push(self, text: str) -> str:
         """Text that may be shown now; after a stop string was met, always empty."""
@@ -133,10 +139,10 @@ class StopFilter:
         if not self._stops:
             return text
         self._held += text
-        found = [position for stop in self._stops if (position := self._held.find(stop)) >= 0]
+        found = [(position, stop) for stop in self._stops if (position := self._held.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            shown, self._held = self._held[: min(found)], ""
+            position, self.met = min(found)
+            shown, self._held = self._held[:position], ""
             return shown
         keep = max(overlap(self._held, stop) for stop in self._stops)
         shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

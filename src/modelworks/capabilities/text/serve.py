@@ -372,7 +372,7 @@ class _Answer:
             self._put(chunk, [*self._reader.push(self._builder.finish()), *self._reader.finish()])
             chunk.text += self._filter.finish()
         if self._filter.stopped:
-            reason = "stop"
+            reason, chunk.stopped_by = "stop", self._filter.met
         elif reason == "stop" and self._reader.num_calls:
             reason = "tool_calls"
         if reason is not None:

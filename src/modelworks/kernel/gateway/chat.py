@@ -122,6 +122,8 @@ class ChatAnswer:
         self._calls: list[list[dict[str, Any]]] = [[] for _ in range(n)]
         self._entries: list[list[dict[str, Any]]] = [[] for _ in range(n)]
         self._finish: list[str | None] = [None] * n
+        #: An extension that vLLM made common: which stop string ended a choice.
+        self._stops: list[dict[str, str]] = [{} for _ in range(n)]
         self._greeted = [False] * n
 
     def events(self, chunks: list[dict[str, Any]]) -> bytes:
@@ -141,9 +143,14 @@ class ChatAnswer:
             if pieces := chunk.get("tool_calls"):
                 found.append(self._event(index, {"tool_calls": [self._delta(index, piece) for piece in pieces]}))
             if finish:
-                self._finish[index] = finish
+                self._end(index, chunk)
                 found.append(self._event(index, {}, finish=finish))
         return b"".join(found)
+
+    def _end(self, index: int, chunk: dict[str, Any]) -> None:
+        self._finish[index] = chunk["finish_reason"]
+        if stop := chunk.get("stopped_by"):
+            self._stops[index] = {"stop_reason": stop}
 
     def _event(
         self, index: int, delta: dict[str, Any], *, entries: list[dict[str, Any]] | None = None, finish: str | None = None
@@ -152,7 +159,7 @@ class ChatAnswer:
         body: dict[str, Any] = {
             **self._head,
             "object": "chat.completion.chunk",
-            "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}],
+            "choices": [{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish, **self._stops[index]}],
         }
         if self._include_usage:
             body["usage"] = None
@@ -198,8 +205,8 @@ class ChatAnswer:
                     self._calls[index][piece["index"]]["function"]["arguments"] += piece["arguments"]
             if self._logprobs and (entries := chunk.get("logprobs")):
                 self._entries[index].extend(_entry(entry) for entry in entries)
-            if finish := chunk.get("finish_reason"):
-                self._finish[index] = finish
+            if chunk.get("finish_reason"):
+                self._end(index, chunk)
 
     def whole(self) -> bytes:
         """The complete answer as JSON."""
@@ -210,6 +217,7 @@ class ChatAnswer:
                 "message": self._message(index),
                 "logprobs": {"content": self._entries[index], "refusal": None} if self._logprobs else None,
                 "finish_reason": self._finish[index],
+                **self._stops[index],
             }
             for index in range(self._n)
         ]
