@@ -103,6 +103,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "sampling.py": "which parameters are honoured, ignored or refused",
         "exchange.py": "one request's way to a replica and back",
         "metering.py": "what a request used",
+        "idempotency.py": "the header Idempotency-Key, for every route",
         "files.py": "files and uploads that clients keep",
         "file_routes.py": "/v1/files and /v1/uploads",
         "multipart.py": "forms, read as they arrive",

@@ -23,6 +23,7 @@ from modelworks.kernel.gateway.eval_steps import EvalSteps
 from modelworks.kernel.gateway.evals import EvalService
 from modelworks.kernel.gateway.files import FileService
 from modelworks.kernel.gateway.fine_tuning import FineTuningService
+from modelworks.kernel.gateway.idempotency import Idempotency
 from modelworks.kernel.gateway.measuring import Measuring
 from modelworks.kernel.gateway.middleware import Edge, Observer
 from modelworks.kernel.gateway.response_steps import ResponseSteps
@@ -92,6 +93,7 @@ def install(
     if responses is not None and response_steps is not None:
         app.include_router(response_routes.router(gateway, responses, response_steps))
         app.include_router(conversation_routes.router(gateway, responses.conversations))
+    app.add_middleware(Idempotency, gateway=gateway)
     app.add_middleware(Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, observe=observe)
     if cors_origins:
         # Outside of `Edge`, so that the answer to a bug carries the headers without which a browser hides it.

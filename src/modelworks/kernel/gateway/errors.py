@@ -46,6 +46,9 @@ CODES: Mapping[str, str] = {
     "model_not_supported": "The model answers another task than the one that the route is for.",
     "replica_lost": "What was answering stopped in the middle; the answer is incomplete.",
     "replica_unreachable": "No connection to what should answer; it may be restarting.",
+    "idempotency_mismatch": "The Idempotency-Key was used for another request of the project in the last day.",
+    "idempotency_in_progress": "The request with the same Idempotency-Key is still under way.",
+    "idempotency_secret": "The answer to the first request with this Idempotency-Key held a secret and was not kept.",
     "model_not_allowed": "The API key's list of models does not contain this one.",
 }
 
