@@ -11,7 +11,7 @@ from tests.cli.fake_server import FakeServer
 def test_a_recipe_names_its_own_task_and_data(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
     done = cli("train", "text-generation", "--recipe", str(tmp_path / "x.toml"))
     assert done.code != 0
-    assert "names its task, data and parameters itself" in done.err
+    assert "names its task and data itself" in done.err
 
 
 def test_a_recipe_that_is_missing_and_a_scale_that_is_wrong_are_said(cli: Cli, server: FakeServer, tmp_path: Path) -> None:
@@ -47,6 +47,10 @@ def test_a_dry_run_says_what_each_source_gives_and_sends_nothing(cli: Cli, serve
         """
     )
     done = cli("train", "--recipe", str(tmp_path / "recipe.toml"), "--dry-run", "--keep", str(tmp_path / "kept"), "-o", "json")
+    refused = cli("train", "--recipe", str(tmp_path / "recipe.toml"), "-p", "writing.steps=1", "--dry-run")
+    assert "no stage 'writing'" in refused.err
+    assert "stages: reading" in refused.err
+    assert "names its stage" in cli("train", "--recipe", str(tmp_path / "recipe.toml"), "-p", "reading=1", "--dry-run").err
     (row,) = done.json
     assert row["documents"] + row["held_out_documents"] == 40
     assert row["licence"] == "MIT"

@@ -48,6 +48,7 @@ def test_the_scale_shortens_a_stage_and_below_a_tenth_makes_it_small(recipe_file
     assert parameters(stage, 1.0) == {"tokens": 1000, "hidden_size": 64}
     assert parameters(stage, 0.5) == {"tokens": 500, "hidden_size": 64}
     assert parameters(stage, 0.01) == {"tokens": 10, "hidden_size": 16}
+    assert parameters(stage, 0.01, {"tokens": 5000}) == {"tokens": 50, "hidden_size": 16}
 
 
 def test_the_shipped_recipes_are_valid_and_name_licences_of_the_open_class_only() -> None:

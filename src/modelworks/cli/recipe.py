@@ -38,6 +38,7 @@ def train_recipe(
     packages: Path | None,
     available: bool,
     keep: Path | None,
+    changed: dict[str, Any],
     dry_run: bool,
     output: Format,
 ) -> None:
@@ -45,12 +46,23 @@ def train_recipe(
 
     A stage that was made before from the same data with the same parameters is not repeated; one that was stopped goes on.
 
+    Args:
+        changed: parameters by stage that are taken instead of the recipe's.
+
     Raises:
-        InvalidRequest: the recipe or the scale is wrong. NotFound: a source is not on this machine.
+        InvalidRequest: the recipe, the scale or the stage of a changed parameter is wrong.
+        NotFound: a source is not on this machine.
     """
     if not 0 < scale <= 1:
         raise InvalidRequest(f"The scale {scale:g} is not above 0 and at most 1.", hint="Write --scale 0.01.", param="scale")
     recipe = read_recipe(file)
+    unknown = sorted(changed.keys() - {stage.name for stage in recipe.stage})
+    if unknown or not all(isinstance(each, dict) for each in changed.values()):
+        raise InvalidRequest(
+            f"The recipe has no stage {unknown[0]!r}." if unknown else "A parameter of a recipe names its stage.",
+            hint=f"Write -p STAGE.key=value; stages: {', '.join(stage.name for stage in recipe.stage)}.",
+            param="params",
+        )
     chosen = name or (recipe.name if scale == 1 else f"{recipe.name}-scale-{scale:g}")
     folder = keep or Path(tempfile.mkdtemp(prefix="modelworks-recipe-"))
     try:
@@ -72,7 +84,7 @@ def train_recipe(
         if dry_run:
             show_list(manifest["sources"], _COLUMNS, output, name="name")
             return
-        _train(client, file, recipe, chosen, scale, made, manifest, conversations, output)
+        _train(client, file, recipe, chosen, scale, changed, made, manifest, conversations, output)
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -88,6 +100,7 @@ def _train(
     recipe: Recipe,
     name: str,
     scale: float,
+    changed: dict[str, Any],
     made: Path,
     manifest: dict[str, Any],
     conversations: dict[str, Any] | None,
@@ -106,7 +119,8 @@ def _train(
         inputs = {"train": sets["text"]} if stage.data == "text" else {"train": sets["train"], "validation": sets["held-out"]}
         if base is not None:
             inputs["base"] = base
-        wanted = stages.request(stage, inputs, f"{name}-{stage.name}", recipe.task, recipe.capability, scale)
+        params = stages.parameters(stage, scale, changed.get(stage.name))
+        wanted = stages.request(recipe, stage, inputs, f"{name}-{stage.name}", params)
         run = stages.earlier(client, client.runs.submit(**wanted, dry_run=True))
         if run is None:
             run = client.runs.submit(**wanted)

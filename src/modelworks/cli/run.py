@@ -175,9 +175,9 @@ def train(
 ) -> None:
     """Train a model. A folder given as --data is uploaded as a data set first."""
     if recipe is not None:
-        if task is not None or data or base or param:
+        if task is not None or data or base:
             raise InvalidRequest(
-                "A recipe names its task, data and parameters itself.", hint="Give --recipe FILE, with --name and --scale only."
+                "A recipe names its task and data itself.", hint="Give --recipe FILE; parameters as -p STAGE.key=value."
             )
         from modelworks.cli.recipe import train_recipe
 
@@ -190,6 +190,7 @@ def train(
                 packages=packages,
                 available=available,
                 keep=keep,
+                changed=pairs_of(param or [], "-p"),
                 dry_run=dry_run,
                 output=output,
             )

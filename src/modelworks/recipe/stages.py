@@ -21,9 +21,9 @@ SMALL = 0.1
 _PAGE = 100
 
 
-def parameters(stage: Stage, scale: float) -> Record:
-    """What a stage is trained with at a scale: its own parameters, small ones over them, lengths in proportion."""
-    params = dict(stage.params) | (stage.small if scale < SMALL else {})
+def parameters(stage: Stage, scale: float, changed: Mapping[str, Any] | None = None) -> Record:
+    """What a stage is trained with: its own parameters, small ones over them, `changed` over all; lengths by the scale."""
+    params = dict(stage.params) | (stage.small if scale < SMALL else {}) | dict(changed or {})
     for name in _LENGTHS:
         if scale != 1 and isinstance(params.get(name), int | float):
             scaled = params[name] * scale
@@ -47,14 +47,14 @@ def data_version(client: Modelworks, name: str, folder: Path, licence: str, card
     return dict(client.datasets.add(name, folder, licence=licence, card=card))
 
 
-def request(stage: Stage, inputs: Mapping[str, str], name: str, task: str, capability: str, scale: float) -> Record:
+def request(recipe: Recipe, stage: Stage, inputs: Mapping[str, str], name: str, params: Record) -> Record:
     """What is submitted for a stage."""
     return {
         "verb": "train",
-        "capability": capability,
-        "task": task,
+        "capability": recipe.capability,
+        "task": recipe.task,
         "inputs": dict(inputs),
-        "params": parameters(stage, scale),
+        "params": params,
         "name": name,
         "seed": stage.seed,
     }
