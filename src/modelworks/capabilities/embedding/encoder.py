@@ -200,7 +200,6 @@ def _loaded(card: EncoderCard, kind: Any, changed: dict[str, Any], *, new_head: 
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
             output_loading_info=True,
         )
     except Exception as error:  # the libraries raise whatever their parsers meet
