@@ -143,6 +143,26 @@ async def test_what_the_pipeline_cannot_do_is_done_with_the_adapter_too(host: Op
         assert (await answer(None, **more))[0] != plain_ids
 
 
+async def test_an_answer_with_a_form_is_the_adapters_too(host: OpenVINOGenerator, first: LocalModel) -> None:
+    host.load_adapters([first])
+    schema = {
+        "properties": {"kind": {"const": "rain"}, "text": {"type": "string", "maxLength": 12}},
+        "required": ["kind", "text"],
+    }
+    form = {"json_schema": {"type": "object", **schema}}
+
+    async def answer(adapter: str | None, **more: Any) -> tuple[list[int], str]:
+        asked = question("Rain?") | {"answer_form": form, "max_tokens": 50, "logprobs": False} | more
+        chunks = [chunk async for chunk in host.stream(GenerationInput(**asked), adapter)]
+        return [token for chunk in chunks for token in chunk.token_ids], "".join(chunk.text for chunk in chunks)
+
+    ids, text = await answer(first.version_id)
+    assert json.loads(text)["kind"] == "rain"
+    # Without log-probabilities, what the form forces is read several tokens at a time: with the adapter as well.
+    assert (await answer(first.version_id, logprobs=True))[0] == ids
+    assert (await answer(None))[0] != ids
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 async def test_other_precisions_hold_adapters(model: LocalModel, first: LocalModel, precision: str) -> None:
     host = OpenVINOGenerator(model, ServeOptions(precision=precision, max_batch=4))
