@@ -33,7 +33,7 @@ class JudgeDoor:
                 given = "none is given" if judge is None else f"the input judge is {judge.name!r}"
                 raise InvalidRequest(
                     f"The grader asks the model {name!r}, and {given}.",
-                    hint=f"Give the run the input judge: deployment:{name}.",
+                    hint=f"Give the run the input judge: deployment:{name} (evaluate --judge {name}).",
                     param="inputs.judge",
                 )
             return cls(judge)
