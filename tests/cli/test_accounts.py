@@ -125,6 +125,10 @@ def test_what_was_used_with_its_cost_and_as_csv(cli: Cli, server: FakeServer) ->
     server.on("GET", "/api/usage", {"data": [group], "total": group})
     assert cli("usage", "--cost").out.splitlines()[1].split()[-1] == "1.5"
     assert "COST" not in cli("usage").out
+    server.on("GET", "/api/usage/export", Answer(b"id,cost\nusg_1,9\n"))
+    done = cli("usage", "--csv", "--since", "2026-01-01T00:00:00+00:00")
+    assert (done.code, done.out) == (0, "id,cost\nusg_1,9\n")
+    assert server.asked[-1].query == {"since": "2026-01-01T00:00:00+00:00"}
     invoice = {"month": "2026-11", "project_id": "prj_1", "num_requests": 2, "cost": 30}
     server.on("GET", "/api/invoices", page([invoice]))
     assert cli("invoices", "show", "--month", "2026-11").out.splitlines()[1].split()[-1] == "0.00003"
