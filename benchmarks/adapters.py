@@ -1,12 +1,12 @@
 """Eight adapters on one base beside the base alone and beside merged copies, measured in the same run.
 
-    python benchmarks/adapters.py [--shape 10M|30M|100M|0.6B] [--precision f32|int8] [--adapters 8] [--rank 16] [--rounds 5]
+    python benchmarks/adapters.py [--shape 10M|30M|100M|0.6B] [--precision f32|int8] [--loading beside|in_place] [--rounds 5]
 
 Weights are random: speed does not depend on their values. The adapters are on every linear layer. Each way runs in a
 process of its own with one thread; eight requests at a time, spread over the adapters; the figure is the generated tokens
 over the process's CPU time, the reading of the prompts included. Rounds are interleaved, and a ratio is the median within
 rounds. Memory is the process's resident memory: while it answers, and the peak since its start, which includes the verified
-load.
+load after a first answer of the base.
 """
 
 import argparse
@@ -75,7 +75,18 @@ def make(folder: Path, shape: str, num_adapters: int, rank: int, *, merged: bool
                     (target / file.name).symlink_to(file)
 
 
-def work(way: str, folder: Path, num_adapters: int, precision: str) -> None:
+async def answered(stream: Callable[[Any], Any]) -> None:
+    """Answer as many requests as are measured, so that a load finds an engine that is at work."""
+    from modelworks.contract.generation import GenerationInput
+
+    async def one(number: int) -> list[Any]:
+        request = GenerationInput(prompt_ids=[number] * PROMPT, max_tokens=4, temperature=0)
+        return [chunk async for chunk in stream(request)]
+
+    await asyncio.gather(*(one(number) for number in range(CONCURRENCY)))
+
+
+def work(way: str, folder: Path, num_adapters: int, precision: str, loading: str) -> None:
     """The measured process: one job per line."""
     import torch
 
@@ -87,7 +98,12 @@ def work(way: str, folder: Path, num_adapters: int, precision: str) -> None:
     torch.set_num_threads(1)
     context = ((PROMPT + NUMBER) // 32 + 2) * 32
     options = ServeOptions(
-        precision=precision, num_threads=1, max_batch=CONCURRENCY, context_length=context, cache_size_bytes=8 << 30
+        precision=precision,
+        num_threads=1,
+        max_batch=CONCURRENCY,
+        context_length=context,
+        cache_size_bytes=8 << 30,
+        adapter_loading=loading,
     )
 
     def local(name: str, metadata: dict[str, Any]) -> LocalModel:
@@ -105,6 +121,7 @@ def work(way: str, folder: Path, num_adapters: int, precision: str) -> None:
         generator = OpenVINOGenerator(local("base", {}), options)
         asked = [generator.stream]
         if way == "adapters":
+            asyncio.run(answered(generator.stream))
             models = [local(name, json.loads((folder / name / "metadata.json").read_text("utf-8"))) for name in names]
             refused = generator.load_adapters(models)
             if refused:
@@ -135,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="10M", choices=[*SHAPES, *MIDDLE])
     parser.add_argument("--precision", default="f32", choices=["f32", "int8"])
+    parser.add_argument("--loading", default="beside", choices=["beside", "in_place"])
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
@@ -144,7 +162,7 @@ def main() -> None:
     parser.add_argument("--worker", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        work(options.worker[0], Path(options.worker[1]), options.adapters, options.precision)
+        work(options.worker[0], Path(options.worker[1]), options.adapters, options.precision, options.loading)
         return
     ways = ["base", "adapters"] if options.skip_merged else ["base", "adapters", "merged"]
     with tempfile.TemporaryDirectory(prefix="modelworks-bench-") as scratch:
@@ -153,7 +171,7 @@ def main() -> None:
         make(folder, options.shape, options.adapters, options.rank, merged="merged" in ways)
         workers = {}
         for way in ways:
-            more = ["--adapters", str(options.adapters), "--precision", options.precision]
+            more = ["--adapters", str(options.adapters), "--precision", options.precision, "--loading", options.loading]
             workers[way] = Worker([sys.executable, __file__, "--worker", way, str(folder), *more])
         generator = np.random.default_rng(0)
         found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
@@ -167,7 +185,7 @@ def main() -> None:
             worker.close()
     print(
         f"{options.shape} {options.precision}: {options.adapters} adapters of rank {options.rank} on every linear layer, "
-        f"{CONCURRENCY} requests of {PROMPT} + {NUMBER} tokens"
+        f"{CONCURRENCY} requests of {PROMPT} + {NUMBER} tokens, loaded {options.loading}"
     )
     print(f"{'':10}{'tokens/CPU s':>14}{'over the base':>15}{'answering MiB':>15}{'over':>7}{'peak MiB':>10}{'over':>7}")
     for way, rounds in found.items():

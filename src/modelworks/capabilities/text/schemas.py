@@ -526,4 +526,9 @@ class ServeOptions(BaseModel):
     max_adapters: int = Field(
         0, ge=0, le=32, description="Adapters to keep room for beside the base (vllm; openvino makes room as they come)."
     )
+    adapter_loading: Literal["beside", "in_place"] = Field(
+        "beside",
+        description="How a running base takes more adapters (openvino). beside: it goes on answering, and is in memory twice "
+        "meanwhile. in_place: it finishes what it answers and is replaced; new requests wait, and memory does not grow.",
+    )
     max_adapter_rank: AdapterRank = Field(16, description="The largest rank of such an adapter (vllm).")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from modelworks.capabilities.text.schemas import ServeOptions
 from modelworks.capabilities.text.serve import OpenVINOGenerator, TransformersGenerator
 from modelworks.contract import LocalModel
 from modelworks.contract.adapter import AdapterHost
-from modelworks.contract.errors import IntegrityFailed, InvalidRequest, NotFound, UnsupportedParameter
+from modelworks.contract.errors import IntegrityFailed, InvalidRequest, NotFound, Unavailable, UnsupportedParameter
 from modelworks.contract.generation import GenerationInput
 from modelworks.testing.fake_run import FakeRun
 
@@ -235,6 +236,118 @@ async def test_hot_loads_and_unloads_lose_no_stream(host: OpenVINOGenerator, fir
     # Loaded again, it answers as before.
     assert host.load_adapters([first]) == {}
     assert await one(first.version_id) == expected[1]
+
+
+class Held:
+    """Holds every load in place between the closing of the old graph and the writing of the new one."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.reached, self.go_on = threading.Event(), threading.Event()
+        self.is_emptied: list[bool] = []
+        write = adapter_engine.AdapterEngine._write
+
+        def held(engine: Any, *rest: Any) -> None:
+            self.is_emptied.append(engine._engine._pipeline is None)
+            self.reached.set()
+            assert self.go_on.wait(60)
+            write(engine, *rest)
+
+        patch.setattr(adapter_engine.AdapterEngine, "_write", held)
+
+
+@pytest.fixture
+def in_place(model: LocalModel) -> Iterator[OpenVINOGenerator]:
+    generator = OpenVINOGenerator(model, OPTIONS.model_copy(update={"adapter_loading": "in_place"}))
+    yield generator
+    generator.close()
+
+
+async def tokens_of(host: OpenVINOGenerator, adapter: str | None, started: asyncio.Event | None = None) -> list[int]:
+    request = GenerationInput(prompt="Rain?", max_tokens=100, temperature=1.0, seed=5, stop=[])
+    found: list[int] = []
+    async for chunk in host.stream(request, adapter):
+        found += chunk.token_ids
+        if started is not None:
+            started.set()
+    return found
+
+
+async def reach(host: OpenVINOGenerator, number: int) -> None:
+    """Wait until that many choices wait in the engine, where none can end meanwhile."""
+    async with asyncio.timeout(60):
+        while host.num_running != number:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_load_in_place_finishes_what_runs_and_lets_the_rest_wait(
+    in_place: OpenVINOGenerator, first: LocalModel, second: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert in_place.load_adapters([first]) == {}
+    kinds = (None, first.version_id)
+    expected = [await tokens_of(in_place, kind) for kind in kinds]
+    held = Held(monkeypatch)
+    started = [asyncio.Event(), asyncio.Event()]
+    running = [asyncio.create_task(tokens_of(in_place, *each)) for each in zip(kinds, started, strict=True)]
+    for each in started:
+        await each.wait()
+    loading = asyncio.create_task(asyncio.to_thread(in_place.load_adapters, [second]))
+    assert await asyncio.to_thread(held.reached.wait, 60)
+    # What ran is over, its graph is gone, and nothing is answered by half.
+    assert held.is_emptied == [True]
+    assert await asyncio.gather(*running) == expected
+    assert in_place.num_running == 0
+    later = [asyncio.create_task(tokens_of(in_place, kind)) for kind in (*kinds, None)]
+    await reach(in_place, 3)
+    later[2].cancel()
+    await reach(in_place, 2)
+    assert [task.done() for task in later[:2]] == [False, False]
+    held.go_on.set()
+    assert await loading == {}
+    assert await asyncio.gather(*later[:2]) == expected
+    assert await tokens_of(in_place, second.version_id) not in expected
+
+
+async def test_a_load_in_place_that_fails_leaves_everything_as_it_was(
+    in_place: OpenVINOGenerator, first: LocalModel, second: LocalModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert in_place.load_adapters([first]) == {}
+    kinds = (None, first.version_id)
+    expected = [await tokens_of(in_place, kind) for kind in kinds]
+    zeroed = changed(
+        second, tmp_path, lambda weights: {name: value * ("lora_B" not in name) for name, value in weights.items()}
+    )
+    assert list(in_place.load_adapters([zeroed])) == [zeroed.version_id]
+    assert [await tokens_of(in_place, kind) for kind in kinds] == expected
+    with monkeypatch.context() as patch:
+        held = Held(patch)
+        patch.setattr(adapter_engine.AdapterEngine, "_agree", lambda *_: (_ for _ in ()).throw(IntegrityFailed("Otherwise.")))
+        loading = asyncio.create_task(asyncio.to_thread(in_place.load_adapters, [second]))
+        assert await asyncio.to_thread(held.reached.wait, 60)
+        waiting = [asyncio.create_task(tokens_of(in_place, kind)) for kind in kinds]
+        held.go_on.set()
+        with pytest.raises(IntegrityFailed):
+            await loading
+    assert await asyncio.gather(*waiting) == expected
+    with pytest.raises(NotFound):
+        await tokens_of(in_place, second.version_id)
+    assert in_place.load_adapters([second]) == {}
+
+
+async def test_what_waits_for_a_load_is_told_when_the_replica_closes(
+    in_place: OpenVINOGenerator, first: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch)
+    loading = asyncio.create_task(asyncio.to_thread(in_place.load_adapters, [first]))
+    assert await asyncio.to_thread(held.reached.wait, 60)
+    waiting = asyncio.create_task(tokens_of(in_place, None))
+    await reach(in_place, 1)
+    await asyncio.to_thread(in_place.close)
+    with pytest.raises(Unavailable):
+        await waiting
+    held.go_on.set()
+    await loading
+    with pytest.raises(Unavailable):
+        await tokens_of(in_place, None)
 
 
 @pytest.mark.parametrize("way", ["zeroed", "other names", "swapped", "half"])

@@ -1,12 +1,15 @@
 """One base model with any number of adapters, loaded and unloaded while it answers.
 
-The adapters' matrices are constants of the graph, which the CPU plugin packs when it compiles it. So a load compiles a graph
-with all adapters beside the one that answers; new requests go to the new one, and the old one is closed when the last of its
-requests is over. Unloading is only forgetting: the place of an unloaded adapter is given back with the next load.
+The adapters' matrices are constants of the graph, which the CPU plugin packs when it compiles it, and two graphs share nothing.
+So a load compiles a graph with all adapters beside the one that answers; new requests go to the new one, and the old one is
+closed when the last of its requests is over. Where there is no memory for two, it is compiled in the other's place: running
+requests are finished and new ones wait meanwhile. Unloading is only forgetting: the place of an unloaded adapter is given back
+with the next load.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
 import os
@@ -15,7 +18,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from modelworks.capabilities.text.engines.adapter import Adapter, Pairs
+from modelworks.capabilities.text.engines.adapter import Adapter
 from modelworks.capabilities.text.engines.adapter_graph import MOST_ADAPTERS, layer_names, put_adapters
 from modelworks.capabilities.text.engines.base import Decoding, Emit, Step, Ticket
 from modelworks.capabilities.text.engines.openvino_engine import GraphDecoder, OpenVINOEngine
@@ -68,11 +72,13 @@ class AdapterEngine:
     Args:
         engine: the base model alone, already answering.
         open_engine: opens the graphs that are made here as `engine` was opened.
+        in_place: a load closes the graph that answers before it compiles the next one.
     """
 
-    def __init__(self, engine: OpenVINOEngine, graph: BaseGraph, open_engine: OpenEngine) -> None:
+    def __init__(self, engine: OpenVINOEngine, graph: BaseGraph, open_engine: OpenEngine, *, in_place: bool = False) -> None:
         self._graph = graph
         self._open_engine = open_engine
+        self._in_place = in_place
         self._engine = engine
         #: Those that answer, by version id; each is on the current graph.
         self._loaded: dict[str, Adapter] = {}
@@ -80,6 +86,8 @@ class AdapterEngine:
         self._placed: list[Adapter] = []
         self._folder: Path | None = None
         self._retiring: list[OpenVINOEngine] = []
+        #: What arrived while a load is in the place of the graph; None where none is.
+        self._waiting: list[_Waiting] | None = None
         self._closed = False
         self._lock = threading.Lock()
         self._changing = threading.Lock()
@@ -91,7 +99,10 @@ class AdapterEngine:
     @property
     def num_running(self) -> int:
         with self._lock:
-            return sum(engine.num_running for engine in (self._engine, *self._retiring))
+            return sum(engine.num_running for engine in (self._engine, *self._retiring)) + self._num_waiting()
+
+    def _num_waiting(self) -> int:
+        return sum(not each.cancelled for each in self._waiting or ())
 
     @property
     def adapters(self) -> frozenset[str]:
@@ -119,7 +130,11 @@ class AdapterEngine:
         with self._lock:
             if decoding.adapter is not None:
                 self._found(decoding.adapter)
-            return self._engine.start(prompt_ids, decoding, emit)
+            if self._waiting is None or self._closed:
+                return self._engine.start(prompt_ids, decoding, emit)
+            waiting = _Waiting(prompt_ids, decoding, emit)
+            self._waiting.append(waiting)
+            return waiting
 
     def close(self) -> None:
         with self._lock:
@@ -127,6 +142,7 @@ class AdapterEngine:
             engines = [self._engine, *self._retiring]
         for engine in engines:
             engine.close()
+        self._let_in()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -148,6 +164,8 @@ class AdapterEngine:
             refused = self._build(kept + again, new) if new else {}
             with self._lock:
                 self._loaded |= {each.version_id: each for each in adapters if each.version_id not in refused}
+                on_graph = {each.version_id for each in self._placed}
+                self._loaded = {version_id: each for version_id, each in self._loaded.items() if version_id in on_graph}
             return refused
 
     def unload(self, version_ids: Collection[str]) -> None:
@@ -160,16 +178,62 @@ class AdapterEngine:
 
     def _build(self, kept: Sequence[Adapter], new: Sequence[Adapter]) -> dict[str, ModelworksError]:
         refused: dict[str, ModelworksError] = {}
-        pairs: dict[str, Pairs] = {}
-        for adapter in (*kept, *new):
+        for number, adapter in enumerate((*kept, *new)):
             try:
-                if len(pairs) == MOST_ADAPTERS:
+                if number - len(refused) == MOST_ADAPTERS:
                     raise InvalidRequest(
                         f"A deployment holds at most {MOST_ADAPTERS} adapters.", hint="Deploy the base a second time for more."
                     )
-                pairs[adapter.version_id] = adapter.pairs(layer_names(self._graph.shape))
+                adapter.pairs(layer_names(self._graph.shape))
             except ModelworksError as error:
                 refused[adapter.version_id] = error
+        if all(each.version_id in refused for each in new):
+            return refused
+        with self._room():
+            return self._exchange(kept, new, refused)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """Where a graph is compiled in the place of the one that answers: empty that place, and fill it whatever happens."""
+        if not self._in_place:
+            yield
+            return
+        with self._lock:
+            before, self._waiting = self._engine, []
+        try:
+            while before.num_running and not self._closed:
+                time.sleep(_RETIRE_POLL_S)
+            before.close()
+            _give_back()
+            if self._closed:
+                raise Unavailable("The replica is shutting down.", hint="Try again.")
+            try:
+                yield
+            finally:
+                with self._lock:
+                    folder = self._folder or self._graph.folder
+                    placed = [each.version_id for each in self._placed]
+                    unchanged = self._engine is before and not self._closed
+                if unchanged:
+                    again = self._open_engine(folder, placed)
+                    with self._lock:
+                        self._engine, closed = again, self._closed
+                    if closed:
+                        again.close()
+        finally:
+            self._let_in()
+
+    def _let_in(self) -> None:
+        with self._lock:
+            on_graph = {None, *(each.version_id for each in self._placed)}
+            for each in self._waiting or ():
+                each.begin(self._engine, known=each.adapter in on_graph)
+            self._waiting = None
+
+    def _exchange(
+        self, kept: Sequence[Adapter], new: Sequence[Adapter], refused: dict[str, ModelworksError]
+    ) -> dict[str, ModelworksError]:
+        """Compile, prove and switch to a graph with all that are not refused; returns why some are."""
         while True:
             placed = [each for each in (*kept, *new) if each.version_id not in refused]
             fresh = [each for each in new if each.version_id not in refused]
@@ -177,10 +241,11 @@ class AdapterEngine:
                 return refused
             folder = _new_folder()
             try:
-                self._write(folder, [pairs[each.version_id] for each in placed])
+                self._write(folder, placed)
                 found, answers = self._prove(folder, placed, fresh)
                 refused |= found
                 if found:
+                    shutil.rmtree(folder, ignore_errors=True)
                     continue
                 engine = self._open_engine(folder, [each.version_id for each in placed])
                 try:
@@ -194,11 +259,14 @@ class AdapterEngine:
             self._switch(engine, folder, placed)
             return refused
 
-    def _write(self, folder: Path, pairs: Sequence[Pairs]) -> None:
+    def _write(self, folder: Path, placed: Sequence[Adapter]) -> None:
         graph = ov.Core().read_model(self._graph.folder / "openvino_model.xml")
+        pairs = [each.pairs(layer_names(self._graph.shape)) for each in placed]
         put_adapters(graph, self._graph.checkpoint, pairs, int8=self._graph.int8)
         graph.set_rt_info("f32", ["runtime_options", "KV_CACHE_PRECISION"])
         ov.serialize(graph, str(folder / "openvino_model.xml"), str(folder / "openvino_model.bin"))
+        del graph, pairs
+        _give_back()
 
     def _prove(
         self, folder: Path, placed: Sequence[Adapter], fresh: Iterable[Adapter]
@@ -276,6 +344,35 @@ class AdapterEngine:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+class _Waiting:
+    """A choice that begins when a load has made room for it."""
+
+    def __init__(self, prompt_ids: list[int], decoding: Decoding, emit: Emit) -> None:
+        self.adapter = decoding.adapter
+        self.cancelled = False
+        self._asked = (prompt_ids, decoding, emit)
+        self._begun: Ticket | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, engine: OpenVINOEngine, *, known: bool) -> None:
+        """Start on `engine`, or end with why not; `known`: its adapter is there."""
+        with self._lock:
+            if self.cancelled:
+                return
+            try:
+                if not known:
+                    raise NotFound(f"The adapter {self.adapter} is no longer loaded here.", code="no_adapter")
+                self._begun = engine.start(*self._asked)
+            except ModelworksError as error:
+                self._asked[2](error)
+
+    def cancel(self) -> None:
+        with self._lock:
+            self.cancelled = True
+            if self._begun is not None:
+                self._begun.cancel()
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     """What the graph alone answers to an adapter's probe, with the adapter or (None) with the base model."""
@@ -317,6 +414,13 @@ def _ask(engine: OpenVINOEngine, probe: Probe, version_id: str | None) -> list[t
         if step.token_id is not None and step.logprob is not None:
             found.append((step.token_id, step.logprob))
     return found
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: glibc keeps what was many small matrices. Other C libraries see to it themselves."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _new_folder() -> Path:

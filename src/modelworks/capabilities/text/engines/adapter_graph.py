@@ -80,8 +80,6 @@ def put_adapters(graph: Any, model_dir: Path, adapters: Sequence[Pairs], *, int8
     chosen = _chosen_adapter(graph, shape.vocab_size, width)
     # What is summed up over the inner products is made of whole groups.
     whole = _GROUP if int8 else 1
-    if int8:
-        adapters = [{name: _balanced(pair) for name, pair in pairs.items()} for pairs in adapters]
     masks: dict[tuple[tuple[int, ...], ...], Any] = {}
     # Layers that read the same rows share one product with all their `a`: fewer nodes, of which a small model has too many.
     groups: dict[tuple[str, int], list[str]] = {}
@@ -95,7 +93,10 @@ def put_adapters(graph: Any, model_dir: Path, adapters: Sequence[Pairs], *, int8
             spread = np.concatenate([_filled(_spread(each, width), whole) for each in ranks], axis=1)
             masks[ranks] = ops.matmul(chosen, _constant(spread), False, False)
         rows = linears[names[0]].input(0).get_source_output()
-        stacked = [np.concatenate([pairs[name].a for pairs in adapters if name in pairs], axis=0) for name in names]
+        taken = {name: [pairs[name] for pairs in adapters if name in pairs] for name in names}
+        if int8:
+            taken = {name: [_balanced(pair) for pair in each] for name, each in taken.items()}
+        stacked = [np.concatenate([pair.a for pair in taken[name]], axis=0) for name in names]
         a = np.concatenate([_filled(each.T, whole).T for each in stacked], axis=0)
         inner = ops.multiply(ops.matmul(rows, _in_groups(a) if int8 else _constant(a), False, True), masks[ranks])
         lengths = [math.ceil(sum(each) / whole) * whole for each in ranks]
@@ -104,7 +105,7 @@ def put_adapters(graph: Any, model_dir: Path, adapters: Sequence[Pairs], *, int8
             split = ops.variadic_split(inner, _constant(np.int64(2)), _constant(np.array(lengths, np.int64)))
             parts = list(split.outputs())
         for name, part in zip(names, parts, strict=True):
-            b = np.concatenate([_graph_rows(pairs[name].b, name, shape) for pairs in adapters if name in pairs], axis=1)
+            b = np.concatenate([_graph_rows(pair.b, name, shape) for pair in taken[name]], axis=1)
             node = linears[name]
             users = list(node.output(0).get_target_inputs())
             if int8:
@@ -113,7 +114,7 @@ def put_adapters(graph: Any, model_dir: Path, adapters: Sequence[Pairs], *, int8
                     whole_rows, _beside(node.input(1).get_source_output().get_node(), _filled(b, whole)), False, True
                 )
             else:
-                sums = ops.add(node.output(0), ops.matmul(part, _constant(np.ascontiguousarray(b, np.float32)), False, True))
+                sums = ops.add(node.output(0), ops.matmul(part, _constant(b), False, True))
             for user in users:
                 user.replace_source_output(sums.output(0))
     graph.validate_nodes_and_infer_types()
@@ -290,4 +291,5 @@ def _beside(matrix: Any, columns: Floats) -> Any:
 
 
 def _constant(values: Any) -> Any:
-    return ops.constant(np.asarray(values))
+    # Not copied: the node keeps the array.
+    return ops.constant(np.ascontiguousarray(values), shared_memory=np.ndim(values) > 0)

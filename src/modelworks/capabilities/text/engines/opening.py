@@ -151,7 +151,7 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
         )
 
     graph = BaseGraph(folder, checkpoint.folder, shape, precision == "int8", dict(properties), TOLERANCES[precision].logits)
-    engine = AdapterEngine(open_engine(folder, ()), graph, open_engine)
+    engine = AdapterEngine(open_engine(folder, ()), graph, open_engine, in_place=options.adapter_loading == "in_place")
     # An adapter is trained on full weights, so a quantised version is never the base of one.
     return Opened(engine, context_length, engine if checkpoint.quantised is None else None)
 

@@ -84,7 +84,7 @@ class OpenVINOEngine:
         self._folder = folder
         self._properties = dict(properties)
         self._end_id = end_id
-        self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", self._properties)
+        self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", self._properties)
         self._wake = threading.Condition()
         self._arrived: deque[_Choice] = deque()
         self._running: list[_Choice] = []
@@ -134,13 +134,18 @@ class OpenVINOEngine:
             self._closed = True
             self._wake.notify()
         self._thread.join()
+        # Its memory is wanted back now, not when the last reference to this object is gone.
+        self._pipeline = None
         with self._single_lock:
             if self._single is not None:
                 self._single.close()
+            self._single = None
 
     def _one_by_one(self) -> LogitsEngine:
         """The engine for what the pipeline cannot do, compiled at its first use."""
         with self._single_lock:
+            if self._closed:
+                raise Unavailable(_CLOSING[0], hint=_CLOSING[1])
             if self._single is None:
                 self._single = LogitsEngine("openvino", GraphDecoder(self._folder, self._properties), max_batch=4)
             return self._single
