@@ -61,6 +61,7 @@ from modelworks.kernel.gateway import (
     ResponseSteps,
     TuningSteps,
 )
+from modelworks.kernel.gateway.protocol import GuardedProtocol
 from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, RunDeployments, Supervisor
 from modelworks.kernel.jobs import routes as jobs_routes
 from modelworks.kernel.serving import ReplicaPool
@@ -394,6 +395,7 @@ def listening(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How the server speaks HTTP."""
     return uvicorn.Config(
         app,
+        http=GuardedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -25,6 +25,13 @@ STARTED: Final = "modelworks.started"
 
 _TRACE_HEADERS: Final = frozenset({b"traceparent", b"tracestate"})
 
+#: Answers are data: a browser that shows one as a page runs nothing in it. Pages bring a policy of their own.
+_DEFENCES: Final = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
 #: Clients whose base URL lacks `/v1` ask for these.
 _WITHOUT_V1 = ("/chat/completions", "/completions", "/conversations", "/messages", "/models", "/responses")
 #: … and for what lies below these.
@@ -81,8 +88,11 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 elapsed_ms = int((time.perf_counter() - started) * 1000)
+                headers = message["headers"]
+                names = {name for name, _ in headers}
                 message["headers"] = [
-                    *message["headers"],
+                    *headers,
+                    *(header for header in _DEFENCES if header[0] not in names),
                     (b"x-request-id", request_id.encode()),
                     # What Anthropic's clients read.
                     (b"request-id", request_id.encode()),
