@@ -166,6 +166,12 @@ def test_nothing_is_left_unfinished() -> None:
     assert not bad
 
 
+def test_no_marks_of_a_merge_are_left() -> None:
+    mark = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    bad = [relative(path) for path in project_files() if mark.search(path.read_text(encoding="utf-8", errors="replace"))]
+    assert not bad
+
+
 def test_only_routes_raise_http_exceptions() -> None:
     bad = [
         relative(path)
