@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import CursorResult, delete, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -309,8 +309,9 @@ class KeyStore:
         for _ in range(3):
             with self._db.transaction() as session:
                 session.execute(delete(IdempotencyRow).where(IdempotencyRow.expires_at <= now))
-                made = session.execute(insert(IdempotencyRow).values(row).on_conflict_do_nothing())
-                if isinstance(made, CursorResult) and made.rowcount == 1:
+                # Asked for the row itself: not every driver tells how many rows an insert has made.
+                made = insert(IdempotencyRow).values(row).on_conflict_do_nothing().returning(IdempotencyRow.claim)
+                if session.scalar(made) is not None:
                     return None
                 found = session.scalar(
                     select(IdempotencyRow).where(IdempotencyRow.project_id == project_id, IdempotencyRow.key == key)
