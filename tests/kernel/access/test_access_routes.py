@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -11,36 +10,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from modelworks.contract.errors import ModelworksError
-from modelworks.kernel.access import AccessService, MemberService, UsageRecord, UsageRecorder, member_routes
+from modelworks.kernel.access import AccessService, UsageRecord, UsageRecorder
 from modelworks.kernel.access.routes import principal_dependency, router
 from modelworks.kernel.base.clock import FixedClock
 from modelworks.kernel.base.database import Database
-from modelworks.kernel.base.events import Events
 
 
 @pytest.fixture
-def access(database: Database, clock: FixedClock, events: Events) -> AccessService:
-    return AccessService(database, clock, events)
-
-
-@pytest.fixture
-def admin(access: AccessService, tmp_path: Path) -> dict[str, str]:
-    with access.db.transaction() as session:
-        access.bootstrap(session, tmp_path)
-    return {"authorization": f"Bearer {(tmp_path / 'admin.key').read_text().strip()}"}
-
-
-@pytest.fixture
-async def http(access: AccessService, clock: FixedClock, events: Events) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
-    principal = principal_dependency(access)
-    app.include_router(router(access, principal))
-    app.include_router(member_routes.router(MemberService(access, clock, events), principal))
-
-    @app.exception_handler(ModelworksError)
-    async def render(_: Request, error: ModelworksError) -> JSONResponse:
-        return JSONResponse(error.envelope(), error.status)
-
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as client:
         yield client
 

@@ -16,13 +16,7 @@ from modelworks.contract.errors import AuthenticationFailed, Conflict, InvalidRe
 from modelworks.kernel.access import SCOPES, AccessService, Principal
 from modelworks.kernel.access.store import KeyRow
 from modelworks.kernel.base.clock import FixedClock
-from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
-
-
-@pytest.fixture
-def access(database: Database, clock: FixedClock, events: Events) -> AccessService:
-    return AccessService(database, clock, events)
 
 
 @pytest.fixture

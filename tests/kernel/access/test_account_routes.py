@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ from fastapi import FastAPI
 from sqlalchemy import update
 
 from modelworks.kernel.access import AccessService, Allowances, Prices, UsageRecord, UsageRecorder, account_routes
-from modelworks.kernel.access.routes import principal_dependency, router
+from modelworks.kernel.access.routes import principal_dependency
 from modelworks.kernel.access.store import InvoiceRow
 from modelworks.kernel.base.clock import FixedClock
 from modelworks.kernel.base.database import Database
@@ -23,24 +22,10 @@ from modelworks.kernel.gateway import errors
 
 
 @pytest.fixture
-def access(database: Database, clock: FixedClock, events: Events) -> AccessService:
-    return AccessService(database, clock, events)
-
-
-@pytest.fixture
-def admin(access: AccessService, tmp_path: Path) -> dict[str, str]:
-    with access.db.transaction() as session:
-        access.bootstrap(session, tmp_path)
-    return {"authorization": f"Bearer {(tmp_path / 'admin.key').read_text().strip()}"}
-
-
-@pytest.fixture
-async def http(access: AccessService, clock: FixedClock, events: Events) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI()
+async def http(access: AccessService, app: FastAPI, clock: FixedClock, events: Events) -> AsyncIterator[httpx.AsyncClient]:
     errors.install(app)
-    principal = principal_dependency(access)
-    app.include_router(router(access, principal))
-    app.include_router(account_routes.router(access, Allowances(clock, events), Prices(clock, events), principal))
+    allowances, prices = Allowances(clock, events), Prices(clock, events)
+    app.include_router(account_routes.router(access, allowances, prices, principal_dependency(access)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as client:
         yield client
 

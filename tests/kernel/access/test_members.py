@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
-from modelworks.contract.errors import ModelworksError
-from modelworks.kernel.access import AccessService, AuditLog, MemberService, member_routes
+from modelworks.kernel.access import AuditLog
 from modelworks.kernel.access.roles import ROLE_SCOPES, common_scopes
-from modelworks.kernel.access.routes import principal_dependency, router
 from modelworks.kernel.base.clock import FixedClock
 from modelworks.kernel.base.database import Database
-from modelworks.kernel.base.events import Events
 
 
 class Desk:
@@ -40,23 +35,11 @@ class Desk:
 
 
 @pytest.fixture
-async def root(database: Database, clock: FixedClock, events: Events, tmp_path: Path) -> AsyncIterator[Desk]:
+async def root(app: FastAPI, admin_key: str, database: Database, clock: FixedClock) -> AsyncIterator[Desk]:
     """The administrator of the platform."""
     AuditLog(database, clock)
-    access = AccessService(database, clock, events)
-    with database.transaction() as session:
-        access.bootstrap(session, tmp_path)
-    app = FastAPI()
-    principal = principal_dependency(access)
-    app.include_router(router(access, principal))
-    app.include_router(member_routes.router(MemberService(access, clock, events), principal))
-
-    @app.exception_handler(ModelworksError)
-    async def render(_: Request, error: ModelworksError) -> JSONResponse:
-        return JSONResponse(error.envelope(), error.status)
-
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://platform") as http:
-        yield Desk(http, (tmp_path / "admin.key").read_text().strip())
+        yield Desk(http, admin_key)
 
 
 async def test_old_projects_belong_to_the_first_organisation(root: Desk) -> None:

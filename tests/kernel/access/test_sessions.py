@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from argon2 import PasswordHasher
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
-from modelworks.contract.errors import ModelworksError
-from modelworks.kernel.access import AccessService, AuditLog, MemberService, SessionService, member_routes, session_routes
-from modelworks.kernel.access.routes import principal_dependency, router
+from modelworks.kernel.access import AccessService, AuditLog, SessionService, session_routes
+from modelworks.kernel.access.routes import principal_dependency
 from modelworks.kernel.access.sessions import COOKIE
 from modelworks.kernel.access.store import SessionRow, UserRow
 from modelworks.kernel.base.clock import FixedClock
@@ -53,24 +50,14 @@ class Browser:
 
 
 @pytest.fixture
-async def browser(database: Database, clock: FixedClock, events: Events, tmp_path: Path) -> AsyncIterator[Browser]:
+async def browser(
+    app: FastAPI, access: AccessService, admin_key: str, clock: FixedClock, events: Events
+) -> AsyncIterator[Browser]:
     """Ann is an admin of the project plant and has a password; she is not signed in yet."""
-    AuditLog(database, clock)
-    access = AccessService(database, clock, events)
-    with database.transaction() as session:
-        access.bootstrap(session, tmp_path)
-    app = FastAPI()
-    principal = principal_dependency(access)
-    app.include_router(router(access, principal))
-    app.include_router(member_routes.router(MemberService(access, clock, events), principal))
+    AuditLog(access.db, clock)
     sessions = SessionService(access, clock, events, PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
-    app.include_router(session_routes.router(sessions, principal, secure=False))
-
-    @app.exception_handler(ModelworksError)
-    async def render(_: Request, error: ModelworksError) -> JSONResponse:
-        return JSONResponse(error.envelope(), error.status)
-
-    browser = Browser(app, (tmp_path / "admin.key").read_text().strip(), database)
+    app.include_router(session_routes.router(sessions, principal_dependency(access), secure=False))
+    browser = Browser(app, admin_key, access.db)
     plant = await browser.root("POST", "/projects", name="plant")
     person = {"kind": "person", "name": "Ann", "email": "ann@plant.example", "place_id": plant["id"], "role": "admin"}
     ann = await browser.root("POST", "/users", **person)

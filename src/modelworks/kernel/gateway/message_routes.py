@@ -28,7 +28,7 @@ from modelworks.kernel.gateway.message_wire import (
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.gateway.routes import EVENTS, PlainRoute, described
 from modelworks.kernel.gateway.schemas import inline_schema
-from modelworks.kernel.gateway.service import GatewayService, json_object, model_name
+from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.stream import EventStream, Outlet, StreamedAnswer, whole_answer
 
 log = structlog.get_logger(__name__)
@@ -122,17 +122,9 @@ def router(gateway: GatewayService) -> APIRouter:
     found = APIRouter(route_class=PlainRoute, tags=["Anthropic"])
 
     async def opened(request: Request, path: str, form: type[TokensCount]) -> tuple[MessageCall, Meter, dict[str, Any]]:
-        principal = await gateway.caller(request.scope)
-        meter = gateway.meter(principal, request.scope, path)
-        try:
-            body = json_object(await request.body())
-            meter.model = model_name(body)
-            principal.require_model(meter.model)
+        async with gateway.question(request, path) as (principal, meter, body):
             refuse_unsupported(body)
             return MessageCall(gateway, principal, meter, parse(form, body)), meter, body
-        except ModelworksError as error:
-            await meter.record(error.status, error)
-            raise
 
     @found.post(
         MESSAGES,

@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.gateway.file_routes import answer, parse, query_of
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.gateway.response_calls import Reading, ResponseCall
@@ -23,7 +22,7 @@ from modelworks.kernel.gateway.response_wire import InputTokensCount, ResponseCr
 from modelworks.kernel.gateway.responses import ResponseService
 from modelworks.kernel.gateway.routes import EVENTS, PlainRoute, described, in_path
 from modelworks.kernel.gateway.schemas import inline_schema
-from modelworks.kernel.gateway.service import GatewayService, json_object, model_name
+from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.stream import DONE, EventStream, StreamedAnswer, whole_answer
 
 _RESPONSES = "/v1/responses"
@@ -73,20 +72,12 @@ def _asking(found: APIRouter, gateway: GatewayService, responses: ResponseServic
         openapi_extra=described(inline_schema(ResponseCreate)),
     )
     async def create_response(request: Request) -> Response:
-        principal = await gateway.caller(request.scope)
-        meter = gateway.meter(principal, request.scope, _RESPONSES)
-        try:
-            body = json_object(await request.body())
-            meter.model = model_name(body)
-            principal.require_model(meter.model)
+        async with gateway.question(request, _RESPONSES) as (principal, meter, body):
             refuse_unsupported(body)
             asked = parse(ResponseCreate, body)
             call = ResponseCall(gateway, responses, principal, meter, asked)
             if asked.background:
                 promised = await call.promise()
-        except ModelworksError as error:
-            await meter.record(error.status, error)
-            raise
         if asked.background:
             tape = steps.expect(promised["id"]) if asked.stream else None
             responses.wake()
@@ -103,16 +94,8 @@ def _asking(found: APIRouter, gateway: GatewayService, responses: ResponseServic
         openapi_extra=described(inline_schema(InputTokensCount)),
     )
     async def count_input_tokens(request: Request) -> Response:
-        principal = await gateway.caller(request.scope)
-        meter = gateway.meter(principal, request.scope, _RESPONSES + "/input_tokens")
-        try:
-            body = json_object(await request.body())
-            meter.model = model_name(body)
-            principal.require_model(meter.model)
+        async with gateway.question(request, _RESPONSES + "/input_tokens") as (principal, meter, body):
             reading = Reading(responses, principal, parse(InputTokensCount, body))
-        except ModelworksError as error:
-            await meter.record(error.status, error)
-            raise
 
         async def counted() -> bytes:
             await reading.gather()

@@ -8,11 +8,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.gateway.retrieval import EmbeddingsCall, EmbeddingsRequest, RerankCall, RerankRequest
 from modelworks.kernel.gateway.routes import PlainRoute, described
 from modelworks.kernel.gateway.schemas import inline_schema
-from modelworks.kernel.gateway.service import GatewayService, json_object, model_name
+from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.stream import whole_answer
 
 _ANSWER: dict[int | str, dict[str, Any]] = {
@@ -25,16 +24,8 @@ def router(gateway: GatewayService) -> APIRouter:
     found = APIRouter(route_class=PlainRoute)
 
     async def answer(request: Request, kind: type[EmbeddingsCall] | type[RerankCall]) -> Response:
-        principal = await gateway.caller(request.scope)
-        meter = gateway.meter(principal, request.scope, "/v1" + kind.path)
-        try:
-            body = json_object(await request.body())
-            meter.model = model_name(body)
-            principal.require_model(meter.model)
+        async with gateway.question(request, "/v1" + kind.path) as (principal, meter, body):
             call = kind(gateway, principal, meter, body)
-        except ModelworksError as error:
-            await meter.record(error.status, error)
-            raise
         return await whole_answer(call.whole, meter, request.receive)
 
     @found.post(

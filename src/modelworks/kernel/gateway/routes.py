@@ -17,7 +17,7 @@ from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway import tasks
 from modelworks.kernel.gateway.language import ChatCall, CompletionCall
 from modelworks.kernel.gateway.schemas import ChatRequest, CompletionRequest, ModelList, ModelObject, inline_schema
-from modelworks.kernel.gateway.service import GatewayService, json_object, model_name
+from modelworks.kernel.gateway.service import GatewayService, json_object
 from modelworks.kernel.gateway.stream import Form, JsonBytes, StreamedAnswer, whole_answer
 
 
@@ -61,16 +61,8 @@ def router(gateway: GatewayService) -> APIRouter:
 
 def _language(found: APIRouter, gateway: GatewayService) -> None:
     async def answer(request: Request, kind: type[ChatCall] | type[CompletionCall]) -> Response:
-        principal = await gateway.caller(request.scope)
-        meter = gateway.meter(principal, request.scope, "/v1" + kind.path)
-        try:
-            body = json_object(await request.body())
-            meter.model = model_name(body)
-            principal.require_model(meter.model)
+        async with gateway.question(request, "/v1" + kind.path) as (principal, meter, body):
             call = kind(gateway, principal, meter, body)
-        except ModelworksError as error:
-            await meter.record(error.status, error)
-            raise
         if call.stream:
             return StreamedAnswer(call.stream_to, meter, "sse", gateway.keep_alive_s)
         return await whole_answer(call.whole, meter, request.receive)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.types import Scope
 
-from modelworks.contract.errors import InvalidRequest, ModelNotFound
+from modelworks.contract.errors import InvalidRequest, ModelNotFound, ModelworksError
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.access.sessions import cookie_secret
 from modelworks.kernel.base.changes import AUTHOR
@@ -109,6 +111,25 @@ class GatewayService:
     def meter(self, principal: Principal, scope: Scope, endpoint: str) -> Meter:
         """A fresh meter for one request."""
         return Meter(self.usage, principal, scope, endpoint, self.accounts)
+
+    @asynccontextmanager
+    async def question(self, request: Request, endpoint: str) -> AsyncIterator[tuple[Principal, Meter, dict[str, Any]]]:
+        """Who asks a model that the body names, what is noted of it, and the body; a refusal in the block is recorded.
+
+        Raises:
+            InvalidRequest: the body is no JSON object, or names no model.
+            PermissionDenied: the caller may not ask this model; and as `caller`.
+        """
+        principal = await self.caller(request.scope)
+        meter = self.meter(principal, request.scope, endpoint)
+        try:
+            body = json_object(await request.body())
+            meter.model = model_name(body)
+            principal.require_model(meter.model)
+            yield principal, meter, body
+        except ModelworksError as error:
+            await meter.record(error.status, error)
+            raise
 
     def now_s(self) -> int:
         """Unix seconds."""
