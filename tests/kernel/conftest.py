@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from modelworks.kernel.base.clock import FixedClock
 from modelworks.kernel.base.database import Base, Database
@@ -55,8 +56,15 @@ def postgres_schema() -> Iterator[str]:
     with admin.begin() as connection:
         connection.execute(text(f"CREATE SCHEMA {name}"))
     yield make_url(POSTGRES_URL).update_query_dict({"options": f"-csearch_path={name}"}).render_as_string(hide_password=False)
-    with admin.begin() as connection:
-        connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
+    for attempt in range(3):
+        try:
+            with admin.begin() as connection:
+                connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
+            break
+        except OperationalError:
+            # A thread of the test that is still reading: PostgreSQL ends one of the two, and once it is this one.
+            if attempt == 2:
+                raise
     admin.dispose()
 
 
