@@ -50,7 +50,10 @@ from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
 from modelworks.kernel.gateway import (
+    BatchService,
+    BatchSteps,
     ConversationService,
+    Door,
     EvalService,
     EvalSteps,
     FileService,
@@ -108,6 +111,8 @@ class Platform:
     eval_steps: EvalSteps
     responses: ResponseService
     response_steps: ResponseSteps
+    batches: BatchService
+    batch_steps: BatchSteps
     lock: ServerLock
     closing: ExitStack = field(default_factory=ExitStack)
     _guard: asyncio.Task[None] | None = None
@@ -121,6 +126,7 @@ class Platform:
         self.tuning_steps.start()
         self.eval_steps.start()
         self.response_steps.start()
+        self.batch_steps.start()
         self._guard = asyncio.create_task(self._guard_lock())
 
     async def _guard_lock(self) -> None:
@@ -141,6 +147,7 @@ class Platform:
         if self._guard is not None:
             self._guard.cancel()
         await self.eval_steps.stop()
+        await self.batch_steps.stop()
         await self.response_steps.stop()
         await run_in_threadpool(self.tuning_steps.stop)
         await run_in_threadpool(self.reconciler.close)
@@ -154,7 +161,8 @@ class Platform:
 
     def referenced(self, digests: Collection[str]) -> set[str]:
         """Those of the blobs that a version, a run or a file needs: what the garbage collection must leave."""
-        return self.catalog.referenced(digests) | self.jobs.referenced(digests) | self.files.referenced(digests)
+        rooms = (self.catalog, self.jobs, self.files, self.batches)
+        return {digest for room in rooms for digest in room.referenced(digests)}
 
     def metrics(self) -> bytes:
         """The page that Prometheus reads, with gauges as of now."""
@@ -229,6 +237,9 @@ def create_platform(settings: Settings) -> Platform:
         evals = EvalService(db, asked, files, clock, base_url=settings.public_url or settings.local_url)
         life = timedelta(days=settings.response_days)
         responses = ResponseService(db, ConversationService(db, clock), clock, life=life)
+        response_steps = ResponseSteps(responses, asked)
+        batches = BatchService(db, files, clock)
+        door = Door(asked, responses, response_steps, max_body_bytes=settings.max_body_bytes)
         return Platform(
             settings=settings,
             db=db,
@@ -262,7 +273,9 @@ def create_platform(settings: Settings) -> Platform:
             evals=evals,
             eval_steps=EvalSteps(evals, asked, files, Measuring(db, catalog, files)),
             responses=responses,
-            response_steps=ResponseSteps(responses, asked),
+            response_steps=response_steps,
+            batches=batches,
+            batch_steps=BatchSteps(batches, door, blobs, access.principal_of, questions=settings.batch_questions),
             lock=lock,
             closing=opening.pop_all(),
         )
@@ -328,6 +341,7 @@ def create_app(platform: Platform) -> FastAPI:
         files=platform.files,
         tuning=platform.tuning,
         evals=platform.evals,
+        batches=platform.batches,
         responses=platform.responses,
         response_steps=platform.response_steps,
         cors_origins=settings.cors_origins,

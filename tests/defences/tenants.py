@@ -41,6 +41,7 @@ _VALUES: dict[str, Any] = {
     "fine_tuning_jobs.state": "running",
     "fine_tuning_jobs.wish": "run",
     "eval_runs.state": "completed",
+    "batches.state": "completed",
     "eval_items.state": "pass",
 }
 _LISTS = {"files", "scopes", "devices", "saves", "outputs", "checkpoint", "fields", "results", "testing_criteria"}
@@ -127,6 +128,7 @@ _NAMED = {
     "upload_id": "uploads",
     "fine_tuning_job_id": "fine_tuning_jobs",
     "eval_id": "evals",
+    "batch_id": "batches",
     "response_id": "responses",
     "conversation_id": "conversations",
     "replica_id": "replicas",

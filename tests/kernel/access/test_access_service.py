@@ -252,3 +252,17 @@ def test_keys_made_at_once_are_all_kept(access: AccessService, project_id: str) 
     assert failures == []
     with access.db.reading() as session:
         assert len(list(session.scalars(select(KeyRow.id)))) == 24
+
+
+def test_the_rights_of_a_holder_are_those_of_now(access: AccessService, project_id: str) -> None:
+    key_id, _ = make_key(access, project_id, scopes=["inference"], model_allow=["chat"], ip_allow=["10.0.0.0/8"])
+    found = access.principal_of(key_id)
+    assert (found.key_id, found.project_id, found.scopes) == (key_id, project_id, {"inference"})
+    assert (found.model_allow, found.ip_allow) == (("chat",), None)
+    with access.db.transaction() as session:
+        access.revoke_key(session, project_id, key_id)
+    with pytest.raises(AuthenticationFailed) as caught:
+        access.principal_of(key_id)
+    assert caught.value.error_code == "revoked_api_key"
+    with pytest.raises(AuthenticationFailed):
+        access.principal_of("key_unknown")

@@ -9,7 +9,9 @@ import httpx
 import pytest
 from argon2 import PasswordHasher
 from fastapi import FastAPI
+from sqlalchemy import select
 
+from modelworks.contract.errors import AuthenticationFailed
 from modelworks.kernel.access import AccessService, AuditLog, SessionService, session_routes
 from modelworks.kernel.access.routes import principal_dependency
 from modelworks.kernel.access.sessions import COOKIE
@@ -159,7 +161,14 @@ async def test_sessions_end_by_time_by_password_and_by_the_account(browser: Brow
     assert code(await other.ask("GET", "/whoami")) == (401, "session_ended")
 
     await browser.sign_in("another good one")
+    access = AccessService(browser.db, clock, Events())
+    with browser.db.reading() as session:
+        session_id = session.scalars(select(SessionRow.id).order_by(SessionRow.id)).first() or ""
+    # Work that was asked for goes on after signing out, with the person's rights of now.
+    assert (access.principal_of(session_id).user_id, access.principal_of(session_id).has("write")) == (ann, True)
     await browser.root("POST", f"/users/{ann}/disable")
+    with pytest.raises(AuthenticationFailed):
+        access.principal_of(session_id)
     assert code(await browser.ask("GET", "/whoami")) == (401, "session_ended")
     assert code(await browser.sign_in("another good one")) == (401, "sign_in_failed")
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,24 @@ class AccessService:
         found = self.cached(secret)
         return found if found is not None else self._look_up(secret or "")
 
+    def principal_of(self, key_id: str) -> Principal:
+        """What the holder of a key, or whoever signed in, may do now: for work that the platform does for them later.
+
+        The address from which they may call is left out: it was checked when they asked for the work, and nobody calls now.
+
+        Raises:
+            AuthenticationFailed: as `authenticate`; also where the account is disabled. A session may be over.
+        """
+        with self.db.reading() as session:
+            signed_in = session.get(SessionRow, key_id)
+            if signed_in is None:
+                outcome = self._outcome(session, session.get(KeyRow, key_id))
+            else:
+                outcome = self._signed_in(session, signed_in)
+        if isinstance(outcome, AuthenticationFailed):
+            raise outcome
+        return replace(outcome, ip_allow=None)
+
     def cached(self, secret: str | None) -> Principal | None:
         """`authenticate` without the database: None when memory does not know."""
         if not secret:
@@ -379,7 +398,17 @@ class AccessService:
                 "The session has ended.", hint="Sign in again: POST /api/session.", code="session_ended"
             )
             return failed, None
-        found = Principal(
+        return self._signed_in(session, row), row.expires_at
+
+    def _signed_in(self, session: Session, row: SessionRow) -> Principal | AuthenticationFailed:
+        rights = rights_of(session, row.user_id, row.project_id)
+        if rights is None:
+            return AuthenticationFailed(
+                "The account that asked for this is disabled.",
+                hint="Ask an administrator of the platform.",
+                code="disabled_account",
+            )
+        return Principal(
             key_id=row.id,
             project_id=row.project_id,
             user_id=row.user_id,
@@ -387,7 +416,6 @@ class AccessService:
             key_prefix="session ",
             name=session.get_one(UserRow, row.user_id).name,
         )
-        return found, row.expires_at
 
     def _forget(self) -> None:
         self._generation += 1

@@ -45,6 +45,8 @@ Prefix = Literal[
     "bud",
     "lim",
     "hld",
+    "batch",
+    "batch_req",
 ]
 
 

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     response_days: float = Field(
         default=30.0, gt=0, description="How long responses are kept that clients let the server store."
     )
+    batch_questions: int = Field(
+        default=4, gt=0, description="Questions of batches that are asked at the same time, over all batches."
+    )
     load_wait_s: float = Field(default=600.0, gt=0, description="How long a request waits for a deployment that is loading.")
     max_queue: int = Field(default=256, ge=0, description="Requests that may wait for one deployment; more get 503.")
     keep_alive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a keep-alive comment.")

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from modelworks.kernel.gateway import (
+    batch_routes,
     conversation_routes,
     errors,
     eval_routes,
@@ -18,6 +19,9 @@ from modelworks.kernel.gateway import (
     retrieval_routes,
     tuning_routes,
 )
+from modelworks.kernel.gateway.batch_door import Door
+from modelworks.kernel.gateway.batch_steps import BatchSteps
+from modelworks.kernel.gateway.batches import BatchService
 from modelworks.kernel.gateway.conversations import ConversationService
 from modelworks.kernel.gateway.eval_steps import EvalSteps
 from modelworks.kernel.gateway.evals import EvalService
@@ -33,7 +37,10 @@ from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.tuning_steps import TuningSteps
 
 __all__ = [
+    "BatchService",
+    "BatchSteps",
     "ConversationService",
+    "Door",
     "EvalService",
     "EvalSteps",
     "FileService",
@@ -60,6 +67,7 @@ def install(
     files: FileService | None = None,
     tuning: FineTuningService | None = None,
     evals: EvalService | None = None,
+    batches: BatchService | None = None,
     responses: ResponseService | None = None,
     response_steps: ResponseSteps | None = None,
     cors_origins: Sequence[str] = (),
@@ -74,6 +82,7 @@ def install(
         files: for `/v1/files` and `/v1/uploads`; without it there are none.
         tuning: for `/v1/fine_tuning`; without it there is none.
         evals: for `/v1/evals`; without it there is none.
+        batches: for `/v1/batches`; without it there are none.
         responses: for `/v1/responses` and `/v1/conversations`; without it there are none.
         response_steps: what answers them in the background; goes with `responses`.
         cors_origins: origins of web pages that may call the API from a browser; `*` for all, none by default.
@@ -90,6 +99,8 @@ def install(
         app.include_router(tuning_routes.router(gateway, tuning))
     if evals is not None:
         app.include_router(eval_routes.router(gateway, evals))
+    if batches is not None:
+        app.include_router(batch_routes.router(gateway, batches))
     if responses is not None and response_steps is not None:
         app.include_router(response_routes.router(gateway, responses, response_steps))
         app.include_router(conversation_routes.router(gateway, responses.conversations))

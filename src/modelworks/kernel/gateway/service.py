@@ -6,7 +6,7 @@ import difflib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 from sqlalchemy.orm import Session
@@ -26,6 +26,9 @@ from modelworks.kernel.gateway.metering import Accounts, Meter, Recorder
 from modelworks.kernel.gateway.schemas import ModelObject
 from modelworks.kernel.jobs.schemas import JobSpec, RunRecord
 from modelworks.kernel.serving import DeployedModel, ReplicaPool
+
+#: In the ASGI scope of a request that the platform asks itself: for whom, checked already. Never of a connection.
+PRINCIPAL: Final = "modelworks.principal"
 
 
 class Authenticator(Protocol):
@@ -99,10 +102,12 @@ class GatewayService:
 
     async def principal(self, scope: Scope, needed: str) -> Principal:
         """The principal of a request, whose key must carry the scope `needed`; raises as `caller`."""
-        secret = secret_of(scope)
-        principal = self.access.cached(secret)
+        principal: Principal | None = scope.get(PRINCIPAL)
         if principal is None:
-            principal = await run_in_threadpool(self.access.authenticate, secret)
+            secret = secret_of(scope)
+            principal = self.access.cached(secret)
+            if principal is None:
+                principal = await run_in_threadpool(self.access.authenticate, secret)
         AUTHOR.set(principal.author)
         principal.require_address(scope.get("client"))
         principal.require(needed)

@@ -1,4 +1,4 @@
-"""The tables of what clients keep at OpenAI's routes: files, uploads, fine-tuning, evals, responses and conversations."""
+"""The tables of what clients keep at OpenAI's routes: files, tuning, evals, batches, responses, conversations."""
 
 from __future__ import annotations
 
@@ -202,6 +202,58 @@ class EvalItemRow(Base):
     #: The version that answered.
     version_id: Mapped[str | None] = mapped_column(String(40))
     done_at: Mapped[datetime | None]
+
+
+@watched("batch", only=("id", "project_id", "key_id", "endpoint", "input_file_id", "wish", "labels", "created_at"))
+class BatchRow(Base):
+    """Questions in a file, which the server asks when it has time."""
+
+    __tablename__ = "batches"
+    __table_args__ = (Index("ix_batches_project_id_id", "project_id", "id"), Index("ix_batches_state", "state"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    key_id: Mapped[str] = mapped_column(String(40))
+    endpoint: Mapped[str] = mapped_column(String(64))
+    input_file_id: Mapped[str] = mapped_column(String(40))
+    #: The bytes of the file, which may be deleted before it is read to the end.
+    input_digest: Mapped[str] = mapped_column(String(80))
+    #: Life of the files to come, in seconds from their creation.
+    output_life_s: Mapped[int | None]
+    #: run or cancel.
+    wish: Mapped[str] = mapped_column(String(16))
+    #: validating, in_progress, finalizing, completed, failed, expired, cancelling or cancelled.
+    state: Mapped[str] = mapped_column(String(16))
+    #: The model that all questions ask; None where they differ, or are not read yet.
+    model: Mapped[str | None] = mapped_column(Text)
+    num_requests: Mapped[int]
+    num_completed: Mapped[int]
+    num_failed: Mapped[int]
+    #: Sums of tokens over the answers; see `batch_file.add_usage`.
+    usage: Mapped[dict[str, Any]]
+    #: What is wrong with the file, in the form of OpenAI's batch errors.
+    errors: Mapped[list[dict[str, Any]] | None]
+    output_file_id: Mapped[str | None] = mapped_column(String(40))
+    error_file_id: Mapped[str | None] = mapped_column(String(40))
+    #: When each state was entered, in Unix seconds.
+    moments: Mapped[dict[str, Any]]
+    labels: Mapped[dict[str, Any]] = mapped_column("metadata")
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class BatchAnswerRow(Base):
+    """An answer of a batch that is not over; afterwards it stands in one of the batch's files."""
+
+    __tablename__ = "batch_answers"
+
+    batch_id: Mapped[str] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True)
+    #: The line of the question in the file, from 1.
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    is_error: Mapped[bool]
+    #: The line of the output file or the error file.
+    line: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class ResponseRow(Base):
