@@ -81,6 +81,37 @@ CHINESE = {
         "已写入 {count} 条记录；链的末端为 {head}。请在别处记录该值。"
     ),
     "The chain holds: {count} entries, the last is {head}.": "审计链完整：共 {count} 条记录，末端为 {head}。",
+    "Set {variable} to an API key where the client runs.": "在客户端运行的环境中，将 {variable} 设为 API 密钥。",
+    "{url} is this machine: in a container, name the host instead (--url).": (
+        "{url} 指本机：若客户端在容器中，请用 --url 指定宿主机地址。"
+    ),
+    "It needs: pip install {library}": "需要安装：pip install {library}",
+    "Put {variable}=… into ~/.continue/.env: Continue does not read the environment.": (
+        "请将 {variable}=… 写入 ~/.continue/.env：Continue 不读取环境变量。"
+    ),
+    "Restart VS Code, then choose the model in the chat.": "重启 VS Code，然后在聊天中选择该模型。",
+    "Give the key in VS Code: Chat: Manage Language Models, the gear of the group Modelworks.": (
+        "在 VS Code 中填写密钥：Chat: Manage Language Models，点击 Modelworks 组的齿轮。"
+    ),
+    "The length of the model is not known: add maxInputTokens and maxOutputTokens.": (
+        "模型的上下文长度未知：请自行添加 maxInputTokens 和 maxOutputTokens。"
+    ),
+    "Unset ANTHROPIC_API_KEY and ANTHROPIC_AUTH_TOKEN in the shell: they go before it.": (
+        "请在 shell 中取消 ANTHROPIC_API_KEY 和 ANTHROPIC_AUTH_TOKEN：它们优先生效。"
+    ),
+    "`/status` in Claude Code shows the address and the model.": "在 Claude Code 中用 `/status` 查看地址和模型。",
+    "Open WebUI keeps what it read at its first start: later, change it in its settings of connections.": (
+        "Open WebUI 会保留首次启动时读到的值：之后请在其连接设置中修改。"
+    ),
+    "Source it in the shell that starts Open WebUI (docker run: -e with each name).": (
+        "请在启动 Open WebUI 的 shell 中 source 此文件（docker run：用 -e 逐个传入变量名）。"
+    ),
+    "In Dify: Settings, Model Provider, OpenAI-API-compatible, Add Model.": (
+        "在 Dify 中：设置 → 模型供应商 → OpenAI-API-compatible → 添加模型。"
+    ),
+    "{path} says so already: nothing was changed.": "{path} 已是如此：未做更改。",
+    "Written to {path}.": "已写入 {path}。",
+    "The former file is kept as {path}.": "原文件保存为 {path}。",
     "[stopped]": "［已停止］",
     "[the answer reached its length limit]": "［回答达到长度上限］",
 }
