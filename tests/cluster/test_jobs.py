@@ -12,6 +12,7 @@ import pytest
 from tests.cluster.conftest import RayCluster
 from tests.kernel.jobs.http_server import Server
 from tests.kernel.jobs.rooms import TOY, Rooms, make_rooms
+from tests.kernel.serving.room import wait_until
 
 from modelworks.kernel.base.clock import SystemClock
 from modelworks.kernel.base.database import Base, Database
@@ -80,7 +81,8 @@ def test_a_run_whose_node_is_lost_goes_on_from_its_checkpoint_on_another(
     done = until(rooms, run.id, lambda run: run.is_over)
     assert done.state == "succeeded", f"{done.error}\n{rooms.log(run.id)}"
     assert done.attempt == 2
-    assert "resuming at step 2" in rooms.log(run.id)
+    # The cluster hands the last lines on a moment after the end.
+    wait_until(lambda: "resuming at step 2" in rooms.log(run.id), "the log of the second attempt")
     assert rooms.metrics(run.id)["loss"].keys() == {1, 2, 3, 4, 5}
     assert [output.name for output in done.outputs] == ["counter"]
 
