@@ -150,6 +150,21 @@ class TestPickles:
             archive.writestr("inner.npy", npy("|O"))
         assert "inner.npy" in (pickle_reason(as_file(tmp_path, packed.getvalue(), "arrays.npz")) or "")
 
+    def test_an_array_that_cannot_be_read_hides_nothing(self, tmp_path: Path) -> None:
+        def packed(*names: str) -> bytes:
+            made = io.BytesIO()
+            with zipfile.ZipFile(made, "w") as archive:
+                for name in names:
+                    archive.writestr(name, b"nothing that matters")
+            # The way of packing of the first member, in its own head and in the directory: 99 is known to no reader here.
+            content = bytearray(made.getvalue())
+            directory = content.index(b"PK\x01\x02")
+            content[8:10] = content[directory + 10 : directory + 12] = (99).to_bytes(2, "little")
+            return bytes(content)
+
+        assert "data.pkl" in (pickle_reason(as_file(tmp_path, packed("a.npy", "x/data.pkl"), "hidden.dat")) or "")
+        assert "cannot be read" in (pickle_reason(as_file(tmp_path, packed("a.npy"), "unread.npz")) or "")
+
     @pytest.mark.parametrize(
         "text",
         [

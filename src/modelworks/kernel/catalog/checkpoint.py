@@ -13,8 +13,10 @@ import pickletools
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeGuard
 
@@ -318,18 +320,28 @@ def _check_index(file: Content, headers: Mapping[str, Mapping[str, Any]]) -> Non
 def _zip_reason(ranges: io.RawIOBase) -> str | None:
     try:
         with zipfile.ZipFile(io.BufferedReader(ranges)) as archive:
-            for member in archive.infolist():
-                name = PurePosixPath(member.filename).name
+            members = [(member, PurePosixPath(member.filename).name) for member in archive.infolist()]
+            # Names first: they can always be read, whatever the contents are.
+            for member, name in members:
                 if name == "data.pkl" or Path(name).suffix in (".pkl", ".pickle"):
                     return f"it is an archive with the pickle {member.filename!r}"
-                if name.endswith(".npy"):
-                    with archive.open(member) as inner:
-                        if _npy_has_objects(inner.read(_SNIFF_BYTES)):
-                            return f"its array {name!r} holds Python objects, which is a pickle"
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError):
+            for member, name in members:
+                if name.endswith(".npy") and (reason := _array_reason(archive, member, name)) is not None:
+                    return reason
+    except (zipfile.BadZipFile, OSError):
         # Not a readable archive: no loader of ours opens it as one.
         return None
     return None
+
+
+def _array_reason(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> str | None:
+    try:
+        with archive.open(member) as inner:
+            head = inner.read(_SNIFF_BYTES)
+    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, LZMAError, RuntimeError):
+        # RuntimeError: encrypted, or packed in a way that is not known here. Another reader may know it.
+        return f"its array {name!r} cannot be read, so nobody knows whether it is a pickle"
+    return f"its array {name!r} holds Python objects, which is a pickle" if _npy_has_objects(head) else None
 
 
 def _npy_has_objects(head: bytes) -> bool:
