@@ -17,10 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.fake_server import Answer, Asked, FakeServer, page, refusal, sse
 
-from modelworks import client as client_module
-from modelworks.client import AsyncModelworks, Modelworks
+from modelworks.client import AsyncModelworks, Modelworks, transport
+from modelworks.client.transport import default_api_key, error_from
 from modelworks.contract import errors
-from modelworks.transport import default_api_key, error_from
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeServ
     for name in ("MODELWORKS_URL", "MODELWORKS_API_KEY", "MODELWORKS_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODELWORKS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("modelworks.transport.asyncio.sleep", _no_wait)
+    monkeypatch.setattr("modelworks.client.transport.asyncio.sleep", _no_wait)
     with FakeServer() as server:
         yield server
 
@@ -346,7 +345,7 @@ def test_an_interrupt_while_waiting_ends_the_request(server: FakeServer, client:
     server.on("POST", "/v1/chat/completions", slow)
     chunks = client.tasks.chat("m", [])
     interrupted = threading.Event()
-    real = client_module.Loop.run
+    real = transport.Loop.run
 
     def run(self: object, work: object) -> object:
         if not interrupted.is_set():
@@ -355,7 +354,7 @@ def test_an_interrupt_while_waiting_ends_the_request(server: FakeServer, client:
         return real(self, work)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client_module.Loop, "run", run)
+        patch.setattr(transport.Loop, "run", run)
         with pytest.raises(KeyboardInterrupt):
             next(chunks)
     assert server.hung_up.wait(10)

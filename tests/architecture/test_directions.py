@@ -52,7 +52,7 @@ UPWARD = {
     "kernel/catalog/store.py": ("from modelworks.kernel.jobs import store", "modelworks.kernel.jobs.store"),
     "kernel/gateway/chat.py": ("import modelworks.capabilities.text.schemas", "modelworks.capabilities.text.schemas"),
     "capabilities/text/schemas.py": ("from modelworks.kernel.base import ids", "modelworks.kernel.base.ids"),
-    "client.py": ("import sqlalchemy", "sqlalchemy"),
+    "client/accounts.py": ("import sqlalchemy", "sqlalchemy"),
     "kernel/base/clock.py": ("import modelworks.testing.fake_run", "modelworks.testing.fake_run"),
 }
 

@@ -242,7 +242,7 @@ def test_data_ls_and_show(cli: Cli, server: FakeServer) -> None:
 def test_a_folder_travels_through_the_client_where_the_server_is_elsewhere(
     cli: Cli, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modelworks.transport._LOOPBACK", frozenset())
+    monkeypatch.setattr("modelworks.client.transport._LOOPBACK", frozenset())
     monkeypatch.setenv("NO_PROXY", "*")
     folder = tmp_path / "tiny"
     folder.mkdir()

@@ -17,7 +17,7 @@ from modelworks.contract.errors import InvalidRequest, PermissionDenied
 
 if TYPE_CHECKING:
     from modelworks.client import Modelworks
-    from modelworks.transport import Page
+    from modelworks.client.transport import Page
 
 _SPAN = re.compile(r"^(\d{1,6})([mhdw])$")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}

@@ -87,7 +87,7 @@ def add(
 ) -> None:
     """Upload a folder as the next version of a data set. Files that the server has are not sent again."""
     if dry_run:
-        from modelworks.transport import files_of
+        from modelworks.client.transport import files_of
 
         files = [{"path": relative, "num_bytes": file.stat().st_size} for relative, file in files_of(path.expanduser())]
         show_list(files, [("PATH", "path"), ("SIZE", bytes_of())], output, name="path")

@@ -102,7 +102,7 @@ def _looked(look: Callable[[Any], Iterator[Finding]], settings: Any) -> list[Fin
 
 
 def _home(settings: Any) -> Path:
-    from modelworks.transport import home_folder
+    from modelworks.client.transport import home_folder
 
     return Path(settings.home) if settings is not None else home_folder()
 

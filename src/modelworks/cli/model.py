@@ -87,7 +87,7 @@ def pull(
     output: Output = Format.table,
 ) -> None:
     """Fetch a model from elsewhere into the catalog. Its licence and size are shown first."""
-    from modelworks.transport import given
+    from modelworks.client.transport import given
 
     kind = "dataset" if dataset else "model"
     with connect() as client:
@@ -131,7 +131,7 @@ def _upload(
     client: Modelworks, folder: Path, name: str | None, kind: str, licence: str | None, *, dry_run: bool, output: Format
 ) -> None:
     from modelworks.cli.data import told
-    from modelworks.transport import files_of
+    from modelworks.client.transport import files_of
 
     if dry_run:
         files = [{"path": relative, "num_bytes": file.stat().st_size} for relative, file in files_of(folder)]

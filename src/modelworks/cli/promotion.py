@@ -15,7 +15,7 @@ from modelworks.contract.errors import ModelworksError, NotFound
 
 if TYPE_CHECKING:
     from modelworks.client import Modelworks
-    from modelworks.transport import Record
+    from modelworks.client.transport import Record
 
 Metric = Annotated[str | None, typer.Option("--metric", help="The metric that decides; the task's first one by default.")]
 RunMissing = Annotated[bool, typer.Option("--run", help="Make evaluations that are missing, and wait for them.")]

@@ -280,7 +280,7 @@ def dataset_ref(client: Modelworks, given: str, *, dry_run: bool) -> str:
     if not looks_like_path:
         return given
     from modelworks.cli.data import dataset_name, told
-    from modelworks.transport import files_of
+    from modelworks.client.transport import files_of
 
     files_of(path)  # a path that is missing or empty is refused before anything is sent
     if dry_run:

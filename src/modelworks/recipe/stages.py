@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelworks.client.transport import files_of
 from modelworks.recipe.recipe import Recipe, Stage
-from modelworks.transport import files_of
 
 if TYPE_CHECKING:
     from modelworks.client import Modelworks
@@ -33,8 +33,8 @@ def parameters(stage: Stage, scale: float, changed: Mapping[str, Any] | None = N
 
 def data_version(client: Modelworks, name: str, folder: Path, licence: str, card: str | None = None) -> Record:
     """The version of a data set that holds exactly the files of a folder: the newest one if it does, else a new one."""
+    from modelworks.client.transport import digest_of
     from modelworks.contract.errors import NotFound
-    from modelworks.transport import digest_of
 
     try:
         newest = client.datasets.get(name)["version"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelworks.transport import AsyncGroup, Record, given
+from modelworks.client.transport import AsyncGroup, Record, given
 
 
 class AsyncRetrieval(AsyncGroup):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelworks.client.transport import AsyncGroup, Page, Record, given, segment
 from modelworks.contract.errors import Conflict
-from modelworks.transport import AsyncGroup, Page, Record, given, segment
 
 _POLL_S = 1.0
 

@@ -1,16 +1,4 @@
-"""The one Python client: an async core and a sync shell over the same methods. Needs httpx only.
-
-    from modelworks.client import Modelworks
-
-    with Modelworks() as client:                      # MODELWORKS_URL and MODELWORKS_API_KEY, or the local server
-        run = client.runs.submit(task="text-generation", verb="train", inputs={"train": "corpus"}, name="base")
-        for event in client.runs.events(run["id"]):
-            print(event)
-
-Answers are the server's JSON objects as dictionaries (their fields are those of the OpenAPI document), lists are `Page`s.
-Every failure is a class of `modelworks.contract.errors`, rebuilt from the server's error envelope. Calls that may be
-repeated without harm are retried with a growing, jittered wait on connection failures, 408, 429 and 5xx.
-"""
+"""The client itself: the groups of calls on what the platform keeps, put together."""
 
 from __future__ import annotations
 
@@ -20,8 +8,26 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from modelworks.accounts import Accounts, AsyncAccounts, AsyncUsage, Usage
-from modelworks.adapters import AsyncAdapters
+from modelworks.client.accounts import Accounts, AsyncAccounts, AsyncUsage, Usage
+from modelworks.client.adapters import AsyncAdapters
+from modelworks.client.evaluations import AsyncEvals, AsyncEvaluations
+from modelworks.client.governance import AsyncAudit, AsyncKeys, AsyncMembers, AsyncSecrets, Audit, Keys, Members, Secrets
+from modelworks.client.retrieval import AsyncRetrieval
+from modelworks.client.transport import (
+    AsyncGroup,
+    Loop,
+    Page,
+    Record,
+    Transport,
+    chunks_of,
+    digest_of,
+    files_of,
+    given,
+    segment,
+)
+from modelworks.client.transport import Shell as _Shell
+from modelworks.client.transport import waits as _waits
+from modelworks.client.transport import yields as _yields
 from modelworks.contract.errors import (
     IntegrityFailed,
     ModelworksError,
@@ -30,13 +36,6 @@ from modelworks.contract.errors import (
     TimedOut,
     Unavailable,
 )
-from modelworks.evaluations import AsyncEvals, AsyncEvaluations
-from modelworks.governance import AsyncAudit, AsyncKeys, AsyncMembers, AsyncSecrets, Audit, Keys, Members, Secrets
-from modelworks.retrieval import AsyncRetrieval
-from modelworks.transport import AsyncGroup, Loop, Page, Record, Transport, chunks_of, digest_of, files_of, given, segment
-from modelworks.transport import Shell as _Shell
-from modelworks.transport import waits as _waits
-from modelworks.transport import yields as _yields
 
 __all__ = ["FINISHED", "AsyncModelworks", "Modelworks", "Page", "Record"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from modelworks.transport import AsyncGroup, Page, Record, Shell, given, segment, waits, yields
+from modelworks.client.transport import AsyncGroup, Page, Record, Shell, given, segment, waits, yields
 
 
 class AsyncUsage(AsyncGroup):

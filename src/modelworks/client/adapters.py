@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelworks.transport import AsyncGroup, Page, Record, given, segment
+from modelworks.client.transport import AsyncGroup, Page, Record, given, segment
 
 
 class AsyncAdapters(AsyncGroup):

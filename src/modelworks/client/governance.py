@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 
 from modelworks.chain import Head
-from modelworks.transport import AsyncGroup, Page, Record, Shell, given, segment, waits, yields
+from modelworks.client.transport import AsyncGroup, Page, Record, Shell, given, segment, waits, yields
 
 
 class AsyncKeys(AsyncGroup):
