@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -30,8 +31,17 @@ class Looks:
             assert self._looked.wait_for(lambda: self.num >= num, timeout=30), f"{self.num} looks instead of {num}"
 
 
-def polling(events: Events, tick: Callable[[], bool], *, busy_s: float = NEVER_S, idle_s: float = NEVER_S) -> PollingThread:
-    return PollingThread(tick, name="watch", events=events, topic="run.changed", busy_s=busy_s, idle_s=idle_s, rest_s=0.001)
+@contextmanager
+def polling(
+    events: Events, tick: Callable[[], bool], *, busy_s: float = NEVER_S, idle_s: float = NEVER_S
+) -> Iterator[PollingThread]:
+    """A thread that is looking, until the end of the block."""
+    thread = PollingThread(tick, name="watch", events=events, topic="run.changed", busy_s=busy_s, idle_s=idle_s, rest_s=0.001)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.stop()
 
 
 @pytest.mark.parametrize("is_busy", [True, False])
@@ -42,12 +52,8 @@ def test_it_comes_back_soon_only_while_there_is_something_to_do(events: Events, 
         looks.look()
         return is_busy
 
-    thread = polling(events, tick, busy_s=0.001 if is_busy else NEVER_S, idle_s=NEVER_S if is_busy else 0.001)
-    thread.start()
-    try:
+    with polling(events, tick, busy_s=0.001 if is_busy else NEVER_S, idle_s=NEVER_S if is_busy else 0.001):
         looks.wait_for(3)
-    finally:
-        thread.stop()
 
 
 def test_an_announcement_and_a_call_bring_the_next_look_forward(events: Events) -> None:
@@ -57,16 +63,12 @@ def test_an_announcement_and_a_call_bring_the_next_look_forward(events: Events) 
         looks.look()
         return False
 
-    thread = polling(events, tick)
-    thread.start()
-    try:
+    with polling(events, tick) as thread:
         looks.wait_for(1)
         events.publish("run.changed", run_id="run_1")
         looks.wait_for(2)
         thread.wake()
         looks.wait_for(3)
-    finally:
-        thread.stop()
 
 
 def test_what_changes_during_a_look_is_looked_at_again(events: Events) -> None:
@@ -78,12 +80,8 @@ def test_what_changes_during_a_look_is_looked_at_again(events: Events) -> None:
             events.publish("run.changed", run_id="run_1")
         return False
 
-    thread = polling(events, tick)
-    thread.start()
-    try:
+    with polling(events, tick):
         looks.wait_for(2)
-    finally:
-        thread.stop()
 
 
 def test_a_failing_look_is_repeated(events: Events) -> None:
@@ -93,12 +91,8 @@ def test_a_failing_look_is_repeated(events: Events) -> None:
         looks.look()
         raise RuntimeError("the database is away")
 
-    thread = polling(events, tick, busy_s=0.001)
-    thread.start()
-    try:
+    with polling(events, tick, busy_s=0.001):
         looks.wait_for(3)
-    finally:
-        thread.stop()
 
 
 def test_stopping_ends_the_thread_and_its_subscription(events: Events) -> None:
@@ -108,10 +102,8 @@ def test_stopping_ends_the_thread_and_its_subscription(events: Events) -> None:
         looks.look()
         return False
 
-    thread = polling(events, tick)
-    thread.start()
-    looks.wait_for(1)
-    thread.stop()
+    with polling(events, tick):
+        looks.wait_for(1)
     assert "watch" not in {each.name for each in threading.enumerate()}
     events.publish("run.changed", run_id="run_1")
     assert looks.num == 1
