@@ -15,8 +15,8 @@ import pytest
 from aiohttp import web
 from fastapi import FastAPI
 from openai import AsyncOpenAI
-from tests.kernel.gateway.desk import TALKER, Desk, open_desk
 from tests.kernel.gateway.rooms import serve
+from tests.kernel.gateway.tuning.desk import TALKER, Desk, open_desk
 
 from modelworks.kernel.access import AccessService, Admission, UsageRecorder
 from modelworks.kernel.access.schemas import UsageRequest

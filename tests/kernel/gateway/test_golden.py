@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.kernel.gateway.conftest import Stage, chunk, usage
-from tests.kernel.gateway.test_completions import token
+from tests.kernel.gateway.generation.test_completions import token
 
 from modelworks.contract.errors import Unavailable
 

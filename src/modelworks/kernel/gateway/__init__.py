@@ -7,34 +7,32 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from modelworks.kernel.gateway import (
-    batch_routes,
-    conversation_routes,
-    errors,
-    eval_routes,
-    file_routes,
-    grader_routes,
-    message_routes,
-    response_routes,
-    retrieval_routes,
-    tuning_routes,
-)
-from modelworks.kernel.gateway.batch_door import Door
-from modelworks.kernel.gateway.batch_steps import BatchSteps
-from modelworks.kernel.gateway.batches import BatchService
-from modelworks.kernel.gateway.conversations import ConversationService
-from modelworks.kernel.gateway.eval_steps import EvalSteps
-from modelworks.kernel.gateway.evals import EvalService
-from modelworks.kernel.gateway.files import FileService
-from modelworks.kernel.gateway.fine_tuning import FineTuningService
+from modelworks.kernel.gateway import errors
+from modelworks.kernel.gateway.batches import routes as batch_routes
+from modelworks.kernel.gateway.batches.door import Door
+from modelworks.kernel.gateway.batches.service import BatchService
+from modelworks.kernel.gateway.batches.steps import BatchSteps
+from modelworks.kernel.gateway.evals import grader_routes
+from modelworks.kernel.gateway.evals import routes as eval_routes
+from modelworks.kernel.gateway.evals.measuring import Measuring
+from modelworks.kernel.gateway.evals.service import EvalService
+from modelworks.kernel.gateway.evals.steps import EvalSteps
+from modelworks.kernel.gateway.files import routes as file_routes
+from modelworks.kernel.gateway.files.service import FileService
 from modelworks.kernel.gateway.idempotency import Idempotency
-from modelworks.kernel.gateway.measuring import Measuring
+from modelworks.kernel.gateway.messages import routes as message_routes
 from modelworks.kernel.gateway.middleware import Edge, Observer
-from modelworks.kernel.gateway.response_steps import ResponseSteps
-from modelworks.kernel.gateway.responses import ResponseService
+from modelworks.kernel.gateway.responses import conversation_routes
+from modelworks.kernel.gateway.responses import routes as response_routes
+from modelworks.kernel.gateway.responses.conversations import ConversationService
+from modelworks.kernel.gateway.responses.service import ResponseService
+from modelworks.kernel.gateway.responses.steps import ResponseSteps
+from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
-from modelworks.kernel.gateway.tuning_steps import TuningSteps
+from modelworks.kernel.gateway.tuning import routes as tuning_routes
+from modelworks.kernel.gateway.tuning.service import FineTuningService
+from modelworks.kernel.gateway.tuning.steps import TuningSteps
 
 __all__ = [
     "BatchService",

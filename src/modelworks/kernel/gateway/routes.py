@@ -15,7 +15,7 @@ from starlette.responses import Response
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway import tasks
-from modelworks.kernel.gateway.language import ChatCall, CompletionCall
+from modelworks.kernel.gateway.generation.language import ChatCall, CompletionCall
 from modelworks.kernel.gateway.schemas import ChatRequest, CompletionRequest, ModelList, ModelObject, inline_schema
 from modelworks.kernel.gateway.service import GatewayService, json_object
 from modelworks.kernel.gateway.stream import Form, JsonBytes, StreamedAnswer, whole_answer

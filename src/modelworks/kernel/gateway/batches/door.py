@@ -1,0 +1,98 @@
+"""The routes that batches ask, in the same process: every check, limit and record of a request from outside holds here too."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from starlette.types import Message, Scope
+
+from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.gateway import errors, routes
+from modelworks.kernel.gateway.middleware import Edge
+from modelworks.kernel.gateway.responses import routes as response_routes
+from modelworks.kernel.gateway.responses.service import ResponseService
+from modelworks.kernel.gateway.responses.steps import ResponseSteps
+from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
+from modelworks.kernel.gateway.service import PRINCIPAL, GatewayService
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a route answered: its status, the id of the request, the body, and whether asking again may help."""
+
+    status: int
+    request_id: str
+    body: Any
+    may_be_repeated: bool
+    retry_after_s: float
+
+
+class Door:
+    """Asks the routes without a connection, for a caller whose rights are known.
+
+    Args:
+        gateway: as of the routes that clients ask.
+        max_body_bytes: of one request.
+    """
+
+    def __init__(
+        self, gateway: GatewayService, responses: ResponseService, response_steps: ResponseSteps, *, max_body_bytes: int
+    ) -> None:
+        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+        errors.install(app)
+        app.include_router(routes.router(gateway))
+        app.include_router(retrieval_routes.router(gateway))
+        app.include_router(response_routes.router(gateway, responses, response_steps))
+        app.add_middleware(Edge, max_body_bytes=max_body_bytes)
+        self._app = app
+
+    async def post(self, principal: Principal, path: str, body: bytes) -> Answer:
+        """The answer to one request, whole."""
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
+            "client": None,
+            "server": None,
+            PRINCIPAL: principal,
+        }
+        waiting = [body]
+        started: dict[str, Any] = {"status": 500, "headers": []}
+        pieces = bytearray()
+
+        async def receive() -> Message:
+            if waiting:
+                return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+            await asyncio.Event().wait()  # nobody hangs up: whoever gives the question up cancels it
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                started.update(message)
+            else:
+                pieces.extend(message.get("body", b""))
+
+        await self._app(scope, receive, send)
+        headers: dict[bytes, bytes] = dict(started["headers"])
+        try:
+            read: Any = orjson.loads(bytes(pieces))
+        except orjson.JSONDecodeError:
+            read = pieces.decode("utf-8", "replace")
+        return Answer(
+            status=started["status"],
+            request_id=headers.get(b"x-request-id", b"").decode(),
+            body=read,
+            may_be_repeated=started["status"] >= 429 and headers.get(b"x-should-retry") == b"true",
+            retry_after_s=float(headers.get(b"retry-after", b"0")),
+        )
