@@ -26,6 +26,7 @@ from modelworks.capabilities.text.datasets.samples import (
 from modelworks.capabilities.text.datasets.validation import estimate_tokens
 from modelworks.capabilities.text.schemas import (
     AdapterParams,
+    PrecisionParams,
     PretrainParams,
     ReinforcementParams,
     TrainParams,
@@ -36,6 +37,8 @@ from modelworks.contract.estimate import Estimate, TrainingInputs
 
 #: The interpreter with torch and transformers, and what a first step of them maps.
 _PROCESS_BYTES = 460 << 20
+#: What compiling leaves in memory.
+_COMPILER_BYTES = 500 << 20
 _F32 = 4
 #: Bytes of one number by the name of its type.
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -47,7 +50,7 @@ _FLOPS_PER_CORE = 2.0e10
 _START_S = 20.0
 _TOKENS_PER_MESSAGE = 4
 #: What is there from the beginning to the end.
-_LASTING = ("process", "weights", "optimiser", "teacher", "reference", "best weights", "documents")
+_LASTING = ("process", "weights", "optimiser", "teacher", "reference", "best weights", "documents", "copy in bf16", "compiler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,7 @@ def _pretraining(params: PretrainParams, inputs: TrainingInputs, cpu: float) -> 
     texts = 4 * sum(inputs.sizes("train").values())
     parts = _parts(shape, shape.num_parameters, params.batch_size, length, 1.0, recomputed=False, mask=False)
     parts["documents"] = texts
+    parts |= _precision_parts(params, shape)
     hints = ["a smaller batch_size", "a smaller block_length", "a smaller model (preset, hidden_size, num_layers, vocab_size)"]
     flops = 6 * shape.num_parameters * params.num_steps * params.batch_size * length
     seconds = _START_S + flops / (_FLOPS_PER_CORE * max(1.0, cpu))
@@ -299,6 +303,8 @@ def _tuning(params: TuningParams, inputs: TrainingInputs, cpu: float) -> Estimat
         parts["saving"] = 2 * _F32 * shape.num_parameters
     if params.patience is not None:
         parts["best weights"] = _F32 * trained
+    if isinstance(params, PrecisionParams):
+        parts |= _precision_parts(params, shape)
     if adapter is None:
         hints = ["method=lora, which trains a small adapter"] if method == "supervised" else ["an adapter"]
     else:
@@ -383,6 +389,17 @@ def _parts(
         # Recomputing keeps so little else that gradients are there beside it.
         "kept between batches": _F32 * trained if accumulates or recomputed else 0,
     }
+
+
+def _precision_parts(params: PrecisionParams, shape: Shape) -> dict[str, int]:
+    """Bytes of what computing in other numbers, or by compiled code, adds."""
+    parts = {}
+    if params.precision == "bf16":
+        # The copy and its gradients.
+        parts["copy in bf16"] = 2 * _WIDTHS["bfloat16"] * shape.num_parameters
+    if params.compiled:
+        parts["compiler"] = _COMPILER_BYTES
+    return parts
 
 
 def _peak(parts: dict[str, int]) -> int:

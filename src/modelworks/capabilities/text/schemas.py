@@ -82,7 +82,20 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = MappingProxyType(
 )
 
 
-class PretrainParams(BaseModel):
+class PrecisionParams(BaseModel):
+    """In which numbers a training of all weights computes, and whether by compiled code."""
+
+    precision: Literal["f32", "bf16"] = Field(
+        "f32",
+        description="Numbers of the computation; weights stay in f32. bf16 is for processors that multiply it by themselves.",
+    )
+    compiled: bool = Field(
+        False,
+        description="Compile the computation first, about a minute, with the machine's C++ compiler: for trainings of hours.",
+    )
+
+
+class PretrainParams(PrecisionParams):
     """How a base model is trained from plain text. `preset` fills in whatever is not given."""
 
     model_config = ConfigDict(extra="forbid")
@@ -234,7 +247,7 @@ class AdapterParams(BaseModel):
     dora: bool = Field(False, description="Learn direction and length of each column apart (Liu et al. 2024); slower.")
 
 
-class SupervisedParams(TuningParams):
+class SupervisedParams(TuningParams, PrecisionParams):
     """All weights of a base model learn the answers in conversations."""
 
     method: Literal["supervised"] = Field("supervised", description="Learn answers in conversations, with all weights.")

@@ -33,6 +33,7 @@ from modelworks.capabilities.text.tokenizer import (
 from modelworks.capabilities.text.training.batches import portion_of
 from modelworks.capabilities.text.training.disk import bytes_of, enough_room
 from modelworks.capabilities.text.training.loop import Batch, Schedule, TrainingLoop
+from modelworks.capabilities.text.training.precision import Precision
 from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.run import Run
@@ -108,7 +109,8 @@ def pretrain(run: Run, params: PretrainParams) -> None:
     )
     spread = Spread(run.world, params.strategy)
     source = _Text(params, learnt, held_out, spread)
-    loop = TrainingLoop(run, schedule, model, vocabulary.tokenizer, source, _next_token, spread)
+    precision = Precision(params, run.workdir, run.world.size)
+    loop = TrainingLoop(run, schedule, model, vocabulary.tokenizer, source, next_token, spread, precision=precision)
     done = loop.finish()
     metrics = loop.validation_metrics()
     run.log(done.step, **metrics)
@@ -253,10 +255,10 @@ def _batch(inputs_bt: torch.Tensor, targets_bt: torch.Tensor) -> Batch:
     return Batch({"inputs": inputs_bt, "targets": targets_bt}, weight=targets_bt.numel(), num_tokens=targets_bt.numel())
 
 
-def _next_token(model: Any, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float]]:
+def next_token(model: Any, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float]]:
     """Summed cross-entropy of every next token, in nats."""
     logits_btv = model(input_ids=batch.tensors["inputs"], use_cache=False).logits
-    loss = functional.cross_entropy(logits_btv.flatten(0, 1), batch.tensors["targets"].flatten(), reduction="sum")
+    loss = functional.cross_entropy(logits_btv.float().flatten(0, 1), batch.tensors["targets"].flatten(), reduction="sum")
     return loss, {}
 
 

@@ -1,7 +1,7 @@
 """The training loop that every method shares: steps, curves, checkpoints, measuring, stopping early, stopping when asked.
 
 Method: AdamW (Loshchilov & Hutter 2019) with a linear warm-up and a cosine to a part of the highest rate; gradients clipped by
-their norm; all in f32, which is the faster choice on CPUs. Where several processes share the run, each goes through the same
+their norm; weights in f32, computed as `precision` says. Where several processes share the run, each goes through the same
 steps with its portion of every batch (`spread`).
 """
 
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from modelworks.capabilities.text import checkpoint as checkpoints
 from modelworks.capabilities.text.checkpoint import Position
 from modelworks.capabilities.text.training.disk import bytes_of, enough_room
+from modelworks.capabilities.text.training.precision import Precision
 from modelworks.capabilities.text.training.spread import Spread
 from modelworks.contract.errors import Cancelled, InvalidRequest
 from modelworks.contract.run import Run
@@ -119,6 +120,7 @@ class TrainingLoop:
     Args:
         keep: called after the steps of `Schedule.keep_at`, in every process.
         spread: how the model is spread over the processes that share the run; not at all by default.
+        precision: in which numbers it is computed; in f32 by default.
 
     Raises:
         InvalidData: the run's checkpoint belongs to another model.
@@ -134,10 +136,12 @@ class TrainingLoop:
         objective: Objective,
         spread: Spread | None = None,
         keep: Keep | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self._keep = keep
         self._spread = spread or Spread()
-        self._computed = self._spread.over(model)
+        self._precision = precision or Precision()
+        spread_model = self._spread.over(model)
         self._run = run
         self._schedule = schedule
         self._model = model
@@ -160,6 +164,9 @@ class TrainingLoop:
         if run.resume_from is not None:
             self._at = checkpoints.restore(run.resume_from, model, self._optimiser, self._spread)
             self._best = checkpoints.restore_best(run.resume_from, model, self._spread)
+        self._computed = self._precision.of(spread_model)
+        # Measuring is rare, so nothing is compiled for it.
+        self._learnt = self._precision.fast(objective)
         self._stored_step = self._at.step
         if not self._spread.world.is_first:
             # Layers that draw (dropout) draw other numbers for other rows. The first process goes on with the checkpoint's.
@@ -173,7 +180,7 @@ class TrainingLoop:
             Cancelled: the user stopped the run; a checkpoint was stored first.
         """
         schedule, total = self._schedule, self._schedule.num_steps
-        self._model.train()
+        self._computed.train()
         started, tokens_before = time.monotonic(), self._at.tokens_seen
         self._run.progress(self._at.step, total, "steps")
         while self._at.step < total and not self._is_over():
@@ -201,6 +208,7 @@ class TrainingLoop:
             with torch.no_grad():
                 for name, value in self._best.items():
                     self._trained[name].copy_(value)
+            self._precision.follow()
         self._run.progress(total, total, "steps")
         return self._at
 
@@ -208,7 +216,7 @@ class TrainingLoop:
         """`validation_loss` per unit of weight, and the objective's own curves, over what is held out; empty without it."""
         total, weight = 0.0, 0.0
         sums: dict[str, float] = {}
-        self._model.eval()
+        self._computed.eval()
         with torch.no_grad():
             for batch in self._source.validation():
                 loss, further = self._objective(self._computed, batch.on(self._spread.device))
@@ -216,7 +224,7 @@ class TrainingLoop:
                     sums[name] = sums.get(name, 0.0) + (value if batch.weight else 0.0)
                 total += float(loss) if batch.weight else 0.0
                 weight += batch.weight
-        self._model.train()
+        self._computed.train()
         total, weight, *found = self._spread.sums(total, weight, *sums.values())
         sums = dict(zip(sums, found, strict=True))
         if not weight:
@@ -230,7 +238,7 @@ class TrainingLoop:
         if self._keep is not None:
             self._spread.rest()
             self._keep(self._at, metrics)
-            self._model.train()
+            self._computed.train()
 
     def _measure(self) -> dict[str, float]:
         metrics = self.validation_metrics()
@@ -261,10 +269,11 @@ class TrainingLoop:
         sums: dict[str, float] = {}
         for number, batch in enumerate(batches, start=1):
             with self._spread.adding_up(number == len(batches)):
-                total, further = self._objective(self._computed, batch.on(self._spread.device))
+                total, further = self._learnt(self._computed, batch.on(self._spread.device))
                 loss = total / weight if batch.weight else total * 0.0
                 value += float(loss.detach())
                 (loss * self._spread.gradient_scale).backward()
+                self._precision.gather()
             for name, found in further.items():
                 sums[name] = sums.get(name, 0.0) + (found if batch.weight else 0.0)
         value, *totals = self._spread.sums(value, *sums.values())
@@ -275,6 +284,7 @@ class TrainingLoop:
         self._check_finite("gradient", float(self._spread.whole(norm)))
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
+        self._precision.follow()
         self._at = replace(
             self._at,
             step=self._at.step + 1,

@@ -41,6 +41,7 @@ from modelworks.capabilities.text.training.batches import RowSource, answers, ch
 from modelworks.capabilities.text.training.disk import bytes_of, enough_room
 from modelworks.capabilities.text.training.distillation import Distillation, teacher_of
 from modelworks.capabilities.text.training.loop import Objective, Schedule, Source, TrainingLoop
+from modelworks.capabilities.text.training.precision import Precision
 from modelworks.capabilities.text.training.preference import Pair, PairSource, Preference, pair_of, with_references
 from modelworks.capabilities.text.training.rows import Row, conversation_rows, within
 from modelworks.capabilities.text.training.spread import Spread
@@ -136,7 +137,8 @@ def tune(run: Run, params: Params) -> None:
                 measured = figures(at, found, counts)
                 save_tuned(run, params, base, kept, shape, prompt_format, material.probe, at, measured, is_kept=True)
 
-    loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, material.objective, spread, keep)
+    precision = Precision(params if isinstance(params, SupervisedParams) else None, run.workdir, run.world.size)
+    loop = TrainingLoop(run, schedule, model, prompt_format.tokenizer, source, material.objective, spread, keep, precision)
     done = loop.finish()
     metrics = loop.validation_metrics()
     if metrics:
