@@ -98,6 +98,8 @@ DRIVERS: dict[str, dict[str, str]] = {
         "tuning/": "/v1/fine_tuning",
         "files/": "/v1/files and /v1/uploads",
         "retrieval/": "/v1/embeddings and /v1/rerank",
+        "mcp/": "/mcp: routes as tools for agents",
+        "inside.py": "a route asked in the same process",
         "stream.py": "server-sent events, keep-alive, disconnects",
         "proxy.py": "engines that already speak the protocol",
         "errors.py": "one envelope for every failure",

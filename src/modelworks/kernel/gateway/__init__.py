@@ -20,6 +20,7 @@ from modelworks.kernel.gateway.evals.steps import EvalSteps
 from modelworks.kernel.gateway.files import routes as file_routes
 from modelworks.kernel.gateway.files.service import FileService
 from modelworks.kernel.gateway.idempotency import Idempotency
+from modelworks.kernel.gateway.mcp import routes as mcp_routes
 from modelworks.kernel.gateway.messages import routes as message_routes
 from modelworks.kernel.gateway.middleware import Edge, Observer
 from modelworks.kernel.gateway.responses import conversation_routes
@@ -91,6 +92,7 @@ def install(
     app.include_router(retrieval_routes.router(gateway))
     app.include_router(grader_routes.router(gateway))
     app.include_router(message_routes.router(gateway))
+    app.include_router(mcp_routes.router(gateway, origins=cors_origins))
     if files is not None:
         app.include_router(file_routes.router(gateway, files))
     if tuning is not None:

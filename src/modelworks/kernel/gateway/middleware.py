@@ -186,7 +186,7 @@ def _forgive(scope: Scope) -> None:
     """Accept a trailing slash and a base URL without `/v1`, with no redirect: clients drop the body of a redirected POST."""
     path: str = scope["path"]
     changed = path
-    if len(path) > 1 and path.endswith("/") and path.startswith(("/v1", "/api", *_WITHOUT_V1)):
+    if len(path) > 1 and path.endswith("/") and path.startswith(("/v1", "/api", "/mcp", *_WITHOUT_V1)):
         changed = path.rstrip("/") or "/"
     if changed.startswith(_WITHOUT_V1) and (changed in _WITHOUT_V1 or changed.startswith(_BELOW)):
         changed = "/v1" + changed

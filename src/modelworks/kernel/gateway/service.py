@@ -102,6 +102,17 @@ class GatewayService:
 
     async def principal(self, scope: Scope, needed: str) -> Principal:
         """The principal of a request, whose key must carry the scope `needed`; raises as `caller`."""
+        principal = await self.known(scope)
+        principal.require(needed)
+        return principal
+
+    async def known(self, scope: Scope) -> Principal:
+        """The principal of a request, whatever it may do.
+
+        Raises:
+            AuthenticationFailed: no valid key.
+            PermissionDenied: the key is not taken from this address.
+        """
         principal: Principal | None = scope.get(PRINCIPAL)
         if principal is None:
             secret = secret_of(scope)
@@ -110,7 +121,6 @@ class GatewayService:
                 principal = await run_in_threadpool(self.access.authenticate, secret)
         AUTHOR.set(principal.author)
         principal.require_address(scope.get("client"))
-        principal.require(needed)
         return principal
 
     def meter(self, principal: Principal, scope: Scope, endpoint: str) -> Meter:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from fastapi import FastAPI
-from starlette.types import Message, Scope
 
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.gateway import errors, routes
+from modelworks.kernel.gateway.inside import ask, scope_of
 from modelworks.kernel.gateway.middleware import Edge
 from modelworks.kernel.gateway.responses import routes as response_routes
 from modelworks.kernel.gateway.responses.service import ResponseService
@@ -52,47 +50,12 @@ class Door:
 
     async def post(self, principal: Principal, path: str, body: bytes) -> Answer:
         """The answer to one request, whole."""
-        scope: Scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": "POST",
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "root_path": "",
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))],
-            "client": None,
-            "server": None,
-            PRINCIPAL: principal,
-        }
-        waiting = [body]
-        started: dict[str, Any] = {"status": 500, "headers": []}
-        pieces = bytearray()
-
-        async def receive() -> Message:
-            if waiting:
-                return {"type": "http.request", "body": waiting.pop(), "more_body": False}
-            await asyncio.Event().wait()  # nobody hangs up: whoever gives the question up cancels it
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                started.update(message)
-            else:
-                pieces.extend(message.get("body", b""))
-
-        await self._app(scope, receive, send)
-        headers: dict[bytes, bytes] = dict(started["headers"])
-        try:
-            read: Any = orjson.loads(bytes(pieces))
-        except orjson.JSONDecodeError:
-            read = pieces.decode("utf-8", "replace")
+        scope = scope_of("POST", path, num_bytes=len(body))
+        reply = await ask(self._app, {**scope, PRINCIPAL: principal}, body)
         return Answer(
-            status=started["status"],
-            request_id=headers.get(b"x-request-id", b"").decode(),
-            body=read,
-            may_be_repeated=started["status"] >= 429 and headers.get(b"x-should-retry") == b"true",
-            retry_after_s=float(headers.get(b"retry-after", b"0")),
+            status=reply.status,
+            request_id=reply.headers.get(b"x-request-id", b"").decode(),
+            body=reply.body,
+            may_be_repeated=reply.status >= 429 and reply.headers.get(b"x-should-retry") == b"true",
+            retry_after_s=float(reply.headers.get(b"retry-after", b"0")),
         )

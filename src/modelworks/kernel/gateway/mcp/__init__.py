@@ -1,0 +1,1 @@
+"""`/mcp`: the platform's routes as tools of the Model Context Protocol."""
