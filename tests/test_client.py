@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
-import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.fake_server import Answer, Asked, FakeServer, page, refusal, sse
 
-from modelworks.client import AsyncModelworks, Modelworks, transport
+from modelworks.client import AsyncModelworks, Modelworks
 from modelworks.client.transport import default_api_key, error_from
 from modelworks.contract import errors
 
@@ -335,30 +336,35 @@ async def test_the_core_in_an_asynchronous_program(server: FakeServer) -> None:
     assert server.asked[0].query == {"search": "x", "limit": "5"}
 
 
-def test_an_interrupt_while_waiting_ends_the_request(server: FakeServer, client: Modelworks) -> None:
+#: Waits for an answer until it is interrupted, says so, and stays.
+INTERRUPTED = """
+import sys
+from modelworks.client import Modelworks
+try:
+    next(Modelworks(sys.argv[1], api_key="mw-key").tasks.chat("m", []))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_interrupt_while_waiting_ends_the_request(server: FakeServer) -> None:
+    """In a process of its own: a signal that came a moment too late would end the tests' own."""
+    answering = threading.Event()
+
     def slow(_: Asked) -> Iterator[bytes]:
         yield b": waiting\n\n"
+        answering.set()
         while True:
             yield b": keep-alive" + b" " * 20_000 + b"\n\n"
             time.sleep(0.005)
 
     server.on("POST", "/v1/chat/completions", slow)
-    chunks = client.tasks.chat("m", [])
-    interrupted = threading.Event()
-    real = transport.Loop.run
-
-    def run(self: object, work: object) -> object:
-        if not interrupted.is_set():
-            interrupted.set()
-            threading.Timer(0.2, _interrupt).start()
-        return real(self, work)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transport.Loop, "run", run)
-        with pytest.raises(KeyboardInterrupt):
-            next(chunks)
-    assert server.hung_up.wait(10)
-
-
-def _interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    command = [sys.executable, "-c", INTERRUPTED, server.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert answering.wait(60)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "interrupted\n"
+        assert server.hung_up.wait(30), "the request ran on while the process did something else"
+        assert process.poll() is None
