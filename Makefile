@@ -40,7 +40,7 @@ up: setup
 	$(BIN)/modelworks serve
 
 test: setup
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .
