@@ -29,6 +29,7 @@ from modelworks.kernel.access import (
     AuditLog,
     Ledger,
     MemberService,
+    OidcSignIn,
     Prices,
     Sealer,
     SecretService,
@@ -37,6 +38,7 @@ from modelworks.kernel.access import (
     account_routes,
     audit_routes,
     member_routes,
+    oidc_routes,
     secret_routes,
     session_routes,
 )
@@ -96,6 +98,7 @@ class Platform:
     access: AccessService
     audit: AuditLog
     secrets: SecretService
+    sealer: Sealer
     usage: UsageRecorder
     accounts: Admission
     catalog: CatalogService
@@ -215,7 +218,8 @@ def create_platform(settings: Settings) -> Platform:
         access = AccessService(db, clock, events)
         with db.transaction() as session:
             access.bootstrap(session, settings.home)
-        secrets = SecretService(db, clock, Sealer.from_file(settings.effective_secret_key_file))
+        sealer = Sealer.from_file(settings.effective_secret_key_file)
+        secrets = SecretService(db, clock, sealer)
         usage = UsageRecorder(db, Ledger(clock))
         opening.callback(usage.close)
         accounts = Admission(db, usage, clock, events)
@@ -250,6 +254,7 @@ def create_platform(settings: Settings) -> Platform:
             access=access,
             audit=audit,
             secrets=secrets,
+            sealer=sealer,
             usage=usage,
             accounts=accounts,
             catalog=catalog,
@@ -353,6 +358,8 @@ def create_app(platform: Platform) -> FastAPI:
     sessions = SessionService(platform.access, platform.clock, platform.events)
     secure = (settings.public_url or "").startswith("https://")
     app.include_router(session_routes.router(sessions, principal, secure=secure))
+    oidc = OidcSignIn.from_settings(settings, sessions, platform.sealer, platform.clock)
+    app.include_router(oidc_routes.router(oidc, secure=secure))
     app.include_router(secret_routes.router(platform.secrets, principal))
     app.include_router(audit_routes.router(platform.audit, platform.access, principal))
     allowances, prices = Allowances(platform.clock, platform.events), Prices(platform.clock, platform.events)

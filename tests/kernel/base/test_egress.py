@@ -28,7 +28,7 @@ from modelworks.contract.errors import (
     TimedOut,
     UpstreamFailed,
 )
-from modelworks.kernel.base.egress import check_url, fetch, fetch_bytes
+from modelworks.kernel.base.egress import ask, check_url, fetch, fetch_bytes
 
 LOCAL = ["127.0.0.1"]
 CONTENT = bytes(range(256)) * 4096
@@ -124,6 +124,8 @@ def resolves_to(*addresses: str) -> Callable[[str, int], list[str]]:
         "http://127.1/",
         "http://2130706433/",
         "http://0x7f000001/",
+        "http://017700000001/",
+        "http://0x7f.1/",
         "http://localhost/",
         "http://localhost./",
         "http://0.0.0.0/",
@@ -144,6 +146,12 @@ def resolves_to(*addresses: str) -> Callable[[str, int], list[str]]:
         "http://[ff02::1]/",
         "http://[2002:7f00:1::]/",
         "http://[64:ff9b::7f00:1]/",
+        "http://[64:ff9b:1::7f00:1]/",
+        "http://[fec0::1]/",
+        "http://[5f00::1]/",
+        "http://[3fff::1]/",
+        "http://192.88.99.1/",
+        "http://168.63.129.16/metadata",
     ],
 )
 def test_private_addresses_are_refused_in_every_spelling(url: str) -> None:
@@ -352,6 +360,34 @@ def test_a_silent_source_is_given_up(source: Source) -> None:
     with pytest.raises(TimedOut):
         fetch_bytes(f"{source.url}/slow", allow=LOCAL, max_bytes=10, timeout_s=0.2)
     silence.set()
+
+
+def test_a_question_stays_at_its_address(source: Source) -> None:
+    source.say("/json", 200, b"{}", content_type="Application/JSON; charset=utf-8")
+    answer = ask(f"{source.url}/json", allow=LOCAL, max_bytes=10)
+    assert (answer.status, answer.content, answer.media_type) == (200, b"{}", "application/json")
+    source.say("/moved", 302, b"", location=f"{source.url}/json")
+    assert ask(f"{source.url}/moved", allow=LOCAL, max_bytes=10).status == 302
+    source.say("/long", 400, b"x" * 11)
+    with pytest.raises(PayloadTooLarge):
+        ask(f"{source.url}/long", allow=LOCAL, max_bytes=10)
+    with pytest.raises(PermissionDenied):
+        ask(f"{source.url}/json", max_bytes=10)
+    assert "/json" not in [path for path, _ in source.requests[2:]]
+
+
+def test_an_answer_that_trickles_is_given_up(source: Source) -> None:
+    def trickle(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        for _ in range(60):
+            request.wfile.write(b"x")
+            request.wfile.flush()
+            threading.Event().wait(0.05)
+
+    source.answers["/slow"] = trickle
+    with pytest.raises(TimedOut, match="too slowly"):
+        ask(f"{source.url}/slow", allow=LOCAL, max_bytes=1000, timeout_s=0.2)
 
 
 def test_redirects_are_followed_and_each_is_checked(source: Source, tmp_path: Path) -> None:

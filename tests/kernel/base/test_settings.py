@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelworks.contract.errors import InvalidRequest, StorageFull
-from modelworks.kernel.base.settings import Settings, describe, load_settings
+from modelworks.kernel.base.settings import Settings, describe, load_settings, without_secrets
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,19 @@ def test_secrets_are_never_shown() -> None:
     shown = str(describe(settings))
     assert "hunter2" not in shown
     assert "postgresql+psycopg://me:***@db/x" in shown
+    assert "hunter2" not in str(describe(load_settings(oidc_client_secret="hunter2")))
+
+
+def test_workers_get_no_secret_of_the_server() -> None:
+    environment = {"MODELWORKS_HOME": "/home", "MODELWORKS_OIDC_CLIENT_SECRET": "x", "MODELWORKS_DATABASE_URL": "y"}
+    assert without_secrets(environment) == {"MODELWORKS_HOME": "/home"}
+
+
+def test_one_role_may_stand_without_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELWORKS_OIDC_ROLES", '{"ml": "viewer@default", "leads": ["admin@a", "admin@b"]}')
+    assert load_settings().oidc_roles == {"ml": ["viewer@default"], "leads": ["admin@a", "admin@b"]}
+    for issuer in ("https://id.plant.example/realms/a", "http://127.0.0.1:8080", "http://localhost"):
+        assert load_settings(oidc_issuer=issuer, oidc_client_id="modelworks").oidc_issuer == issuer
 
 
 @pytest.mark.parametrize(
@@ -61,6 +74,10 @@ def test_secrets_are_never_shown() -> None:
         ("DATABASE_URL", "mysql://me:hunter2@x"),
         ("STORAGE_OPTIONS", "{"),
         ("TRUSTED_PROXIES", '["proxy.plant.lan"]'),
+        ("OIDC_ISSUER", "http://id.plant.example"),
+        ("OIDC_ISSUER", "https://me:hunter2@id.plant.example"),
+        ("OIDC_ISSUER", "https://id.plant.example/?a=hunter2"),
+        ("OIDC_ISSUER", "https://id.plant.example"),  # without a client
     ],
 )
 def test_bad_values_are_named_but_not_shown(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -68,7 +85,7 @@ def test_bad_values_are_named_but_not_shown(monkeypatch: pytest.MonkeyPatch, nam
     with pytest.raises(InvalidRequest) as caught:
         load_settings()
     assert caught.value.error_code == "invalid_settings"
-    assert name.lower() in caught.value.message
+    assert name.lower() in caught.value.message.lower()
     assert "hunter2" not in caught.value.message
 
 

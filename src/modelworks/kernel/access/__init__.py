@@ -5,6 +5,7 @@ from modelworks.kernel.access.allowances import Allowances
 from modelworks.kernel.access.audit import AuditLog
 from modelworks.kernel.access.ledger import Ledger
 from modelworks.kernel.access.members import MemberService
+from modelworks.kernel.access.oidc import OidcSignIn
 from modelworks.kernel.access.prices import Prices, Rate
 from modelworks.kernel.access.schemas import SCOPES, Principal, Reservation, UsageRecord
 from modelworks.kernel.access.secrets import Sealer, SecretService
@@ -21,6 +22,7 @@ __all__ = [
     "Demand",
     "Ledger",
     "MemberService",
+    "OidcSignIn",
     "Prices",
     "Principal",
     "Rate",

@@ -263,6 +263,15 @@ class SessionCreate(BaseModel):
     project_id: str | None = Field(default=None, description="By default the oldest project in which they have a role.")
 
 
+class SignInWays(BaseModel):
+    """How people may sign in."""
+
+    object: Literal["sign_in"] = "sign_in"
+    password: bool = True
+    provider: str | None = Field(description="The OpenID provider's issuer, where there is one.")
+    start: str | None = Field(description="The path that sends a browser there.")
+
+
 class SessionMove(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

@@ -10,6 +10,20 @@ from modelworks.kernel.access.schemas import PasswordPut, Principal, SessionCrea
 from modelworks.kernel.access.sessions import COOKIE, LIFETIME, SessionService, cookie_secret
 
 
+def set_session_cookie(response: Response, request: Request, secret: str, *, secure: bool) -> None:
+    """Hand a session's secret to the browser, out of the reach of scripts and of foreign pages."""
+    response.set_cookie(
+        COOKIE,
+        secret,
+        max_age=int(LIFETIME.total_seconds()),
+        httponly=True,
+        samesite="strict",
+        secure=secure or request.url.scheme == "https",
+        path="/",
+    )
+    response.headers["cache-control"] = "no-store"
+
+
 def router(sessions: SessionService, principal: PrincipalDependency, *, secure: bool) -> APIRouter:
     """Routes under `/api/session`.
 
@@ -19,18 +33,6 @@ def router(sessions: SessionService, principal: PrincipalDependency, *, secure: 
         secure: whether clients reach this server by https, so that the cookie never travels in the clear.
     """
     routes = APIRouter(prefix="/api", tags=["access"])
-
-    def set_cookie(response: Response, request: Request, secret: str) -> None:
-        response.set_cookie(
-            COOKIE,
-            secret,
-            max_age=int(LIFETIME.total_seconds()),
-            httponly=True,
-            samesite="strict",
-            secure=secure or request.url.scheme == "https",
-            path="/",
-        )
-        response.headers["cache-control"] = "no-store"
 
     def secret_of(request: Request) -> str:
         secret = cookie_secret(request.scope)
@@ -43,7 +45,7 @@ def router(sessions: SessionService, principal: PrincipalDependency, *, secure: 
         """Sign in with address and password; the session lies in a cookie, its token for changes is in this answer."""
         address = request.client.host if request.client else ""
         secret, made = sessions.sign_in(body.email, body.password.get_secret_value(), address, body.project_id)
-        set_cookie(response, request, secret)
+        set_session_cookie(response, request, secret, secure=secure)
         return made
 
     @routes.get("/session")
@@ -58,7 +60,7 @@ def router(sessions: SessionService, principal: PrincipalDependency, *, secure: 
         """Go on in another project, with a new secret."""
         with sessions.db.transaction() as found:
             secret, moved = sessions.move(found, secret_of(request), body.project_id)
-        set_cookie(response, request, secret)
+        set_session_cookie(response, request, secret, secure=secure)
         return moved
 
     @routes.delete("/session", status_code=204)

@@ -99,6 +99,7 @@ class SessionService:
         Raises:
             NotFound: no such person. InvalidRequest: the password is too short, or is the address.
             AuthenticationFailed: `current` is wrong; a person gives it, an administrator of the platform need not.
+            PermissionDenied: somebody else's, or one's own where a provider signs in and there was none before.
         """
         row = session.get(UserRow, user_id, with_for_update=True)
         own = caller.user_id == user_id
@@ -106,6 +107,11 @@ class SessionService:
             self.access.require_platform_admin(session, caller)
         if row is None or row.kind != "person":
             raise NotFound(f"There is no person {user_id!r}.", hint="Service accounts have keys, not passwords.")
+        if own and row.password_hash is None and row.issuer is not None:
+            # It would outlive what the provider takes away.
+            raise PermissionDenied(
+                "Your account signs in through the provider.", hint="An administrator of the platform may set a password."
+            )
         if own and row.password_hash is not None and not self._fits(row.password_hash, current or ""):
             raise AuthenticationFailed("The current password is wrong.", hint="Give it as `current`.", code="wrong_password")
         if len(password) < MIN_PASSWORD or password.lower() == row.email:
@@ -175,7 +181,7 @@ class SessionService:
         row = self._row(session, secret)
         moved = self.open(session, row.user_id, project_id)
         row.revoked_at = self._clock.now()
-        self._changed(session)
+        self.announce(session)
         return moved
 
     def sign_out(self, session: Session, secret: str) -> None:
@@ -183,7 +189,7 @@ class SessionService:
         row = session.scalar(select(SessionRow).where(SessionRow.secret_hash == _hash(secret)))
         if row is not None and row.revoked_at is None:
             row.revoked_at = self._clock.now()
-            self._changed(session)
+            self.announce(session)
 
     def sign_out_everywhere(self, session: Session, user_id: str) -> None:
         """End every session of an account."""
@@ -193,7 +199,7 @@ class SessionService:
         for row in session.scalars(select(SessionRow).where(SessionRow.user_id == user_id, SessionRow.revoked_at.is_(None))):
             row.revoked_at = self._clock.now()
         session.flush()
-        self._changed(session)
+        self.announce(session)
 
     def _project(self, session: Session, user_id: str, project_id: str | None) -> str:
         if project_id is not None:
@@ -235,6 +241,16 @@ class SessionService:
 
     # Throttling
 
+    def check_address(self, address: str) -> None:
+        """Raise RateLimited where too many attempts from an address failed."""
+        with self.db.reading() as session:
+            self._check_throttle(session, [(_mark("address", address), _FREE_BY_ADDRESS)])
+
+    def note_failed_address(self, address: str) -> None:
+        """Count a failed attempt from an address."""
+        with self.db.transaction() as session:
+            self._note_failure(session, [_mark("address", address)])
+
     def _check_throttle(self, session: Session, marks: list[tuple[str, int]]) -> None:
         for mark, free in marks:
             row = session.get(SignInFailureRow, mark)
@@ -261,7 +277,8 @@ class SessionService:
             row.last_at = now
             session.flush()
 
-    def _changed(self, session: Session) -> None:
+    def announce(self, session: Session) -> None:
+        """Have every check look again at what accounts may do, once this is committed."""
         self._events.publish_after_commit(session, "key.changed")
 
 

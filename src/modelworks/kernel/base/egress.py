@@ -18,8 +18,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 
@@ -40,6 +42,11 @@ MAX_REDIRECTS = 5
 _CHUNK_BYTES = 1 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+#: Special in ways that `is_global` does not know: site-local (RFC 3879), segment routing (RFC 9602), documentation (RFC 9637),
+#: 6to4 relays (RFC 7526), and the address of one cloud's own service to its machines.
+_SPECIAL = tuple(
+    ipaddress.ip_network(each) for each in ("fec0::/10", "5f00::/16", "3fff::/20", "192.88.99.0/24", "168.63.129.16/32")
+)
 #: Headers that stay with the origin they were meant for.
 _CREDENTIALS = frozenset({"authorization", "cookie", "x-api-key", "proxy-authorization"})
 
@@ -186,6 +193,60 @@ def fetch_bytes(
             raise retry.error from retry.error.__cause__
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said to one request, whatever its status."""
+
+    status: int
+    content: bytes
+    media_type: str
+
+
+def ask(
+    url: str,
+    *,
+    max_bytes: int,
+    form: Mapping[str, str] | None = None,
+    allow: Sequence[str] = (),
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 10.0,
+    tls: ssl.SSLContext | None = None,
+    resolver: Resolver = resolve,
+) -> Answer:
+    """One request that stays at its address: GET, or POST where there is a form. A redirect is an answer, it is not followed.
+
+    Args:
+        max_bytes: refuse a longer answer.
+        form: fields to send (`application/x-www-form-urlencoded`).
+        timeout_s: longest wait for the connection and for each part of the answer; the whole may take three times as long.
+
+    Raises:
+        InvalidRequest, PermissionDenied: see `check_url`. PayloadTooLarge.
+        UpstreamFailed, TimedOut: the server cannot be reached, breaks off or trickles.
+    """
+    ends = time.monotonic() + 3 * timeout_s
+    sent = {"User-Agent": "modelworks", "Accept": "application/json", **(headers or {}), "Accept-Encoding": "identity"}
+    content = None if form is None else urlencode(form).encode()
+    if content is not None:
+        sent["Content-Type"] = "application/x-www-form-urlencoded"
+    with _client(tls, timeout_s) as client:
+        try:
+            response = _connect(client, check_url(url, allow, resolver=resolver), sent, content)
+            try:
+                _check_size(_length(response), max_bytes, url)
+                got = bytearray()
+                for chunk in _raw_chunks(response, url):
+                    got += chunk
+                    _check_size(len(got), max_bytes, url)
+                    if time.monotonic() > ends:
+                        raise TimedOut(f"{url} sends its answer too slowly.", hint="Try again.")
+            finally:
+                response.close()
+        except _Retry as retry:
+            raise retry.error from retry.error.__cause__
+    return Answer(response.status_code, bytes(got), response.headers.get("content-type", "").partition(";")[0].strip().lower())
+
+
 class _Retry(Exception):
     """The source or the network failed in a way that may pass."""
 
@@ -285,10 +346,16 @@ def _fetch_once(
         )
 
 
+@cache
+def _trust() -> ssl.SSLContext:
+    """The system's trust store: reading it takes longer than a request."""
+    return ssl.create_default_context()
+
+
 @contextmanager
 def _client(tls: ssl.SSLContext | None, timeout_s: float) -> Iterator[httpx.Client]:
     # The system's trust store, so that an organisation's own authority counts; no proxy, no .netrc of the environment.
-    context = tls or ssl.create_default_context()
+    context = tls or _trust()
     with httpx.Client(
         verify=context, timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0)), trust_env=False, follow_redirects=False
     ) as client:
@@ -323,18 +390,21 @@ def _open(
     raise UpstreamFailed(f"More than {MAX_REDIRECTS} redirects, the last to {url}.", hint="Use the final address.")
 
 
-def _connect(client: httpx.Client, target: ResolvedTarget, headers: Mapping[str, str]) -> httpx.Response:
-    """The response of the first address that answers; its body is not read yet."""
+def _connect(
+    client: httpx.Client, target: ResolvedTarget, headers: Mapping[str, str], content: bytes | None = None
+) -> httpx.Response:
+    """The response of the first address that answers, to a GET or to a POST of `content`; its body is not read yet."""
     extensions: dict[str, Any] = {"url": str(target.url)}
     if not _is_address(target.host):
         extensions["sni_hostname"] = target.host  # the name that the certificate must bear
     failure: Exception | None = None
     for address in target.addresses:
         request = client.build_request(
-            "GET",
+            "GET" if content is None else "POST",
             target.url.copy_with(host=address, fragment=None),
             headers={**headers, "Host": target.url.netloc.decode("ascii")},
             extensions=extensions,
+            content=content,
         )
         try:
             return client.send(request, stream=True)
@@ -432,7 +502,8 @@ def _check_address(text: str, host: str, networks: Sequence[ipaddress.IPv4Networ
     address = _plain(ipaddress.ip_address(text))
     if any(address in network for network in networks):
         return
-    if not address.is_global or address.is_multicast or address.is_reserved:
+    special = any(address in network for network in _SPECIAL)
+    if special or not address.is_global or address.is_multicast or address.is_reserved:
         shown = host if host == text else f"{host}, which leads to {text},"
         raise PermissionDenied(
             f"{shown} is not on the public network; the platform does not connect to it.",

@@ -8,10 +8,12 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -95,6 +97,26 @@ class Settings(BaseSettings):
     egress_allow: list[str] = Field(
         default_factory=list, description="Hosts or networks that outgoing requests may reach although they are private."
     )
+    oidc_issuer: str | None = Field(
+        default=None, description="OpenID provider whose people may sign in: its issuer URL, exactly as it names itself."
+    )
+    oidc_client_id: str | None = Field(default=None, description="How the provider knows this platform.")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="The secret that goes with it; none where the provider takes PKCE alone."
+    )
+    oidc_scopes: list[str] = Field(
+        default=["openid", "email", "profile"], description="What is asked of the provider; some need `groups` among it."
+    )
+    oidc_groups_claim: str = Field(
+        default="groups", description="Claim with the groups of whoever signs in; dots lead inwards (realm_access.roles)."
+    )
+    oidc_roles: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="Groups and the roles that they give, as ROLE@PLACE (id, or name of a project); group * is everybody.",
+    )
+    oidc_link_email: bool = Field(
+        default=False, description="Whether an account that is here already is taken over by the same, verified address."
+    )
     pull_roots: list[Path] = Field(
         default_factory=list,
         description="Folders from which file:// sources may be read; empty means any readable folder, for admin keys only.",
@@ -128,12 +150,41 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("each must be an address or a network, such as 10.0.0.5 or 10.0.0.0/8") from None
 
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _safe_issuer(cls, issuer: str | None) -> str | None:
+        if issuer is None:
+            return None
+        parts = urlsplit(issuer)
+        # On this machine itself nobody listens in: for trying a provider out.
+        local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+        if not (parts.scheme == "https" or local) or not parts.hostname or parts.query or parts.fragment or parts.username:
+            raise ValueError("it must be an https URL without a query, such as https://id.example.com/realms/plant")
+        return issuer
+
+    @field_validator("oidc_roles", mode="before")
+    @classmethod
+    def _one_or_more(cls, roles: Any) -> Any:
+        return (
+            {group: [each] if isinstance(each, str) else each for group, each in roles.items()}
+            if isinstance(roles, dict)
+            else roles
+        )
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("sqlite", "postgresql")):
             raise ValueError("it must be an SQLite or a PostgreSQL URL, such as postgresql+psycopg://user:password@host/name")
         return url
+
+    @model_validator(mode="after")
+    def _whole_provider(self) -> Self:
+        if self.oidc_issuer is not None and not self.oidc_client_id:
+            raise ValueError("MODELWORKS_OIDC_ISSUER needs MODELWORKS_OIDC_CLIENT_ID")
+        if self.oidc_issuer is not None and "openid" not in self.oidc_scopes:
+            raise ValueError("MODELWORKS_OIDC_SCOPES must hold openid")
+        return self
 
     @property
     def effective_database_url(self) -> str:
@@ -203,6 +254,11 @@ def load_settings(**arguments: Any) -> Settings:
         ) from error
 
 
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment as workers and replicas get it: without what opens the server's database, storage and secrets."""
+    return {name: value for name, value in environment.items() if name not in SECRET_VARIABLES}
+
+
 def mistyped_variables() -> dict[str, str]:
     """Variables of the environment that are no setting but are written nearly like one, with the one that was probably meant.
 
@@ -228,6 +284,10 @@ def _named(location: tuple[int | str, ...]) -> str:
     )
 
 
+#: Of the environment: what the server alone needs, and its workers and replicas do not get.
+SECRET_VARIABLES = frozenset(
+    f"MODELWORKS_{name}" for name in ("DATABASE_URL", "OIDC_CLIENT_SECRET", "SECRET_KEY_FILE", "STORAGE_OPTIONS", "STORAGE_URL")
+)
 #: Values that are never printed.
 SECRET_FIELDS = frozenset({"storage_options", "database_url"})
 

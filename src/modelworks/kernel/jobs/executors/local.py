@@ -14,11 +14,10 @@ from pathlib import Path
 import psutil
 
 from modelworks.contract.errors import StorageFull, Unavailable
+from modelworks.kernel.base.settings import without_secrets
 from modelworks.kernel.jobs.executors import Launch, Status
 from modelworks.kernel.jobs.folder import AttemptFolder
 
-#: Settings of the server that capability code must not see.
-_SECRET_VARIABLES = frozenset({"MODELWORKS_DATABASE_URL", "MODELWORKS_STORAGE_OPTIONS", "MODELWORKS_STORAGE_URL"})
 #: Each holds a line `oom_kill N`: of this container, and of the whole machine.
 OUT_OF_MEMORY_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 _RUN = "MODELWORKS_RUN_ID"
@@ -144,7 +143,7 @@ class LocalExecutor:
         return AttemptFolder.of(self._home, run_id, attempt)
 
     def _environment(self, launch: Launch) -> dict[str, str]:
-        environment = {name: value for name, value in os.environ.items() if name not in _SECRET_VARIABLES}
+        environment = without_secrets(os.environ)
         threads = str(max(1, int(launch.resources.cpu)))
         environment |= {
             "PYTHONUNBUFFERED": "1",

@@ -19,6 +19,7 @@ import psutil
 import structlog
 
 from modelworks.contract.errors import ModelworksError, from_wire
+from modelworks.kernel.base.settings import without_secrets
 from modelworks.kernel.serving.schemas import ReplicaSpec, ReplicaStatus
 
 log = structlog.get_logger(__name__)
@@ -73,7 +74,7 @@ class LocalBackend:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self._env},
+                env={**without_secrets(os.environ), "PYTHONUNBUFFERED": "1", **self._env},
                 start_new_session=True,
             )
         handle = f"{popen.pid}:{_start_time(popen.pid)}"
