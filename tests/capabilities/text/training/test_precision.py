@@ -8,6 +8,7 @@ from tests.capabilities.text.conftest import TINY
 from tests.capabilities.text.training.conftest import QUICK, tuned
 
 from modelworks.capabilities.text import train
+from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.schemas import PrecisionParams, PretrainParams, SupervisedParams
 from modelworks.capabilities.text.training.precision import Precision
 from modelworks.contract import LocalModel
@@ -49,6 +50,18 @@ def test_steps_that_bf16_would_lose_are_kept() -> None:
     assert layer.weight.item() == 1 + 2**-7
     assert computed.weight.item() == 1 + 2**-7
     assert computed.weight.dtype == torch.bfloat16
+
+
+def test_positions_turn_by_the_same_angles(model: LocalModel) -> None:
+    """What is served computes them in f32; a training with others would learn them and lose by it."""
+    whole = load_model(model.path, torch.float32)
+    low = Precision(PrecisionParams(precision="bf16")).of(whole)
+    buffers = dict(whole.named_buffers())
+    assert buffers
+    for name, buffer in low.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+    assert {parameter.dtype for parameter in low.parameters()} == {torch.bfloat16}
+    assert low.lm_head.weight is low.model.embed_tokens.weight, "tied weights stay one"
 
 
 def test_gradients_of_several_batches_are_added_up_in_f32() -> None:

@@ -60,7 +60,10 @@ class Precision:
         """What is computed in the model's place."""
         low = model
         if self._is_low:
-            low = copy.deepcopy(model).to(torch.bfloat16)
+            low = copy.deepcopy(model)
+            # Weights alone: frequencies of rotary positions, a buffer, would be other frequencies in bf16.
+            for parameter in low.parameters():
+                parameter.data = parameter.data.to(torch.bfloat16)
             self._pairs = [
                 (whole, rounded)
                 for whole, rounded in zip(model.parameters(), low.parameters(), strict=True)
