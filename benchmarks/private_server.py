@@ -27,10 +27,12 @@ class PrivateServer:
     Args:
         shown: print each command and what it answers, as a person would see it.
         keep: a home folder to use, and to leave there; a temporary one when not given.
+        settings: further settings of the server by lower-case name.
     """
 
-    def __init__(self, *, shown: bool = True, keep: Path | None = None) -> None:
+    def __init__(self, *, shown: bool = True, keep: Path | None = None, **settings: str) -> None:
         self._shown = shown
+        self._settings = settings
         self._keep = keep
         self._folder = Path(tempfile.mkdtemp(prefix="modelworks-benchmark-")) if keep is None else keep.absolute()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -42,13 +44,50 @@ class PrivateServer:
         """Where a benchmark may put files of its own."""
         return self._folder
 
+    @property
+    def url(self) -> str:
+        """Where the server listens."""
+        return self._environment["MODELWORKS_URL"]
+
+    @property
+    def key(self) -> str:
+        """The first key, which may do everything."""
+        return (self._folder / "home" / "admin.key").read_text().strip()
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> Path:
+        """What the server says."""
+        return self._folder / "server.log"
+
+    def client(self) -> Modelworks:
+        """Our own client with the first key."""
+        return Modelworks(self.url, self.key)
+
+    def kill(self) -> None:
+        """What a crash does: no chance to clean up. `start` starts the same home again."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Start the server, and wait until it is ready."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MODELWORKS_")}
         self._environment = {
             **kept,
+            **{f"MODELWORKS_{name.upper()}": value for name, value in self._settings.items()},
             "MODELWORKS_HOME": str(self._folder / "home"),
             "MODELWORKS_PORT": str(port),
             "MODELWORKS_URL": f"http://127.0.0.1:{port}",
@@ -58,8 +97,7 @@ class PrivateServer:
             "RAYON_NUM_THREADS": "1",
             "COLUMNS": "200",
         }
-        log = (self._folder / "server.log").open("ab")
-        with log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "modelworks.cli", "serve"],
                 stdin=subprocess.DEVNULL,
@@ -71,12 +109,12 @@ class PrivateServer:
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                if httpx.get(f"{self._environment['MODELWORKS_URL']}/readyz", timeout=5).status_code == 200:
-                    return self
+                if httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200:
+                    return
             except httpx.TransportError:
                 pass
             time.sleep(0.2)
-        raise SystemExit(f"the server did not become ready:\n{(self._folder / 'server.log').read_text()[-4000:]}")
+        raise SystemExit(f"the server did not become ready:\n{self.log.read_text()[-4000:]}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         process = self._process
@@ -113,8 +151,7 @@ class PrivateServer:
 
     def fetch(self, dataset: str, folder: Path) -> None:
         """Write the files of a data set into a new folder, through the Python client."""
-        key = (self._folder / "home" / "admin.key").read_text().strip()
-        with Modelworks(self._environment["MODELWORKS_URL"], key) as client:
+        with self.client() as client:
             for file in client.datasets.get(dataset)["version"]["files"]:
                 target = folder / file["path"]
                 target.parent.mkdir(parents=True, exist_ok=True)

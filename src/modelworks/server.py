@@ -220,7 +220,7 @@ def create_platform(settings: Settings) -> Platform:
             access.bootstrap(session, settings.home)
         sealer = Sealer.from_file(settings.effective_secret_key_file)
         secrets = SecretService(db, clock, sealer)
-        usage = UsageRecorder(db, Ledger(clock))
+        usage = UsageRecorder(db, Ledger(clock, lease_s=settings.reservation_lease_s))
         opening.callback(usage.close)
         accounts = Admission(db, usage, clock, events)
         catalog = CatalogService(db, blobs, clock, events, settings)

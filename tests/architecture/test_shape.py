@@ -106,6 +106,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "stream.py": "server-sent events, keep-alive, disconnects",
         "proxy.py": "engines that already speak the protocol",
         "errors.py": "one envelope for every failure",
+        "document.py": "the OpenAPI document, with the errors that routes answer",
         "tasks.py": "/v1/tasks",
         "middleware.py": "request ids, body limits, headers against browsers' tricks",
         "protocol.py": "limits of time and size on the wire",

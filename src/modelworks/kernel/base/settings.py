@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     load_wait_s: float = Field(default=600.0, gt=0, description="How long a request waits for a deployment that is loading.")
     max_queue: int = Field(default=256, ge=0, description="Requests that may wait for one deployment; more get 503.")
     keep_alive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a keep-alive comment.")
+    reservation_lease_s: float = Field(
+        default=60.0, gt=0, description="A server silent for so long is taken for dead: what its requests had reserved counts."
+    )
     cors_origins: list[str] = Field(
         default_factory=list, description="Origins of web pages that may call the API from a browser; none by default."
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from modelworks.kernel.gateway import errors
+from modelworks.kernel.gateway import document, errors
 from modelworks.kernel.gateway.batches import routes as batch_routes
 from modelworks.kernel.gateway.batches.door import Door
 from modelworks.kernel.gateway.batches.service import BatchService
@@ -88,6 +88,7 @@ def install(
         observe: see `Observer`.
     """
     errors.install(app)
+    document.install(app)
     app.include_router(router(gateway))
     app.include_router(retrieval_routes.router(gateway))
     app.include_router(grader_routes.router(gateway))

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.catalog import discovery
@@ -178,14 +178,24 @@ def _health(found: APIRouter, gateway: GatewayService) -> None:
     async def healthz(request: Request) -> Response:
         return _json({"status": "ok", "version": gateway.version})
 
-    @found.get("/readyz", summary="Whether the server can do its work", tags=["Health"])
+    @found.get(
+        "/readyz",
+        summary="Whether the server can do its work",
+        tags=["Health"],
+        responses={
+            503: {
+                "description": "It cannot: `problems` says why, by part.",
+                "content": {"application/json": {"schema": _ANY_OBJECT}},
+            }
+        },
+    )
     async def readyz(request: Request) -> Response:
         problems = dict(await run_in_threadpool(gateway.problems))
         if problems:
             return _json({"status": "not ready", "problems": problems}, status_code=503)
         return _json({"status": "ready"})
 
-    @found.get("/metrics", summary="Figures for Prometheus", tags=["Health"])
+    @found.get("/metrics", summary="Figures for Prometheus", tags=["Health"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         page = await run_in_threadpool(gateway.metrics)
         return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")

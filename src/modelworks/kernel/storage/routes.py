@@ -19,6 +19,12 @@ from modelworks.kernel.storage.links import LinkSigner
 from modelworks.kernel.storage.schemas import BlobInfo, Caller, CollectedGarbage, CollectGarbage, Link, LinkCreate
 
 _PATH = "/api/blobs/{digest}"
+_CONTENT: dict[str, Any] = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+_BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole content.", "content": _CONTENT},
+    206: {"description": "The part that `Range` asks for.", "content": _CONTENT},
+    304: {"description": "`If-None-Match` names what is there."},
+}
 
 
 def router(
@@ -81,12 +87,12 @@ def router(
             # Also when the sender hangs up in the middle: nothing stays behind.
             await asyncio.shield(run_in_threadpool(into.abort))
 
-    @routes.head(_PATH, dependencies=[Depends(reader)])
+    @routes.head(_PATH, dependencies=[Depends(reader)], response_class=Response)
     def head_blob(digest: str) -> Response:
         """Size of a blob, in `Content-Length`."""
         return Response(headers={**_headers(digest), "content-length": str(blobs.stat(digest).num_bytes)})
 
-    @routes.get(_PATH, dependencies=[Depends(reader)], response_class=StreamingResponse)
+    @routes.get(_PATH, dependencies=[Depends(reader)], response_class=StreamingResponse, responses=_BYTES)
     def get_blob(digest: str, request: Request) -> Response:
         """The content, or the part that `Range: bytes=…` asks for (one range). A whole blob is verified while it is sent."""
         num_bytes = blobs.stat(digest).num_bytes

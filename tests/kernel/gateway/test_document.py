@@ -1,0 +1,94 @@
+"""The OpenAPI document describes what the server really answers: checked here on real answers of a whole platform."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from jsonschema import Draft202012Validator
+
+from modelworks.kernel.base.settings import Settings
+from modelworks.server import create_app, create_platform
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FastAPI]:
+    """A platform that is open and does nothing by itself."""
+    monkeypatch.setenv("MODELWORKS_HOME", str(tmp_path))
+    platform = create_platform(Settings(home=tmp_path, log_level="error"))
+    yield create_app(platform)
+    platform.close()
+
+
+@pytest.fixture
+async def http(app: FastAPI, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    headers = {"authorization": f"Bearer {(tmp_path / 'admin.key').read_text().strip()}"}
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://platform", headers=headers) as client:
+        yield client
+
+
+def response_of(document: dict[str, Any], method: str, path: str, status: int) -> dict[str, Any]:
+    responses: dict[str, dict[str, Any]] = document["paths"][path][method]["responses"]
+    found = responses.get(str(status)) or responses[f"{status // 100}XX"]
+    shared: dict[str, Any] = document["components"]["responses"]
+    return dict(shared[found["$ref"].rpartition("/")[2]]) if "$ref" in found else found
+
+
+def check(document: dict[str, Any], method: str, path: str, answer: httpx.Response) -> None:
+    """The answer has a media type that the document names, and its schema."""
+    content = response_of(document, method, path, answer.status_code).get("content", {})
+    kind = answer.headers["content-type"].split(";")[0]
+    assert kind in content, (method, path, answer.status_code, kind)
+    schema = {**content[kind]["schema"], "components": document["components"]}
+    if kind == "application/json":
+        Draft202012Validator(schema).validate(answer.json())
+
+
+async def test_errors_are_answered_as_the_document_says(app: FastAPI, http: httpx.AsyncClient) -> None:
+    document = app.openapi()
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    asked: list[tuple[str, str, dict[str, Any], int]] = [
+        ("post", "/v1/chat/completions", {"content": b"{"}, 400),
+        ("post", "/v1/chat/completions", {"json": {"model": "none", "messages": [{"role": "user", "content": "a"}]}}, 404),
+        ("post", "/v1/messages", {"json": {"model": 1}}, 400),
+        ("put", "/api/budgets", {"json": {"metric": "tokens", "amount": -1}}, 422),
+        ("get", "/api/usage/requests", {"params": {"limit": "many"}}, 422),
+        ("get", "/v1/files", {"headers": {"authorization": "Bearer none"}}, 401),
+    ]
+    for method, path, options, status in asked:
+        answer = await http.request(method, path, **options)
+        assert answer.status_code == status, answer.text
+        check(document, method, path, answer)
+
+
+async def test_what_is_no_json_is_described_as_what_it_is(app: FastAPI, http: httpx.AsyncClient) -> None:
+    document = app.openapi()
+    check(document, "get", "/metrics", await http.get("/metrics"))
+    digest = (await http.put("/api/blobs", content=b"some bytes")).json()["digest"]
+    for headers, status in (({}, 200), ({"range": "bytes=0-3"}, 206)):
+        answer = await http.get(f"/api/blobs/{digest}", headers=headers)
+        assert answer.status_code == status
+        check(document, "get", "/api/blobs/{digest}", answer)
+    held = await http.get(f"/api/blobs/{digest}", headers={"if-none-match": answer.headers["etag"]})
+    assert "content" not in response_of(document, "get", "/api/blobs/{digest}", held.status_code)
+    size = await http.head(f"/api/blobs/{digest}")
+    assert "content" not in response_of(document, "head", "/api/blobs/{digest}", size.status_code)
+
+
+def test_every_operation_names_its_errors_and_how_to_prove_who_asks(app: FastAPI) -> None:
+    document = app.openapi()
+    assert set(document["components"]["securitySchemes"]) == {"Bearer", "ApiKey"}
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert {"4XX", "5XX"} <= set(operation["responses"]), (method, path)
+            assert "422" not in operation["responses"], (method, path)
+            assert operation.get("security", document["security"]) == (
+                [] if path in ("/healthz", "/readyz", "/metrics") else document["security"]
+            )
+    # Asked for again it is the same document.
+    assert app.openapi() is document
