@@ -282,6 +282,9 @@ def _tuning(params: TuningParams, inputs: TrainingInputs, cpu: float) -> Estimat
         rows = min(params.batch_size, math.ceil(lengths.total / length) if packing else lengths.number)
         # A column is computed where any row of the batch learns something.
         learnt = 1 - (1 - lengths.learnt_share) ** rows
+    if isinstance(params, PrecisionParams) and params.compiled:
+        # One shape for every batch, and all its columns.
+        rows, length, learnt = params.batch_size, longest, 1.0
     pairs = method == "preference"
     adapter = params if isinstance(params, AdapterParams) else getattr(params, "adapter", None)
     trained = shape.num_parameters if adapter is None else _adapter_parameters(shape, adapter)

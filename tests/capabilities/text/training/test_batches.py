@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from modelworks.capabilities.text.engines.transformers_model import load_model
-from modelworks.capabilities.text.training.batches import Order, RowSource, answers, check_packing, collate, token_losses
+from modelworks.capabilities.text.training.batches import (
+    Order,
+    RowSource,
+    answers,
+    answers_in_one_shape,
+    check_packing,
+    collate,
+    token_losses,
+)
 from modelworks.capabilities.text.training.rows import Row
 from modelworks.contract import LocalModel
 from modelworks.contract.errors import InvalidRequest
@@ -46,6 +54,21 @@ def test_only_weighted_targets_count() -> None:
     assert batch.tensors["targets"].tolist()[0] == [9, 80, 7, 33, 4, 61]
     assert batch.tensors["positions"].tolist()[0] == [0, 1, 2, 3, 0, 1]
     assert torch.isfinite(batch.tensors["weights"]).all()
+
+
+def test_batches_of_one_shape_say_the_same(loaded: Any) -> None:
+    """Three rows of which two are filled: compiled code sees one shape, and the loss is that of the samples."""
+    source = RowSource(ROWS, [], batch_size=2, accumulation=1, length=9, packing=False, seed=1, same_shape=True)
+    lengths: Counter[tuple[int, ...]] = Counter()
+    with torch.no_grad():
+        found = 0.0
+        for number in range(source.steps_per_epoch):
+            for batch in source.step(number):
+                lengths[tuple(batch.tensors["inputs"].shape)] += 1
+                found += float(answers_in_one_shape(loaded, batch)[0])
+        expected = sum(float(answers(loaded, collate([[each]]))[0]) for each in ROWS)
+    assert lengths == {(2, 9): 2}
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_model_that_ignores_the_mask_is_found_out(loaded: Any) -> None:

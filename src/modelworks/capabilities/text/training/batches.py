@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -62,6 +63,7 @@ class RowSource:
         length: the longest packed row, in tokens.
         packing: several samples to a row; else one sample per row, padded.
         spread: the processes that share the run; each gets its portion of every batch.
+        same_shape: every training batch has `batch_size` rows of `length`, filled up with what counts for nothing.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class RowSource:
         packing: bool,
         seed: int,
         spread: Spread | None = None,
+        same_shape: bool = False,
     ) -> None:
         self._spread = spread or Spread()
+        self._shape = (batch_size, length) if same_shape else None
         self._training = _bins(training, length, packing, np.random.default_rng([seed, 1]))
         self._validation = _bins(validation, length, packing, None)
         self._batch_size = batch_size
@@ -89,7 +93,8 @@ class RowSource:
 
     def step(self, number: int) -> Sequence[Batch]:
         return [
-            portion_of([self._training[item] for item in items], self._spread, collate) for items in self._order.step(number)
+            portion_of([self._training[item] for item in items], self._spread, partial(collate, shape=self._shape))
+            for items in self._order.step(number)
         ]
 
     def place(self, number: int) -> str:
@@ -113,8 +118,12 @@ def _bins(rows: Sequence[Row], length: int, packing: bool, generator: np.random.
     return [[rows[index] for index in filled] for filled in pack(rows, length, order)]
 
 
-def collate(bins: Sequence[Sequence[Row]]) -> Batch:
+def collate(bins: Sequence[Sequence[Row]], shape: tuple[int, int] | None = None) -> Batch:
     """Rows of samples, side by side, as tensors.
+
+    Args:
+        bins: the samples of each row.
+        shape: rows and positions at least; what is added counts for nothing. By default no more than the samples need.
 
     Positions start anew with each sample, and attention stays within it, so that a sample's loss is what it would be alone.
 
@@ -122,13 +131,15 @@ def collate(bins: Sequence[Sequence[Row]]) -> Batch:
         A batch of `inputs` bt and `positions` bt int64, `mask` b1tt (True: may be attended to), `targets` bt int64 and
         `weights` bt f32, those of the targets. A sample's last id is only a target.
     """
-    longest = max(sum(len(row.ids) - 1 for row in samples) for samples in bins)
-    inputs_bt = torch.zeros((len(bins), longest), dtype=torch.int64)
-    positions_bt = torch.zeros((len(bins), longest), dtype=torch.int64)
-    targets_bt = torch.zeros((len(bins), longest), dtype=torch.int64)
-    weights_bt = torch.zeros((len(bins), longest), dtype=torch.float32)
+    num_rows, longest = len(bins), max(sum(len(row.ids) - 1 for row in samples) for samples in bins)
+    if shape is not None:
+        num_rows, longest = max(num_rows, shape[0]), max(longest, shape[1])
+    inputs_bt = torch.zeros((num_rows, longest), dtype=torch.int64)
+    positions_bt = torch.zeros((num_rows, longest), dtype=torch.int64)
+    targets_bt = torch.zeros((num_rows, longest), dtype=torch.int64)
+    weights_bt = torch.zeros((num_rows, longest), dtype=torch.float32)
     # What fills a row up is a sample of its own: a position that attends to nothing would be no number.
-    sample_bt = torch.full((len(bins), longest), -1, dtype=torch.int64)
+    sample_bt = torch.full((num_rows, longest), -1, dtype=torch.int64)
     num_tokens = 0
     for place, samples in enumerate(bins):
         start = 0
@@ -202,6 +213,11 @@ def weighted_losses(model: Any, batch: Batch, weights_bt: torch.Tensor) -> torch
 def answers(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
     """The objective of supervised training: summed loss of the weighted targets, in nats."""
     return weighted_losses(model, batch, batch.tensors["weights"]).sum(), {}
+
+
+def answers_in_one_shape(model: Any, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+    """`answers` for compiled code: all columns, so that nothing that is computed depends on what the samples say."""
+    return (token_losses(model, batch) * batch.tensors["weights"]).sum(), {}
 
 
 def check_packing(model: Any, rows: Iterable[Row]) -> None:

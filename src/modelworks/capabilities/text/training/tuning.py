@@ -37,7 +37,7 @@ from modelworks.capabilities.text.schemas import (
     TuningParams,
 )
 from modelworks.capabilities.text.training import adapter as adapters
-from modelworks.capabilities.text.training.batches import RowSource, answers, check_packing
+from modelworks.capabilities.text.training.batches import RowSource, answers, answers_in_one_shape, check_packing
 from modelworks.capabilities.text.training.disk import bytes_of, enough_room
 from modelworks.capabilities.text.training.distillation import Distillation, teacher_of
 from modelworks.capabilities.text.training.loop import Objective, Schedule, Source, TrainingLoop
@@ -208,6 +208,7 @@ def _material(
     held_out_rows = within(_rows(prompt_format, held_out_chats), length)[0] if held_out_chats else []
     if params.packing:
         check_packing(model, rows)
+    is_compiled = isinstance(params, SupervisedParams) and params.compiled
     row_source = RowSource(
         rows,
         held_out_rows,
@@ -217,8 +218,9 @@ def _material(
         packing=params.packing,
         seed=run.seed,
         spread=spread,
+        same_shape=is_compiled,
     )
-    objective: Objective = answers
+    objective: Objective = answers_in_one_shape if is_compiled else answers
     if isinstance(params, DistillationParams):
         objective = Distillation(teacher_of(run, prompt_format).to(spread.device), len(prompt_format.tokenizer), params)
     return _Material(row_source, objective, rows[:_PROBE_ROWS], len(rows), too_long)
