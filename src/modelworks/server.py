@@ -231,7 +231,10 @@ def create_platform(settings: Settings) -> Platform:
         files = FileService(db, catalog, blobs, clock, max_bytes=settings.max_file_bytes)
         tuning = FineTuningService(db, jobs, catalog, serving, files, clock, project_name=access.project_name)
         pool = ReplicaPool(
-            max_queue=settings.max_queue, load_wait_s=settings.load_wait_s, resolver=GuardedResolver(settings.egress_allow)
+            max_queue=settings.max_queue,
+            load_wait_s=settings.load_wait_s,
+            queue_wait_s=settings.queue_wait_s,
+            resolver=GuardedResolver(settings.egress_allow),
         )
         pool.on_unknown(tuning.kept.when_asked)
         # Models that evals ask are asked as clients ask them.

@@ -91,6 +91,9 @@ DRIVERS: dict[str, dict[str, str]] = {
         "adapting.py": "the reconciler's part for adapters",
         "resolver.py": "guarded DNS for servers elsewhere",
         "pool.py": "which replica answers a request, in memory",
+        "target.py": "what a request can be sent to",
+        "queue.py": "who is next when a deployment is full",
+        "waiting.py": "requests that wait in memory",
     },
     "gateway": {
         "generation/": "chats and completions",

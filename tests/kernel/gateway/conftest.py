@@ -26,7 +26,7 @@ from modelworks.kernel.base.events import Events
 from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway import ConversationService, GatewayService, ResponseService, ResponseSteps, install
 from modelworks.kernel.serving import DeployedModel, ReplicaPool, Route
-from modelworks.kernel.serving.pool import Slot, Target
+from modelworks.kernel.serving.target import Slot, Target
 
 Script = Callable[[dict[str, Any], web.StreamResponse], Awaitable[None]]
 

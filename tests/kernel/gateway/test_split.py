@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.kernel.gateway.conftest import Stage
 
-from modelworks.kernel.serving.pool import Slot, falls_to_canary
+from modelworks.kernel.serving.target import Slot, falls_to_canary
 
 
 def with_canary(stage: Stage, share: float) -> None:

@@ -152,7 +152,7 @@ async def test_an_unreachable_replica_is_passed_over(stage: Stage) -> None:
     for _ in range(4):
         answer = await stage.client.chat.completions.create(model="pair", messages=HI)
         assert answer.choices[0].message.content == "Hello world"
-    stage.pool._load_wait_s = 0.05
+    stage.pool._room.load_wait_s = 0.05
     stage.deploy("lost", urls=["http://127.0.0.1:9"])
     with pytest.raises(openai.InternalServerError) as caught:
         await stage.client.chat.completions.create(model="lost", messages=HI)
@@ -286,12 +286,12 @@ async def test_a_caller_who_leaves_in_decode_stops_the_replica_and_is_metered(st
 async def test_a_caller_who_leaves_while_a_model_loads_is_forgotten(stage: Stage) -> None:
     stage.deploy("late", urls=[], state="loading")
     asking = asyncio.create_task(stage.post("/v1/chat/completions", {"model": "late", "messages": HI}))
-    while not stage.pool._waiting:
+    while not stage.pool.waiting():
         await asyncio.sleep(0.01)
     asking.cancel()
     [record] = await stage.used_soon(1)
     assert record.aborted
-    assert not stage.pool._waiting
+    assert not stage.pool.waiting()
 
 
 async def test_the_record_is_there_before_the_last_byte(stage: Stage) -> None:

@@ -10,8 +10,8 @@ import pytest
 from tests.kernel.serving.room import PROJECT, Room, wait_until
 
 from modelworks.contract.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
-from modelworks.kernel.serving.pool import falls_to_canary
 from modelworks.kernel.serving.schemas import CanaryCreate
+from modelworks.kernel.serving.target import falls_to_canary
 
 
 def start(room: Room, model: str, share: float = 0.3, name: str = "toy") -> Any:

@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 
 from modelworks.contract.errors import ModelNotFound, Unavailable
-from modelworks.kernel.serving.pool import ReplicaPool, Slot, Target
+from modelworks.kernel.serving.pool import ReplicaPool
 from modelworks.kernel.serving.schemas import DeployedModel, Route
+from modelworks.kernel.serving.target import Slot, Target
 
 ROUTE = Route("dep_1", "prj", "chat", "text-generation", "text", "predictor", "openvino", "mdl_1", "http://127.0.0.1:1")
 MODEL = DeployedModel("chat", "prj", "dep_1", "text-generation", "text", "predictor", "openvino", "mdl_1", 1, "ready")

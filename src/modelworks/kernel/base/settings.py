@@ -82,6 +82,15 @@ class Settings(BaseSettings):
     )
     load_wait_s: float = Field(default=600.0, gt=0, description="How long a request waits for a deployment that is loading.")
     max_queue: int = Field(default=256, ge=0, description="Requests that may wait for one deployment; more get 503.")
+    queue_wait_s: float = Field(
+        default=60.0, gt=0, description="How long a request waits for a free place at a deployment before it gets 503."
+    )
+    replica_requests: int = Field(
+        default=64, gt=0, description="Requests that one replica answers at the same time; the others wait in the queue."
+    )
+    upstream_requests: int = Field(
+        default=256, gt=0, description="The same for one server that speaks OpenAI's protocol (vLLM, a server elsewhere)."
+    )
     keep_alive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a keep-alive comment.")
     reservation_lease_s: float = Field(
         default=60.0, gt=0, description="A server silent for so long is taken for dead: what its requests had reserved counts."

@@ -34,6 +34,12 @@ TOKENS = Counter(
     ["deployment", "kind"],
     registry=REGISTRY,
 )
+WAITING = Gauge(
+    "modelworks_requests_waiting", "Requests that wait for a deployment that is loading or full.", registry=REGISTRY
+)
+OVERLOADED = Counter(
+    "modelworks_requests_overloaded", "Requests refused because a deployment and its queue were full.", registry=REGISTRY
+)
 RUNS = Gauge("modelworks_runs", "Runs, by state.", ["state"], registry=REGISTRY)
 REPLICAS = Gauge("modelworks_replicas", "Replicas, by state.", ["state"], registry=REGISTRY)
 ABORTED_TOKENS_SAVED = Counter(

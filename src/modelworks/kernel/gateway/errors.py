@@ -84,6 +84,11 @@ _MESSAGE_TYPES: Mapping[int, str] = {
 }
 
 
+#: Where a server of theirs is too busy: 503 in OpenAI's form.
+_OVERLOADED: Final = 529
+_BUSY: Final = frozenset({"model_overloaded", "model_loading"})
+
+
 def message_envelope(error: ModelworksError, request_id: str | None) -> dict[str, Any]:
     """Anthropic's error object; `param` and `code` are our additions, which its clients ignore."""
     fallback = "api_error" if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
@@ -107,6 +112,8 @@ class _Envelope(Response):
         if path == MESSAGES or path.startswith(MESSAGES + "/"):
             self.body = orjson.dumps(message_envelope(self._error, scope.get(REQUEST_ID)))
             self.headers["content-length"] = str(len(self.body))
+            if self._error.error_code in _BUSY:
+                self.status_code = _OVERLOADED
         await super().__call__(scope, receive, send)
 
 

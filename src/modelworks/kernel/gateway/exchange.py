@@ -14,7 +14,7 @@ import orjson
 from modelworks.contract.errors import AuthenticationFailed, ModelworksError, TimedOut, UpstreamFailed, from_wire
 from modelworks.kernel.base import telemetry
 from modelworks.kernel.gateway.metering import Meter
-from modelworks.kernel.serving import ReplicaPool, Route
+from modelworks.kernel.serving import ReplicaPool, Route, Turn
 
 #: A request that never reached anything is offered again: to another replica, or to the same over a fresh connection.
 _ATTEMPTS: Final = 3
@@ -43,7 +43,8 @@ async def exchange(
 ) -> AsyncIterator[tuple[Route, aiohttp.ClientResponse]]:
     """Find a replica, send `prepare(route)` and hand out its response, whatever its status.
 
-    `split_by` is the meter's where there is one; see `ReplicaPool.acquire`.
+    `split_by` is the meter's where there is one; see `ReplicaPool.acquire`. Without a meter it is part of a request that has
+    been let in, and does not wait for a free place.
 
     Leaving the block closes the connection unless the response was read to its end: that stops the work behind it.
 
@@ -56,11 +57,13 @@ async def exchange(
     if meter is not None:
         deployed = pool.peek(project_id, model)
         await meter.admit(None if deployed is None else deployed.max_model_len)
+    turn = Turn(project_id, beyond=True) if meter is None else meter.turn()
     for attempt in range(1, _ATTEMPTS + 1):
         answered = False
         sent_at = 0.0
         try:
-            async with pool.acquire(project_id, model, split_by=meter.split_by if meter is not None else split_by) as route:
+            split = split_by if meter is None else meter.split_by
+            async with pool.acquire(project_id, model, split_by=split, turn=turn) as route:
                 if meter is not None:
                     meter.route = route
                 call = prepare(route)
@@ -74,6 +77,8 @@ async def exchange(
                     yield route, response
                 finally:
                     response.close()
+                    if meter is not None:
+                        turn.used = meter.num_completion_tokens
                 return
         except aiohttp.ClientConnectionError as error:
             if isinstance(error, TimeoutError) and answered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from starlette.types import Scope
@@ -16,10 +16,12 @@ from modelworks.kernel.access.schemas import Principal, Reservation, UsageRecord
 from modelworks.kernel.base import telemetry
 from modelworks.kernel.gateway.errors import REQUEST_ID
 from modelworks.kernel.gateway.middleware import BODY_BYTES, HEADERS, STARTED
-from modelworks.kernel.serving.schemas import Route
+from modelworks.kernel.serving import Route, Turn
 
 log = structlog.get_logger(__name__)
 
+#: In the ASGI scope of a request that nobody sits and waits for: it is answered when no other waits.
+BACKGROUND: Final = "modelworks.background"
 #: The status recorded when the caller went away before the answer was complete.
 CLIENT_GONE = 499
 #: What an answer without a limit is taken to need where the model does not say how long its context is.
@@ -136,6 +138,11 @@ def _id_of_caller(scope: Scope) -> str | None:
     return None
 
 
+def _likely_tokens(num_bytes: int) -> int:
+    """Three bytes are about a token in most languages."""
+    return -(-num_bytes // 3)
+
+
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
@@ -208,7 +215,7 @@ class Meter:
         accounts, self._accounts = self._accounts, None
         if accounts is None:
             return
-        body_bytes = max(self._scope.get(BODY_BYTES, 0), self.prompt_bytes)
+        body_bytes = self._body_bytes
         # No token is shorter than a byte; what a template adds is less than what JSON does.
         prompt = body_bytes
         asked = self.asked_tokens
@@ -225,14 +232,32 @@ class Meter:
                 request_id=self.request_id,
                 prompt_tokens=prompt,
                 completion_tokens=asked,
-                # Three bytes are about a token in most languages.
-                likely_tokens=-(-body_bytes // 3) + self.asked_tokens,
+                likely_tokens=_likely_tokens(body_bytes) + self.asked_tokens,
             )
         )
         for tally in self.tallies:
             tally.rate = self._rate
         if reservation is not None:
             await self._reserve(accounts, reservation)
+
+    @property
+    def _body_bytes(self) -> int:
+        seen: int = self._scope.get(BODY_BYTES, 0)
+        return max(seen, self.prompt_bytes)
+
+    def turn(self) -> Turn:
+        """Who asks, and about how much: for the queue of a deployment that is full."""
+        return Turn(
+            project_id=self._principal.project_id,
+            caller=self._principal.key_id,
+            cost=1 + _likely_tokens(self._body_bytes),
+            background=bool(self._scope.get(BACKGROUND)),
+        )
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Tokens of the answers so far."""
+        return sum(tally.completion_tokens for tally in self.tallies)
 
     async def _reserve(self, accounts: Accounts, reservation: Reservation) -> None:
         reserving = asyncio.ensure_future(accounts.reserve(reservation))

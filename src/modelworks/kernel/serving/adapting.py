@@ -23,9 +23,9 @@ from modelworks.contract.errors import ModelworksError, Unavailable, from_wire
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.schemas import Version
 from modelworks.kernel.serving.place import HeldAdapter, Place, Seen, Wish, references_of, resolve_served
-from modelworks.kernel.serving.pool import Slot, Target
 from modelworks.kernel.serving.schemas import ADAPTER_HEADER, AdapterChange, DeployedModel, DeploymentState, Kind
 from modelworks.kernel.serving.store import AdapterRow
+from modelworks.kernel.serving.target import Slot, Target
 
 log = structlog.get_logger(__name__)
 

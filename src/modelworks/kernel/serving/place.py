@@ -18,7 +18,6 @@ from modelworks.contract.run import LocalModel
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.schemas import Version
 from modelworks.kernel.serving.backends import Backend
-from modelworks.kernel.serving.pool import Slot, Target
 from modelworks.kernel.serving.schemas import (
     DeployedModel,
     DeploymentState,
@@ -29,6 +28,7 @@ from modelworks.kernel.serving.schemas import (
     Route,
 )
 from modelworks.kernel.serving.store import DeploymentRow, ReplicaRow
+from modelworks.kernel.serving.target import Slot, Target
 
 #: Logs of replicas that are kept, newest first.
 _KEPT_LOGS = 200
@@ -239,8 +239,9 @@ def table_of(wishes: Iterable[Wish], places: Sequence[Place]) -> dict[tuple[str,
         row = wish.row
         main = table.get((row.project_id, row.canary_of or ""))
         if main is not None and row.share is not None:
-            canary = table[row.project_id, row.name].slots
-            table[row.project_id, str(row.canary_of)] = replace(main, canary=canary, share=row.share)
+            canary = table[row.project_id, row.name]
+            table[row.project_id, str(row.canary_of)] = replace(main, canary=canary.slots, share=row.share)
+            table[row.project_id, row.name] = replace(canary, queue=main.model.deployment_id)
     return table
 
 

@@ -1,17 +1,15 @@
 """Routing of requests to replicas: in memory, in the server's event loop, with no database access per request.
 
 The reconciler publishes a table of what is deployed; `acquire` picks the replica with the fewest requests in flight, waits
-while a deployment is loading and says why at once when it has failed.
+in a bounded queue while a deployment is loading or full, and says why at once when it has failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import TracebackType
@@ -20,7 +18,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 
 from modelworks.contract.errors import ModelNotFound, Unavailable
+from modelworks.kernel.serving.queue import Turn
 from modelworks.kernel.serving.schemas import DeployedModel, Route
+from modelworks.kernel.serving.target import Slot, Table, Target, best_of
+from modelworks.kernel.serving.waiting import WaitingRoom
 
 #: A replica that refused a connection is passed over for so long; the reconciler finds out what happened meanwhile.
 SUSPECT_S = 2.0
@@ -28,80 +29,42 @@ SUSPECT_S = 2.0
 _CATCH_UP_S = 2.0
 
 
-@dataclass(slots=True, eq=False)
-class Slot:
-    """One replica that answers. The object lives as long as the replica's process, so that its count survives publishing."""
-
-    replica_id: str
-    route: Route
-    in_flight: int = 0
-    suspect_until: float = 0.0
-    #: The replica's own slot, where this one stands for an adapter on it.
-    parent: Slot | None = None
-
-    @property
-    def load(self) -> int:
-        """Requests that the replica is answering, with whichever adapter."""
-        return self.in_flight if self.parent is None else self.parent.in_flight
-
-    def enter(self) -> None:
-        """Count a request in."""
-        self.in_flight += 1
-        if self.parent is not None:
-            self.parent.in_flight += 1
-
-    def leave(self) -> None:
-        """Count a request out."""
-        self.in_flight -= 1
-        if self.parent is not None:
-            self.parent.in_flight -= 1
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One deployment of the published table."""
-
-    model: DeployedModel
-    slots: tuple[Slot, ...]
-    #: For kind static: the route without a replica.
-    static: Route | None = None
-    #: Other references of exactly the version that answers: `name@v3`, `name@alias`, the version's id.
-    references: frozenset[str] = frozenset()
-    #: The replicas of a candidate, and which share of the requests they answer.
-    canary: tuple[Slot, ...] = ()
-    share: float = 0.0
-
-
-#: (project id, deployment name) → deployment.
-Table = Mapping[tuple[str, str], Target]
-
-
 @dataclass(slots=True)
 class _Snapshot:
     table: Table = field(default_factory=dict)
     by_reference: dict[tuple[str, str], Target] = field(default_factory=dict)
+    #: Deployment id → the queue, besides its own, that a free place of its replicas serves.
+    lines: dict[str, str] = field(default_factory=dict)
 
 
 class Acquisition:
     """`async with pool.acquire(…) as route`: counts the request in and out of its replica."""
 
-    __slots__ = ("_model_name", "_pool", "_project_id", "_slot", "_split_by", "_wait_s")
+    __slots__ = ("_model_name", "_pool", "_project_id", "_slot", "_split_by", "_turn", "_wait_s")
 
-    def __init__(self, pool: ReplicaPool, project_id: str, model_name: str, wait_s: float | None, split_by: str | None) -> None:
+    def __init__(
+        self,
+        pool: ReplicaPool,
+        project_id: str,
+        model_name: str,
+        wait_s: float | None,
+        split_by: str | None,
+        turn: Turn,
+    ) -> None:
         self._split_by = split_by
         self._pool = pool
         self._project_id = project_id
         self._model_name = model_name
         self._wait_s = wait_s
+        self._turn = turn
         self._slot: Slot | None = None
 
     async def __aenter__(self) -> Route:
-        chosen = self._pool.choose(self._project_id, self._model_name, self._split_by)
+        chosen = self._pool.choose(self._project_id, self._model_name, self._split_by, self._turn)
         if chosen is None:
-            chosen = await self._pool.wait(self._project_id, self._model_name, self._wait_s)
+            chosen = await self._pool.wait(self._project_id, self._model_name, self._wait_s, self._split_by, self._turn)
         if isinstance(chosen, Route):
             return chosen
-        chosen.enter()
         self._slot = chosen
         return chosen.route
 
@@ -112,29 +75,38 @@ class Acquisition:
         if slot is None:
             return
         self._slot = None
-        slot.leave()
         if isinstance(error, aiohttp.ClientConnectionError):
             slot.suspect_until = time.monotonic() + SUSPECT_S
             self._pool.wake_reconciler()
+        self._pool.leave(slot, self._turn)
 
 
 class ReplicaPool:
     """One per server.
 
     Args:
-        max_queue: requests that may wait for one deployment while it loads; more are refused with 503.
-        load_wait_s: how long a request waits unless `acquire` says otherwise.
+        max_queue: requests that may wait for one deployment while it loads or is full; more are refused with 503.
+        load_wait_s: how long a request waits while nothing answers, unless `acquire` says otherwise; one of the background
+            also waits so long for a free place.
+        queue_wait_s: how long a request waits for a free place.
         resolver: DNS for upstream servers (the guarded one); None is aiohttp's own.
     """
 
-    def __init__(self, *, max_queue: int = 256, load_wait_s: float = 600.0, resolver: AbstractResolver | None = None) -> None:
-        self._max_queue = max_queue
-        self._load_wait_s = load_wait_s
+    def __init__(
+        self,
+        *,
+        max_queue: int = 256,
+        load_wait_s: float = 600.0,
+        queue_wait_s: float = 60.0,
+        resolver: AbstractResolver | None = None,
+    ) -> None:
+        self._room = WaitingRoom(
+            self._find, self._not_found, max_queue=max_queue, load_wait_s=load_wait_s, queue_wait_s=queue_wait_s
+        )
         self._resolver = resolver
         self._snapshot = _Snapshot()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed: asyncio.Event | None = None
-        self._waiting: dict[str, int] = {}
         self._http: aiohttp.ClientSession | None = None
         self._on_wake: Callable[[], object] | None = None
         self._on_unknown: Callable[[str, str], Awaitable[bool]] | None = None
@@ -165,6 +137,7 @@ class ReplicaPool:
             self._http = None
         if self._changed is not None:
             self._changed.set()
+        self._room.close()
 
     @property
     def http(self) -> aiohttp.ClientSession:
@@ -199,13 +172,16 @@ class ReplicaPool:
             covers: the last change that had been announced when the wishes were read for this table.
         """
         by_reference: dict[tuple[str, str], Target] = {}
+        lines: dict[str, str] = {}
         for (project_id, _), target in table.items():
+            if target.queue is not None:
+                lines[target.model.deployment_id] = target.queue
             for reference in target.references:
                 # Where several deployments serve the same version, one that can answer is preferred.
                 other = by_reference.get((project_id, reference))
                 if other is None or not other.slots:
                     by_reference[project_id, reference] = target
-        self._snapshot = _Snapshot(table, by_reference)
+        self._snapshot = _Snapshot(table, by_reference, lines)
         self._covered = covers
         loop = self._loop
         if loop is not None and not loop.is_closed():
@@ -215,6 +191,7 @@ class ReplicaPool:
         if self._changed is not None:
             self._changed.set()
             self._changed = asyncio.Event()
+        self._room.look_over()
 
     # --- read by the gateway ----------------------------------------------------------------------------------------
 
@@ -228,8 +205,17 @@ class ReplicaPool:
         target = self._find(project_id, model_name)
         return None if target is None else target.model
 
+    def waiting(self) -> dict[str, int]:
+        """How many requests wait, by the name of the model that they ask."""
+        return self._room.counts()
+
     def acquire(
-        self, project_id: str, model_name: str, wait_s: float | None = None, split_by: str | None = None
+        self,
+        project_id: str,
+        model_name: str,
+        wait_s: float | None = None,
+        split_by: str | None = None,
+        turn: Turn | None = None,
     ) -> Acquisition:
         """A replica for one request; hold the block open until the answer is complete.
 
@@ -238,36 +224,45 @@ class ReplicaPool:
             model_name: a deployment's name, or `name@alias`, `name@v3` or a version id that some deployment serves.
             wait_s: how long to wait while it loads; the pool's own figure where None.
             split_by: where a canary shares the requests, those with the same text here are answered by the same side.
+            turn: who asks, for the order in which those are served that wait for a free place.
 
         Raises (on entry):
             ModelNotFound: no deployment has that name; the hint names near ones.
-            Unavailable: it has failed (with the reason), is stopped, is still loading after `wait_s`, or too many wait.
+            Unavailable: it has failed (with the reason), is stopped, is still loading after `wait_s` (`model_loading`), or it
+                is full and too many wait, or no place became free in time (`model_overloaded`).
         """
-        return Acquisition(self, project_id, model_name, wait_s, split_by)
+        return Acquisition(self, project_id, model_name, wait_s, split_by, turn or Turn(project_id))
 
     def _find(self, project_id: str, model_name: str) -> Target | None:
         key = (project_id, model_name)
         snapshot = self._snapshot
         return snapshot.table.get(key) or snapshot.by_reference.get(key)
 
-    def choose(self, project_id: str, model_name: str, split_by: str | None = None) -> Slot | Route | None:
-        """The least busy ready replica, or None when there is none at this moment.
-
-        A canary that is not ready leaves its share to the deployment itself.
-        """
+    def choose(self, project_id: str, model_name: str, split_by: str | None, turn: Turn) -> Slot | Route | None:
+        """The least busy ready replica, which has counted the request in; None where it must wait, or nothing is known."""
         target = self._find(project_id, model_name)
-        if target is None:
+        if target is None or (target.line in self._room and not turn.beyond):
             return None
-        if target.static is not None:
-            return target.static
-        if target.canary and falls_to_canary(target.model.deployment_id, split_by or secrets.token_hex(8), target.share):
-            slot = _least_busy(target.canary)
-            if slot is not None:
-                return slot
-        return _least_busy(target.slots)
+        chosen = best_of(target, split_by)
+        if isinstance(chosen, Slot):
+            if chosen.is_full and not turn.beyond:
+                return None
+            chosen.enter()
+        return chosen
 
-    async def wait(self, project_id: str, model_name: str, wait_s: float | None) -> Slot | Route:
-        """The slow path of `acquire`: not known yet, loading, or failed."""
+    def leave(self, slot: Slot, turn: Turn) -> None:
+        """Count a request out of its replica; the next one that waits gets its place."""
+        slot.leave()
+        own = slot.route.deployment_id
+        self._room.place_free(own, turn)
+        shared = self._snapshot.lines.get(own)
+        if shared is not None:
+            self._room.place_free(shared, turn)
+
+    async def wait(
+        self, project_id: str, model_name: str, wait_s: float | None, split_by: str | None, turn: Turn
+    ) -> Slot | Route:
+        """The slow path of `acquire`: not known yet, loading, full, or failed. A slot has counted the request in."""
         if self._covered < self._expected:
             await self._catch_up()
         target = self._find(project_id, model_name)
@@ -276,46 +271,10 @@ class ReplicaPool:
             target = self._find(project_id, model_name)
         if target is None:
             raise self._not_found(project_id, model_name)
-        deadline = time.monotonic() + (self._load_wait_s if wait_s is None else wait_s)
-        deployment_id = target.model.deployment_id
-        if self._waiting.get(deployment_id, 0) >= self._max_queue:
-            raise Unavailable(
-                f"The model {model_name!r} is loading and {self._max_queue} requests already wait for it.",
-                hint="Try again shortly.",
-                code="model_overloaded",
-                retry_after_s=5,
-            )
-        self._waiting[deployment_id] = self._waiting.get(deployment_id, 0) + 1
-        try:
-            while True:
-                changed = self._changed
-                current = self._find(project_id, model_name)
-                if current is None:
-                    raise self._not_found(project_id, model_name)
-                chosen = self.choose(project_id, model_name)
-                if chosen is not None:
-                    return chosen
-                _raise_if_down(current.model)
-                remaining = deadline - time.monotonic()
-                if remaining <= 0 or changed is None or self._loop is None:
-                    raise Unavailable(
-                        f"The model {model_name!r} is still loading.",
-                        hint="Try again shortly; GET /api/deployments shows its state.",
-                        code="model_loading",
-                        retry_after_s=5,
-                    )
-                # A suspect replica becomes eligible by time alone, so wait no longer than that when there is one.
-                nap = min(remaining, 0.25) if current.slots else remaining
-                try:
-                    await asyncio.wait_for(changed.wait(), nap)
-                except TimeoutError:
-                    continue
-        finally:
-            left = self._waiting[deployment_id] - 1
-            if left:
-                self._waiting[deployment_id] = left
-            else:
-                del self._waiting[deployment_id]
+        chosen = self.choose(project_id, model_name, split_by, turn)
+        if chosen is not None:
+            return chosen
+        return await self._room.wait(project_id, model_name, target, wait_s, split_by, turn)
 
     async def _catch_up(self) -> None:
         """Wait for a table that knows of every announced change: what was deployed a moment ago may not be published yet."""
@@ -335,37 +294,3 @@ class ReplicaPool:
         else:
             hint = "Nothing is deployed yet: deploy a model with `modelworks deploy` or POST /api/deployments."
         return ModelNotFound(f"The model {model_name!r} does not exist or you have no access to it.", hint=hint, param="model")
-
-
-def falls_to_canary(deployment_id: str, split_by: str, share: float) -> bool:
-    """Whether a request is among the share: by a hash, so that it is so again, and stays so when the share grows."""
-    digest = hashlib.sha256(f"{deployment_id}\0{split_by}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8]) < share * 2**64
-
-
-def _least_busy(slots: Sequence[Slot]) -> Slot | None:
-    if len(slots) == 1:
-        slot = slots[0]
-        if slot.suspect_until == 0.0 or slot.suspect_until < time.monotonic():
-            return slot
-        return None
-    best: Slot | None = None
-    now = time.monotonic()
-    for slot in slots:
-        if slot.suspect_until > now:
-            continue
-        if best is None or slot.load < best.load:
-            best = slot
-    return best
-
-
-def _raise_if_down(model: DeployedModel) -> None:
-    if model.state == "failed":
-        raise Unavailable(
-            f"The deployment {model.name!r} has failed: {model.last_error or 'no reason was given'}",
-            hint="GET /api/deployments shows its replicas; it is tried again from time to time.",
-            code="deployment_failed",
-            retry_after_s=60,
-        )
-    if model.state == "stopped":
-        raise Unavailable(f"The deployment {model.name!r} is stopped.", hint="Start it again with `modelworks deploy`.")

@@ -46,10 +46,11 @@ from modelworks.kernel.serving.place import (
     route_of,
     table_of,
 )
-from modelworks.kernel.serving.pool import ReplicaPool, Slot
+from modelworks.kernel.serving.pool import ReplicaPool
 from modelworks.kernel.serving.schemas import DeploymentState, Kind, ReplicaSpec, ReplicaStatus, ResourcesSpec
 from modelworks.kernel.serving.service import UPSTREAM, choose_engine
 from modelworks.kernel.serving.store import DeploymentRow, ReplicaRow
+from modelworks.kernel.serving.target import Slot
 
 log = structlog.get_logger(__name__)
 
@@ -305,12 +306,18 @@ class Reconciler:
             headers = {"Authorization": f"Bearer {place.spec.token}"}
         place.state = "ready"
         place.ready_since = now
-        place.slot = Slot(place.id, route_of(place, status, headers))
+        place.slot = Slot(place.id, route_of(place, status, headers), capacity=self._capacity(place))
         place.holds_adapters = status.holds_adapters
         place.adapters_url = status.adapters_url
         place.adapters.clear()
         place.dirty = True
         log.info("replica is ready", replica=place.id, deployment=row.name, url=status.url)
+
+    def _capacity(self, place: Place) -> int:
+        """So many requests it answers at a time; the others wait where they are served fairly, and can still go elsewhere."""
+        row = place.wish.row
+        each = self._settings.replica_requests if row.kind == "predictor" else self._settings.upstream_requests
+        return each * row.num_replicas if place.backend.scales else each
 
     def _fail(self, place: Place, error: str, *, permanent: bool) -> None:
         place.slot = None

@@ -28,7 +28,7 @@ from modelworks.kernel.gateway import (
     install,
 )
 from modelworks.kernel.serving import DeployedModel, Route
-from modelworks.kernel.serving.pool import Slot, Target
+from modelworks.kernel.serving.target import Slot, Target
 
 CHAT = "/v1/chat/completions"
 

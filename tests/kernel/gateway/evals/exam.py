@@ -20,7 +20,7 @@ from modelworks.kernel.access.schemas import UsageRequest
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.gateway import EvalService, EvalSteps, Measuring, install
 from modelworks.kernel.serving import DeployedModel, Route
-from modelworks.kernel.serving.pool import Slot, Target
+from modelworks.kernel.serving.target import Slot, Target
 
 ITEM_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.gateway import errors, routes
 from modelworks.kernel.gateway.inside import ask, scope_of
+from modelworks.kernel.gateway.metering import BACKGROUND
 from modelworks.kernel.gateway.middleware import Edge
 from modelworks.kernel.gateway.responses import routes as response_routes
 from modelworks.kernel.gateway.responses.service import ResponseService
@@ -51,7 +52,7 @@ class Door:
     async def post(self, principal: Principal, path: str, body: bytes) -> Answer:
         """The answer to one request, whole."""
         scope = scope_of("POST", path, num_bytes=len(body))
-        reply = await ask(self._app, {**scope, PRINCIPAL: principal}, body)
+        reply = await ask(self._app, {**scope, PRINCIPAL: principal, BACKGROUND: True}, body)
         return Answer(
             status=reply.status,
             request_id=reply.headers.get(b"x-request-id", b"").decode(),

@@ -44,6 +44,7 @@ from modelworks.kernel.gateway.evals.wire import FileSource, Reference, Turns, a
 from modelworks.kernel.gateway.files.service import FileService
 from modelworks.kernel.gateway.generation import asking
 from modelworks.kernel.gateway.generation.language import most_telling
+from modelworks.kernel.gateway.metering import BACKGROUND
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.store import EvalItemRow, EvalRow, EvalRunRow
 
@@ -318,7 +319,9 @@ class _Work:
     async def _patiently(self, body: dict[str, Any]) -> dict[str, Any]:
         for pause_s in (*self._steps._patience_s, None):
             try:
-                return await asking.complete(self._gateway, self._principal, {REQUEST_ID: new_id("req")}, body)
+                return await asking.complete(
+                    self._gateway, self._principal, {REQUEST_ID: new_id("req"), BACKGROUND: True}, body
+                )
             except ModelworksError as error:
                 if pause_s is None or not error.retryable or error.status < 429:
                     raise
