@@ -21,6 +21,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "migrations/": "Alembic's environment and versions",
         "telemetry.py": "logs, metrics, traces",
         "lock.py": "one server per database",
+        "sparing.py": "archives whose headers lie about sizes",
         "egress.py": "guarded outgoing requests",
     },
     "storage": {

@@ -7,17 +7,20 @@ import json
 import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal, cast
 from xml.etree import ElementTree
 
 from modelworks.contract.errors import InvalidData
 
 Form = Literal["text", "html", "man", "mallard", "jsonl", "lines", "zip"]
 
+#: The largest document that is read into memory.
+MAX_PAGE_BYTES = 512 << 20
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _BLOCKS = frozenset(
     {
@@ -308,13 +311,9 @@ def mallard_text(text: str) -> str:
 
 def _unpacked(file: Path) -> str:
     try:
-        raw = file.read_bytes()
-        if file.suffix == ".gz":
-            raw = gzip.decompress(raw)
-        elif file.suffix == ".xz":
-            raw = lzma.decompress(raw)
-        return raw.decode("utf-8")
-    except (UnicodeDecodeError, gzip.BadGzipFile, lzma.LZMAError, EOFError) as error:
+        with _opened(file) as stream:
+            return _text(stream, str(file))
+    except (UnicodeDecodeError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError) as error:
         raise InvalidData(f"{file} is not UTF-8 text: {error}.", hint="Leave it out with `exclude`.") from error
 
 
@@ -323,4 +322,19 @@ def archive_pages(file: Path, name: str) -> Iterator[Page]:
     with zipfile.ZipFile(file) as archive:
         for member in sorted(archive.namelist()):
             if member.endswith((".md", ".mdx", ".txt")):
-                yield Page(f"{name}/{member}", tidy(archive.read(member).decode("utf-8", errors="strict")))
+                with archive.open(member) as stream:
+                    yield Page(f"{name}/{member}", tidy(_text(stream, f"{file}/{member}")))
+
+
+def _opened(file: Path) -> IO[bytes]:
+    if file.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    return cast(IO[bytes], lzma.open(file, "rb")) if file.suffix == ".xz" else file.open("rb")
+
+
+def _text(stream: IO[bytes], place: str) -> str:
+    """All of it, however small it was packed; raises InvalidData where that is too much."""
+    raw = stream.read(MAX_PAGE_BYTES + 1)
+    if len(raw) > MAX_PAGE_BYTES:
+        raise InvalidData(f"{place} has more than {MAX_PAGE_BYTES >> 20} MiB.", hint="Leave it out with `exclude`.")
+    return raw.decode("utf-8")

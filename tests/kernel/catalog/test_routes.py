@@ -20,7 +20,8 @@ from modelworks.kernel.catalog.routes import router
 KEYS = {
     "alice": Principal(key_id="key_alice", project_id=ALICE, scopes=frozenset({"write"})),
     "reader": Principal(key_id="key_reader", project_id=ALICE, scopes=frozenset({"read"})),
-    "root": Principal(key_id="key_root", project_id=ALICE, scopes=frozenset({"admin"})),
+    "root": Principal(key_id="key_root", project_id=ALICE, scopes=frozenset({"admin"}), is_platform=True),
+    "owner": Principal(key_id="key_owner", project_id=ALICE, scopes=frozenset({"admin"})),
     "bob": Principal(key_id="key_bob", project_id=BOB, scopes=frozenset({"write"})),
 }
 
@@ -146,6 +147,7 @@ async def test_sources_capabilities_and_presets(call: Client, tmp_path: Path) ->
     refused = await call("alice", "POST", "/api/sources/describe", 403, json={"source": folder.as_uri()})
     assert "admin" in refused["error"]["message"]
     await call("alice", "POST", "/api/sources/describe", 403, json={"source": " FILE:///etc/passwd"})
+    await call("owner", "POST", "/api/sources/describe", 403, json={"source": folder.as_uri()})
     info = await call("root", "POST", "/api/sources/describe", json={"source": folder.as_uri()})
     assert (info["licence"], info["task"], len(info["files"])) == ("mit", "text-generation", 4)
     await call("alice", "POST", "/api/sources/describe", 400, json={"source": "ftp://x/y"})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -30,6 +34,7 @@ from modelworks.contract.errors import (
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog.pulling import FetchedSource, import_source
 from modelworks.kernel.catalog.sources import SourcePolicy, open_source
+from modelworks.kernel.catalog.sources.archive import unpack
 from modelworks.kernel.catalog.sources.source import licence_of
 from modelworks.kernel.storage import BlobStore
 
@@ -234,6 +239,89 @@ class TestWeb:
             with pytest.raises(expected):
                 fetch(f"{web.url}/{name}", tmp_path / f"work-{number}", kind="dataset")
         assert not list(tmp_path.rglob("outside"))
+
+
+def unpacked(tmp_path: Path, data: bytes, max_files: int = 5000) -> list[str]:
+    archive = tmp_path / "packed"
+    archive.write_bytes(data)
+    unpack(archive, tmp_path / "out", stop=lambda: None, max_bytes=1 << 30, max_files=max_files)
+    return sorted(found_in(tmp_path / "out"))
+
+
+def headed(kind: bytes, size: int, body: bytes = b"") -> bytes:
+    """The header of a .tar's member, which may say anything, and what follows it."""
+    info = tarfile.TarInfo("a")
+    info.type, info.size = kind, size
+    return info.tobuf() + body
+
+
+class TestArchivesThatLie:
+    """What stops them is the limit, long before the memory is full."""
+
+    def test_a_name_or_attributes_of_gigabytes(self, tmp_path: Path) -> None:
+        for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
+            zeros = gzip.compress(headed(kind, (1 << 33) - 1, bytes(8 << 20)))
+            with pytest.raises(PayloadTooLarge, match="directory"):
+                unpacked(tmp_path, zeros)
+
+    def test_a_member_that_would_be_unpacked_to_be_passed_over(self, tmp_path: Path) -> None:
+        with pytest.raises(PayloadTooLarge, match="unpacks to more"):
+            unpacked(tmp_path, gzip.compress(headed(tarfile.REGTYPE, 1 << 40)))
+        assert not (tmp_path / "out").exists()
+
+    def test_holes(self, tmp_path: Path) -> None:
+        info = tarfile.TarInfo("a")
+        info.size = 1 << 20
+        block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+        block[156:157] = tarfile.GNUTYPE_SPARSE
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+        with pytest.raises(UnsafeArtifact, match="sparse"):
+            unpacked(tmp_path, bytes(block) + bytes(2 << 20))
+
+    def test_a_chain_of_headers_and_one_with_very_many_attributes(self, tmp_path: Path) -> None:
+        with pytest.raises((InvalidData, PayloadTooLarge)):
+            unpacked(tmp_path, headed(tarfile.GNUTYPE_LONGNAME, 1, b"x" + bytes(511)) * 3000)
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+            info = tarfile.TarInfo("a")
+            info.pax_headers = {f"key{number}": "x" for number in range(100)}
+            tar.addfile(info)
+        with pytest.raises(UnsafeArtifact, match="attributes"):
+            unpacked(tmp_path, packed.getvalue())
+
+    def test_too_many_members(self, tmp_path: Path) -> None:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:xz") as tar:
+            for number in range(20):
+                tar.addfile(tarfile.TarInfo(str(number)))
+        with pytest.raises(PayloadTooLarge, match="10 members"):
+            unpacked(tmp_path, packed.getvalue(), max_files=10)
+
+    def test_a_directory_of_a_zip_that_fills_the_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for number in range(2000):
+                archive.writestr(f"{number:04}", b"")
+        assert len(unpacked(tmp_path, packed.getvalue())) == 2000
+        monkeypatch.setattr("modelworks.kernel.base.sparing.MAX_PIECE_BYTES", 70_000)
+        shutil.rmtree(tmp_path / "out")
+        with pytest.raises(PayloadTooLarge, match="directory"):
+            unpacked(tmp_path, packed.getvalue())
+
+    @pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
+    def test_honest_ones_and_torn_ones(self, tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for name, size in (("x/" + "long" * 60, 3_000_000), ("y/small", 3)):
+                info = tarfile.TarInfo(name)
+                info.size = size
+                tar.addfile(info, io.BytesIO(bytes(size)))
+        data = pack(packed.getvalue())
+        assert sorted(unpacked(tmp_path, data)) == ["x/" + "long" * 60, "y/small"]
+        shutil.rmtree(tmp_path / "out")
+        with pytest.raises(InvalidData, match="damaged"):
+            unpacked(tmp_path, data[: len(data) // 2])
 
 
 class TestS3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -225,6 +226,25 @@ async def test_an_answer_that_is_none_is_an_error(stage: Stage, body: bytes) -> 
     stage.upstream.body = body
     status, found, _ = await stage.post("/v1/chat/completions", CHAT)
     assert (status, found["error"]["code"]) == (502, "upstream_failed")
+
+
+async def test_an_upstream_cannot_fill_the_memory(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Announced or not, packed or not, refused or not, in one piece or as an event that never ends."""
+    monkeypatch.setattr("modelworks.kernel.gateway.proxy.MAX_ANSWER_BYTES", 100_000)
+    packed = gzip.compress(b" " * 5_000_000)
+    for status, body, headers in (
+        (200, b" " * 200_000, {}),
+        (500, b"x" * 200_000, {}),
+        (200, packed, {"content-encoding": "gzip"}),
+    ):
+        stage.upstream.status, stage.upstream.body, stage.upstream.headers = status, body, headers
+        answered, found, _ = await stage.post("/v1/chat/completions", CHAT)
+        assert (answered, found["error"]["code"]) == (502, "upstream_failed")
+        assert "in one answer" in found["error"]["message"]
+    stage.upstream.status, stage.upstream.headers = 200, {}
+    stage.upstream.pieces = [b"data: " + b"x" * 60_000, b"x" * 60_000, None]
+    answered, found, _ = await stage.post("/v1/chat/completions", {**CHAT, "stream": True})
+    assert (answered, found["error"]["code"]) == (502, "upstream_failed")
 
 
 async def test_an_error_in_the_middle_becomes_ours(stage: Stage) -> None:

@@ -18,7 +18,8 @@ async def _principal(request: Request) -> Principal:
     """The project and the scopes are taken from the request: keys are another room's business."""
     scopes = request.headers.get("x-scopes", "read write").split()
     project = request.headers.get("x-project", PROJECT)
-    return Principal(key_id="key_test", project_id=project, scopes=frozenset(scopes))
+    is_platform = "x-platform" in request.headers
+    return Principal(key_id="key_test", project_id=project, scopes=frozenset(scopes), is_platform=is_platform)
 
 
 class Server:

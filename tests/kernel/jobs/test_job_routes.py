@@ -80,10 +80,12 @@ def test_scopes_and_projects_are_kept_apart(rooms: Rooms, http: httpx.Client) ->
 
 def test_only_an_administrator_has_the_server_read_its_own_files(http: httpx.Client) -> None:
     spec = {"verb": "pull", "params": {"source": "file:///usr/share", "kind": "dataset"}, "output_name": "mine"}
-    refused = http.post("/api/runs", params={"dry_run": True}, json=spec)
-    assert refused.status_code == 403
-    assert "admin" in refused.json()["error"]["message"]
-    accepted = http.post("/api/runs", params={"dry_run": True}, json=spec, headers={"x-scopes": "read write admin"})
+    admin = {"x-scopes": "read write admin"}
+    for headers in ({}, {"x-platform": "1"}, admin):  # the admin of a project is not one of the machine
+        refused = http.post("/api/runs", params={"dry_run": True}, json=spec, headers=headers)
+        assert refused.status_code == 403
+        assert "admin" in refused.json()["error"]["message"]
+    accepted = http.post("/api/runs", params={"dry_run": True}, json=spec, headers=admin | {"x-platform": "1"})
     assert accepted.status_code == 201, accepted.text
 
 

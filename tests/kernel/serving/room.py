@@ -84,7 +84,7 @@ def build_room(settings: Settings, db: Database | None = None, **backends: Backe
     local = LocalBackend({"MODELWORKS_REPLICA_GRACE_S": "1"})
     known: dict[str, Backend] = {"predictor": local, "openai": local}
     secrets = SecretService(db, clock, Sealer.from_file(settings.effective_secret_key_file))
-    known["upstream"] = RemoteBackend(lambda url: None, secrets.value)
+    known["upstream"] = RemoteBackend(["127.0.0.1"], secrets.value)
     reconciler = Reconciler(db, catalog, clock, events, settings, pool, known | backends, open_secret=secrets.value)
     return Room(settings, db, events, blobs, catalog, service, pool, reconciler)
 

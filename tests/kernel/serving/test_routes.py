@@ -28,7 +28,8 @@ def client(still: Room) -> Iterator[TestClient]:
 
     def principal(request: Request) -> Principal:
         scopes = frozenset(request.headers.get("x-scopes", "admin").split(","))
-        return Principal(key_id="key_1", project_id=request.headers.get("x-project", PROJECT), scopes=scopes)
+        project = request.headers.get("x-project", PROJECT)
+        return Principal(key_id="key_1", project_id=project, scopes=scopes, is_platform="x-platform" in request.headers)
 
     app = FastAPI()
     app.include_router(router(still.service, still.db, still.blobs, principal))
@@ -108,3 +109,13 @@ def test_only_what_is_published_is_sent(still: Room, client: TestClient) -> None
 
 def test_replica_log_of_another_project_is_not_found(still: Room, client: TestClient) -> None:
     assert client.get("/api/replicas/rep_1/logs").status_code == 404
+
+
+def test_only_the_platforms_administrator_sends_keys_of_its_environment_elsewhere(client: TestClient) -> None:
+    """Who names the variable names the server that gets its value, too."""
+    wish = {"name": "far", "base_url": "https://8.8.8.8/v1", "api_key_env": "OPENAI_API_KEY"}
+    for headers in ({}, {"x-platform": "1", "x-scopes": "write"}):
+        refused = client.post("/api/deployments", json=wish, headers=headers, params={"dry_run": True})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (403, "api_key_env")
+    allowed = client.post("/api/deployments", json=wish, headers={"x-platform": "1"}, params={"dry_run": True})
+    assert allowed.status_code == 200, allowed.text

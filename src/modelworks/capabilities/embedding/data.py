@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -189,14 +190,23 @@ def _files(folder: Path) -> list[tuple[str, Path]]:
     return sorted((name, path) for name, path in found if name.lower().endswith(SUFFIXES))
 
 
+#: The longest line that is read into memory.
+MAX_LINE_BYTES = 16 << 20
+
+
 def _open(file: Path) -> BinaryIO | gzip.GzipFile:
     return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")
 
 
 def _objects(file: Path, name: str) -> Iterator[tuple[int, dict[str, Any] | DataFault]]:
     try:
-        with _open(file) as lines:
-            for number, raw in enumerate(lines, start=1):
+        with _open(file) as stream:
+            for number, raw in enumerate(iter(lambda: stream.readline(MAX_LINE_BYTES + 1), b""), start=1):
+                if len(raw) > MAX_LINE_BYTES:
+                    # A packed file of megabytes may hold a line of gigabytes.
+                    what = f"the line has more than {MAX_LINE_BYTES >> 20} MiB."
+                    yield number, _fault(name, number, None, "line_too_long", what, "Is it one record per line?")
+                    return
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                     if not line.strip():
@@ -215,7 +225,7 @@ def _objects(file: Path, name: str) -> Iterator[tuple[int, dict[str, Any] | Data
                     yield number, record
                 else:
                     yield number, _fault(name, number, None, "not_an_object", "not a JSON object.", _FORMS)
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         yield 0, _fault(name, None, None, "unreadable", f"cannot be read: {error}.", "Pack the file again.")
 
 

@@ -34,6 +34,13 @@ class Principal:
     ip_allow: tuple[Network, ...] | None = None
     key_prefix: str = ""
     name: str = ""
+    #: Whether its project is the platform's own.
+    is_platform: bool = False
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether this is an administrator of the platform: of the machine it runs on, and of what lies there."""
+        return self.is_platform and "admin" in self.scopes
 
     @property
     def author(self) -> Author:

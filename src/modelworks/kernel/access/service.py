@@ -113,8 +113,7 @@ class AccessService:
 
     def is_platform_admin(self, session: Session, principal: Principal) -> bool:
         """Whether this is an admin key of the platform's own project."""
-        project = session.get(ProjectRow, principal.project_id)
-        return principal.has("admin") and project is not None and project.name == PLATFORM_PROJECT
+        return principal.has("admin") and _is_platform(session, principal.project_id)
 
     # Keys
 
@@ -388,6 +387,7 @@ class AccessService:
             user_id=row.user_id,
             key_prefix=row.prefix,
             name=row.name,
+            is_platform=_is_platform(session, row.project_id),
         )
 
     def _session_outcome(self, session: Session, hashed: bytes) -> tuple[Principal | AuthenticationFailed, datetime | None]:
@@ -415,6 +415,7 @@ class AccessService:
             scopes=rights,
             key_prefix="session ",
             name=session.get_one(UserRow, row.user_id).name,
+            is_platform=_is_platform(session, row.project_id),
         )
 
     def _forget(self) -> None:
@@ -497,6 +498,11 @@ def _group_column(session: Session, group_by: GroupBy) -> ColumnElement[Any]:
     if session.get_bind().dialect.name == "sqlite":
         return func.substr(cast(UsageRow.created_at, String), 1, 10)
     return func.to_char(func.timezone("UTC", UsageRow.created_at), "YYYY-MM-DD")
+
+
+def _is_platform(session: Session, project_id: str) -> bool:
+    project = session.get(ProjectRow, project_id)
+    return project is not None and project.name == PLATFORM_PROJECT
 
 
 def _renewed(error: AuthenticationFailed) -> AuthenticationFailed:

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     )
     pull_roots: list[Path] = Field(
         default_factory=list,
-        description="Folders from which file:// sources may be read; empty means any readable folder, for admin keys only.",
+        description="Folders from which file:// sources may be read; empty: any, for administrators of the platform only.",
     )
     vllm_python: str | None = Field(default=None, description="Interpreter of the environment in which vLLM is installed.")
 

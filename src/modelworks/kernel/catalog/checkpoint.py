@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeGuard
 
 from modelworks.contract.errors import InvalidData, InvalidRequest, PayloadTooLarge, UnsafeArtifact
 from modelworks.contract.media import File
+from modelworks.kernel.base.sparing import open_zip
 from modelworks.kernel.catalog.manifest import check_paths
 from modelworks.kernel.storage import BlobStore
 
@@ -319,7 +320,7 @@ def _check_index(file: Content, headers: Mapping[str, Mapping[str, Any]]) -> Non
 
 def _zip_reason(ranges: io.RawIOBase) -> str | None:
     try:
-        with zipfile.ZipFile(io.BufferedReader(ranges)) as archive:
+        with open_zip(io.BufferedReader(ranges), "the uploaded file") as archive:
             members = [(member, PurePosixPath(member.filename).name) for member in archive.infolist()]
             # Names first: they can always be read, whatever the contents are.
             for member, name in members:

@@ -118,7 +118,7 @@ def router(catalog: CatalogService, db: Database, principal: PrincipalDependency
     @routes.post("/sources/describe")
     def describe_source(body: SourceDescribe, caller: Principal = Depends(writer)) -> SourceInfo:
         """Licence, size and files of a source before anything is fetched. Reaches out to it."""
-        catalog.check_source_rights(body.source, is_admin=caller.has("admin"))
+        catalog.check_source_rights(body.source, is_operator=caller.is_operator)
         return catalog.describe_source(body.source, revision=body.revision, kind=body.kind)
 
     return routes

@@ -473,9 +473,9 @@ class CatalogService:
         """
         return open_source(uri, kind=kind, revision=revision, policy=SourcePolicy.of(self._settings)).describe()
 
-    def check_source_rights(self, uri: str, *, is_admin: bool) -> None:
+    def check_source_rights(self, uri: str, *, is_operator: bool) -> None:
         """Refuse to read this machine's files for somebody who may not; see `SourcePolicy.check_rights`."""
-        SourcePolicy.of(self._settings).check_rights(uri, is_admin=is_admin)
+        SourcePolicy.of(self._settings).check_rights(uri, is_operator=is_operator)
 
     def check_source(self, uri: str) -> None:
         """Refuse a source that could never be pulled, without reaching out; see `describe_source` for what is raised."""

@@ -20,6 +20,8 @@ from modelworks.kernel.gateway.stream import DONE, Outlet
 from modelworks.kernel.serving import Route
 
 _EVENT: Final = b"data:"
+#: The largest answer, and the largest event of a streamed one, that is held in memory: a server elsewhere may be anybody's.
+MAX_ANSWER_BYTES: Final = 64 << 20
 
 
 def call(route: Route, path: str, body: dict[str, Any]) -> Call:
@@ -33,19 +35,19 @@ def call(route: Route, path: str, body: dict[str, Any]) -> Call:
 
 async def failure(response: aiohttp.ClientResponse) -> ModelworksError:
     """What an upstream's refusal means to our caller."""
-    return from_upstream(response.status, await response.read(), retry_after=response.headers.get("retry-after"))
+    return from_upstream(response.status, await _limited(response), retry_after=response.headers.get("retry-after"))
 
 
 async def whole(response: aiohttp.ClientResponse, meter: Meter) -> bytes:
     """The upstream's complete answer under the caller's model name; its usage goes to the meter.
 
     Raises:
-        UpstreamFailed: it is not a JSON object.
+        UpstreamFailed: it is not a JSON object, or too large.
         ModelworksError: the upstream refused.
     """
     if response.status != 200:
         raise await failure(response)
-    raw = await response.read()
+    raw = await _limited(response)
     try:
         answer = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -56,6 +58,22 @@ async def whole(response: aiohttp.ClientResponse, meter: Meter) -> bytes:
         meter.tallies[0].take_openai(usage)
     answer["model"] = meter.model
     return orjson.dumps(answer)
+
+
+async def _limited(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body, counted as it comes out of its packing."""
+    raw = bytearray()
+    async for data in response.content.iter_any():
+        raw += data
+        if len(raw) > MAX_ANSWER_BYTES:
+            raise _too_large()
+    return bytes(raw)
+
+
+def _too_large() -> UpstreamFailed:
+    return UpstreamFailed(
+        f"The server behind this model sent more than {MAX_ANSWER_BYTES >> 20} MiB in one answer.", hint="Look at that server."
+    )
 
 
 class Relay:
@@ -94,6 +112,8 @@ class Relay:
             cut = _last_boundary(block)
             if cut < 0:
                 rest = block
+                if len(rest) > MAX_ANSWER_BYTES:
+                    raise _too_large()
                 continue
             rest = block[cut:]
             passed = self.take(block[:cut] if rest else block)

@@ -89,7 +89,7 @@ class JobsService:
         """
         source = spec.params.get("source")
         if spec.verb == "pull" and isinstance(source, str):
-            self._catalog.check_source_rights(source, is_admin=caller.has("admin"))
+            self._catalog.check_source_rights(source, is_operator=caller.is_operator)
         for ref in spec.inputs.values():
             prefix, _, name = ref.partition(":")
             if prefix == "deployment":

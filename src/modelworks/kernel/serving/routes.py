@@ -8,6 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from modelworks.contract.errors import PermissionDenied
 from modelworks.contract.media import File
 from modelworks.kernel.access.routes import PrincipalDependency
 from modelworks.kernel.access.schemas import Principal
@@ -76,6 +77,13 @@ def router(service: ServingService, db: Database, blobs: BlobStore, principal: P
     def apply_deployment(spec: DeploymentSpec, caller: Principal = caller_of, dry_run: bool = False) -> Deployment:
         """Deploy a model under a name, or change a deployment. The same wish again changes nothing."""
         caller.require("write")
+        if spec.api_key_env is not None and not caller.is_operator:
+            # Whoever names the variable also names the server that its key is sent to.
+            raise PermissionDenied(
+                "Only administrators of the platform may use keys of this server's environment.",
+                hint="Store the key as a secret of the project: modelworks secrets set, then api_key_secret.",
+                param="api_key_env",
+            )
         with db.transaction() as session:
             return service.apply(session, caller.project_id, spec, dry_run)
 

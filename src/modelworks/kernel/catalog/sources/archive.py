@@ -1,7 +1,15 @@
-"""Unpacks .zip and .tar archives from strangers: nothing leaves the folder, nothing but plain files, no bombs."""
+"""Unpacks .zip and .tar archives from strangers: nothing leaves the folder, nothing but plain files, no bombs.
+
+Bombs go off in two places: in the contents, which are counted as they come out, and in the headers, whose sizes the readers of
+the standard library take at their word: they are given a file that hands out no large piece.
+"""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import itertools
+import lzma
 import shutil
 import stat
 import tarfile
@@ -12,9 +20,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from modelworks.contract.errors import InvalidData, PayloadTooLarge, StorageFull, UnsafeArtifact
+from modelworks.kernel.base.sparing import Sparing, open_zip
 from modelworks.kernel.catalog.sources.source import CHUNK_BYTES
 from modelworks.kernel.storage import safe_path
 
@@ -22,6 +31,13 @@ SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 #: What unpacked data may be at most: so many times the archive, but always a gibibyte.
 _MAX_RATIO = 200
 _ALWAYS_BYTES = 1 << 30
+#: Each member takes about a kilobyte of memory while it is listed.
+_MAX_MEMBERS = 300_000
+#: A member's own headers; long names and extended attributes lie in them.
+_MAX_HEADER_BYTES = 1 << 20
+#: All headers of a .tar together.
+_MAX_HEADERS_BYTES = 512 << 20
+_MAX_ATTRIBUTES = 32
 
 
 @dataclass(slots=True)
@@ -54,15 +70,56 @@ def unpack(archive: Path, target: Path, *, max_bytes: int, max_files: int, stop:
         StorageFull: it would not fit on the disk.
     """
     limit = min(max_bytes, max(_ALWAYS_BYTES, _MAX_RATIO * archive.stat().st_size))
+    max_files = min(max_files, _MAX_MEMBERS)
     try:
-        if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
-            with zipfile.ZipFile(archive) as packed:
-                _write(archive, [*_zip_members(packed, max_files)], target, limit, stop)
-        else:
-            with tarfile.open(archive) as packed:
-                _write(archive, [*_tar_members(packed, max_files)], target, limit, stop)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, LZMAError, NotImplementedError) as error:
-        raise InvalidData(f"The archive {archive.name!r} is damaged: {error}.", hint="Fetch it again.") from error
+        with _tar_stream(archive) as stream:
+            sparing = Sparing(stream, archive.name, max_piece=_MAX_HEADER_BYTES)
+            sparing.budget = _MAX_HEADER_BYTES
+            try:
+                packed = tarfile.TarFile(fileobj=cast(IO[bytes], sparing))
+            except (tarfile.ReadError, EOFError, zlib.error, LZMAError, OSError) as error:
+                if not zipfile.is_zipfile(archive):
+                    raise _damaged(archive, error) from error
+            else:
+                with packed:
+                    members = [*_tar_members(archive, packed, sparing, max_files, limit)]
+                    sparing.budget = None
+                    _write(archive, members, target, limit, stop)
+                return
+        with archive.open("rb") as file, open_zip(file, archive.name) as zipped:
+            _write(archive, [*_zip_members(zipped, max_files)], target, limit, stop)
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        EOFError,
+        zlib.error,
+        LZMAError,
+        NotImplementedError,
+        RecursionError,
+    ) as error:
+        raise _damaged(archive, error) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # What comes from a packer has no number.
+        raise _damaged(archive, error) from error
+
+
+def _damaged(archive: Path, error: Exception) -> InvalidData:
+    return InvalidData(f"The archive {archive.name!r} is damaged: {error}.", hint="Fetch it again.")
+
+
+def _tar_stream(archive: Path) -> IO[bytes]:
+    """The bytes of a .tar, unpacked where it is packed; tarfile would unpack it itself, and read it without a limit."""
+    with archive.open("rb") as file:
+        head = file.read(6)
+    if head.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.open(archive, "rb"))
+    if head.startswith(b"BZh"):
+        return cast(IO[bytes], bz2.open(archive, "rb"))
+    if head.startswith(b"\xfd7zXZ\0"):
+        return cast(IO[bytes], lzma.open(archive, "rb"))
+    return archive.open("rb")
 
 
 def _zip_members(packed: zipfile.ZipFile, max_files: int) -> Iterator[_Member]:
@@ -78,13 +135,27 @@ def _zip_members(packed: zipfile.ZipFile, max_files: int) -> Iterator[_Member]:
         yield _Member(info.filename, info.file_size, lambda info=info: packed.open(info))  # type: ignore[misc]
 
 
-def _tar_members(packed: tarfile.TarFile, max_files: int) -> Iterator[_Member]:
-    for number, info in enumerate(packed):
+def _tar_members(archive: Path, packed: tarfile.TarFile, sparing: Sparing, max_files: int, limit: int) -> Iterator[_Member]:
+    total, headers = 0, 0
+    members = iter(packed)
+    for number in itertools.count():
+        headers += sparing.num_read
+        sparing.num_read = 0
+        sparing.budget = min(_MAX_HEADER_BYTES, _MAX_HEADERS_BYTES - headers)
+        info = next(members, None)
+        if info is None:
+            return
         _check_count(number, max_files)
+        if len(info.pax_headers) > _MAX_ATTRIBUTES:
+            raise _refused(info.name, "it has too many attributes")
         if info.isdir():
             continue
-        if not info.isreg():
-            raise _refused(info.name, "it is a link or a device")
+        if not info.isreg() or info.issparse():
+            raise _refused(info.name, "it is a link, a device or sparse")
+        # Before the reader goes on to the next one, for which it unpacks all of this one.
+        total += info.size
+        if total > limit:
+            raise _too_large(archive, limit)
         yield _Member(info.name, info.size, lambda info=info: _opened(packed, info))  # type: ignore[misc]
 
 

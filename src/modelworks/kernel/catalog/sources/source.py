@@ -52,16 +52,16 @@ class SourcePolicy:
             egress_allow=tuple(settings.egress_allow),
         )
 
-    def check_rights(self, uri: str, *, is_admin: bool) -> None:
-        """Refuse to read this machine's files for somebody who is no administrator, unless `pull_roots` says what may be read.
+    def check_rights(self, uri: str, *, is_operator: bool) -> None:
+        """Refuse this machine's files to all but administrators of the platform, unless `pull_roots` says what may be read.
 
         Raises:
-            PermissionDenied: a `file://` source, no `pull_roots`, and no admin key.
+            PermissionDenied: a `file://` source, no `pull_roots`, and somebody else: a project's admin is not the machine's.
         """
         # A preset may name a local path, too, but whoever installed it vouches for it.
-        if uri.strip().lower().startswith("file:") and not self.pull_roots and not is_admin:
+        if uri.strip().lower().startswith("file:") and not self.pull_roots and not is_operator:
             raise PermissionDenied(
-                "Only a key with the scope 'admin' may have this server read its own files.",
+                "Only administrators of the platform may have this server read its own files.",
                 hint="Upload the folder instead (`modelworks data add`, or `modelworks pull` from another machine), "
                 "or have an administrator name the folders in MODELWORKS_PULL_ROOTS.",
                 param="source",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modelworks.contract.errors import InvalidRequest
-from modelworks.kernel.base.egress import check_url
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.serving.backends import Backend
 from modelworks.kernel.serving.backends.local import LocalBackend
@@ -39,7 +38,4 @@ def make_backends(settings: Settings, open_secret: OpenSecret | None = None) -> 
             settings.ray_address, settings.ray_serve_url, settings.effective_storage_url, settings.storage_options
         )
 
-    def check(url: str) -> object:
-        return check_url(url, settings.egress_allow)
-
-    return {"predictor": predictor, "openai": local, "upstream": RemoteBackend(check, open_secret)}
+    return {"predictor": predictor, "openai": local, "upstream": RemoteBackend(settings.egress_allow, open_secret)}

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import httpx
-from aiohttp import ThreadedResolver
-from aiohttp.abc import AbstractResolver, ResolveResult
-
 from modelworks.contract.errors import ModelworksError
-from modelworks.kernel.base.egress import check_url
+from modelworks.kernel.base.egress import ask, check_url
 from modelworks.kernel.serving.schemas import STORED, ReplicaSpec, ReplicaStatus
 
 #: The value of a project's secret, by the project's id and the secret's name.
@@ -22,6 +17,7 @@ OpenSecret = Callable[[str, str], str]
 
 PROBE_EVERY_S = 15.0
 _PROBE_TIMEOUT_S = 5.0
+_MAX_LIST_BYTES = 16 << 20
 
 
 @dataclass(slots=True)
@@ -35,7 +31,7 @@ class RemoteBackend:
     """Watches upstream servers.
 
     Args:
-        check_url: raises when an address may not be reached from here (private networks, unless allowed).
+        allow: private addresses that may be reached; see `egress.check_url`.
         open_secret: gives the value of a project's secret.
     """
 
@@ -43,8 +39,8 @@ class RemoteBackend:
     outlives = False
     needs_folder = False
 
-    def __init__(self, check_url: Callable[[str], object], open_secret: OpenSecret | None = None) -> None:
-        self._check_url = check_url
+    def __init__(self, allow: Sequence[str], open_secret: OpenSecret | None = None) -> None:
+        self._allow = tuple(allow)
         self._open_secret = open_secret
         self._upstreams: dict[str, _Upstream] = {}
         self._lock = threading.Lock()
@@ -85,17 +81,16 @@ class RemoteBackend:
     def _probe(self, spec: ReplicaSpec) -> ReplicaStatus:
         url = f"{spec.base_url}/models"
         try:
-            self._check_url(url)
+            check_url(url, self._allow)
             headers = upstream_headers(spec.api_key_env, spec.project_id, self._open_secret)
         except ModelworksError as error:
             hint = f" {error.hint}" if error.hint else ""
             return ReplicaStatus(state="failed", error=f"{error.message}{hint}", permanent=not error.retryable)
         try:
-            code = httpx.get(
-                url, headers=headers, timeout=_PROBE_TIMEOUT_S, follow_redirects=False, trust_env=False
-            ).status_code
-        except httpx.HTTPError as error:
-            return ReplicaStatus(state="failed", error=f"{spec.base_url} does not answer: {error or type(error).__name__}.")
+            # To the addresses that were checked, whatever the name says now; and no answer keeps the reconciler for long.
+            code = ask(url, headers=headers, timeout_s=_PROBE_TIMEOUT_S, max_bytes=_MAX_LIST_BYTES, allow=self._allow).status
+        except ModelworksError as error:
+            return ReplicaStatus(state="failed", error=f"{spec.base_url} does not answer: {error.message}")
         if code in (401, 403):
             name = spec.api_key_env or ""
             where = f"the variable {name}" if name else "api_key_env (it is not given)"
@@ -108,29 +103,6 @@ class RemoteBackend:
             return ReplicaStatus(state="failed", error=f"{spec.base_url} answers GET /models with HTTP {code}.")
         # Not every server lists its models; one that answers at all is there.
         return ReplicaStatus(state="ready", url=spec.base_url, upstream_model=spec.upstream_model or spec.name)
-
-
-class GuardedResolver(AbstractResolver):
-    """DNS for the pool's HTTP client: a name that leads into a private network is refused at the moment of connecting.
-
-    Args:
-        allow: hosts and networks that may be reached although they are private.
-    """
-
-    def __init__(self, allow: Sequence[str]) -> None:
-        self._allow = allow
-        self._inner: AbstractResolver | None = None
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        if self._inner is None:
-            self._inner = ThreadedResolver()
-        found = await self._inner.resolve(host, port, family)
-        check_url(f"http://{host}", self._allow, resolver=lambda _host, _port: [each["host"] for each in found])
-        return found
-
-    async def close(self) -> None:
-        if self._inner is not None:
-            await self._inner.close()
 
 
 def upstream_headers(api_key_env: str | None, project_id: str, open_secret: OpenSecret | None) -> dict[str, str]:
