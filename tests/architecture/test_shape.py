@@ -105,6 +105,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "tuning/": "/v1/fine_tuning",
         "files/": "/v1/files and /v1/uploads",
         "retrieval/": "/v1/embeddings and /v1/rerank",
+        "moderation/": "/v1/moderations",
         "mcp/": "/mcp: routes as tools for agents",
         "inside.py": "a route asked in the same process",
         "stream.py": "server-sent events, keep-alive, disconnects",

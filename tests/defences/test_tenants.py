@@ -22,6 +22,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": tenants.NAME, "prompt": "hello"},
     "/v1/embeddings": {"model": tenants.NAME, "input": "hello"},
     "/v1/responses": {"model": tenants.NAME, "input": "hello", "previous_response_id": f"responses-{tenants.MARK}"},
+    "/v1/moderations": {"model": tenants.NAME, "input": "hello"},
     "/v1/rerank": {"model": tenants.NAME, "query": "a", "documents": ["b"]},
     "/v1/fine_tuning/jobs": {"model": tenants.NAME, "training_file": f"files-{tenants.MARK}"},
 }

@@ -31,6 +31,7 @@ Prefix = Literal[
     "evalrun",
     "adp",
     "rerank",
+    "modr",
     "resp",
     "msg",
     "rs",

@@ -23,6 +23,7 @@ from modelworks.kernel.gateway.idempotency import Idempotency
 from modelworks.kernel.gateway.mcp import routes as mcp_routes
 from modelworks.kernel.gateway.messages import routes as message_routes
 from modelworks.kernel.gateway.middleware import Edge, Observer
+from modelworks.kernel.gateway.moderation import routes as moderation_routes
 from modelworks.kernel.gateway.responses import conversation_routes
 from modelworks.kernel.gateway.responses import routes as response_routes
 from modelworks.kernel.gateway.responses.conversations import ConversationService
@@ -93,6 +94,7 @@ def install(
     app.include_router(retrieval_routes.router(gateway))
     app.include_router(grader_routes.router(gateway))
     app.include_router(message_routes.router(gateway))
+    app.include_router(moderation_routes.router(gateway))
     app.include_router(mcp_routes.router(gateway, origins=cors_origins))
     if files is not None:
         app.include_router(file_routes.router(gateway, files))

@@ -128,8 +128,13 @@ class GatewayService:
         return Meter(self.usage, principal, scope, endpoint, self.accounts)
 
     @asynccontextmanager
-    async def question(self, request: Request, endpoint: str) -> AsyncIterator[tuple[Principal, Meter, dict[str, Any]]]:
+    async def question(
+        self, request: Request, endpoint: str, *, default_model: str | None = None
+    ) -> AsyncIterator[tuple[Principal, Meter, dict[str, Any]]]:
         """Who asks a model that the body names, what is noted of it, and the body; a refusal in the block is recorded.
+
+        Args:
+            default_model: the model where the body names none.
 
         Raises:
             InvalidRequest: the body is no JSON object, or names no model.
@@ -139,6 +144,8 @@ class GatewayService:
         meter = self.meter(principal, request.scope, endpoint)
         try:
             body = json_object(await request.body())
+            if default_model is not None and body.get("model") is None:
+                body["model"] = default_model
             meter.model = model_name(body)
             principal.require_model(meter.model)
             yield principal, meter, body

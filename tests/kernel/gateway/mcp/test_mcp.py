@@ -15,7 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.kernel.gateway.conftest import Stage, chunk, usage
 
 NEW, OLD = "2026-07-28", "2025-11-25"
-MODELS = ["list_models", "chat", "complete", "embed", "rerank"]
+MODELS = ["list_models", "chat", "complete", "embed", "rerank", "moderate"]
 
 
 @asynccontextmanager
@@ -101,6 +101,7 @@ async def test_each_kind_of_model_is_asked(
         ("show_run", {"run_id": "x/../../keys"}, "invalid_value"),
         ("show_model", {"ref": "a?dry_run=true"}, "invalid_value"),
         ("show_run", {"run_id": "x"}, "unknown_route"),
+        ("moderate", {"texts": ["a"]}, "model_not_found"),
     ],
 )
 async def test_a_refused_call_tells_the_model_why(stage: Stage, tool: str, arguments: dict[str, Any], code: str) -> None:

@@ -12,6 +12,7 @@ from modelworks.kernel.gateway import errors, routes
 from modelworks.kernel.gateway.inside import ask, scope_of
 from modelworks.kernel.gateway.metering import BACKGROUND
 from modelworks.kernel.gateway.middleware import Edge
+from modelworks.kernel.gateway.moderation import routes as moderation_routes
 from modelworks.kernel.gateway.responses import routes as response_routes
 from modelworks.kernel.gateway.responses.service import ResponseService
 from modelworks.kernel.gateway.responses.steps import ResponseSteps
@@ -45,6 +46,7 @@ class Door:
         errors.install(app)
         app.include_router(routes.router(gateway))
         app.include_router(retrieval_routes.router(gateway))
+        app.include_router(moderation_routes.router(gateway))
         app.include_router(response_routes.router(gateway, responses, response_steps))
         app.add_middleware(Edge, max_body_bytes=max_body_bytes)
         self._app = app

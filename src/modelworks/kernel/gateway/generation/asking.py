@@ -21,12 +21,15 @@ from modelworks.kernel.gateway.service import GatewayService, model_name
 _ENDPOINT = "/v1/chat/completions"
 
 
-async def complete(gateway: GatewayService, principal: Principal, scope: Scope, body: dict[str, Any]) -> dict[str, Any]:
+async def complete(
+    gateway: GatewayService, principal: Principal, scope: Scope, body: dict[str, Any], *, endpoint: str = _ENDPOINT
+) -> dict[str, Any]:
     """The answer to a chat request in OpenAI's form, recorded as usage of the caller.
 
     Args:
         scope: of the request on whose behalf this one is made.
         body: as of POST /v1/chat/completions; never streamed.
+        endpoint: under whose name it is recorded.
 
     Raises:
         PermissionDenied: the key may not ask models, or not this one.
@@ -34,7 +37,7 @@ async def complete(gateway: GatewayService, principal: Principal, scope: Scope, 
     """
     # A request of its own within another's: its length and what its answer says of limits are not the other's.
     scope = {**scope, BODY_BYTES: len(orjson.dumps(body)), HEADERS: []}
-    meter = gateway.meter(principal, scope, _ENDPOINT)
+    meter = gateway.meter(principal, scope, endpoint)
     try:
         principal.require("inference")
         meter.model = model_name(body)

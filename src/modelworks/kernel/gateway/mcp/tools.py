@@ -159,6 +159,29 @@ class Rerank(Arguments):
         return Asked("POST", "/v1/rerank", body=self.given())
 
 
+class Moderate(Arguments):
+    """Texts to judge."""
+
+    texts: list[str] = Field(min_length=1, max_length=64)
+    model: str | None = Field(default=None, min_length=1, max_length=256, description="A chat model; by default the project's.")
+
+    def asked(self) -> Asked:
+        return Asked("POST", "/v1/moderations", body={**self.given("texts"), "input": self.texts})
+
+
+def _judged(answer: Any) -> Any:
+    """The categories that texts fall into, and all scores."""
+    results = [
+        {
+            "flagged": each["flagged"],
+            "categories": [name for name, is_flagged in each["categories"].items() if is_flagged],
+            "scores": each["category_scores"],
+        }
+        for each in answer["results"]
+    ]
+    return {"model": answer["model"], "results": results}
+
+
 def _said(answer: Any) -> Any:
     """The one choice of a chat or a completion."""
     choice = answer["choices"][0]
@@ -332,6 +355,14 @@ TOOLS: Final[tuple[Tool, ...]] = (
         description="Score documents by how well they answer a query, best first; index is the place in the list given.",
         scope="inference",
         arguments=Rerank,
+    ),
+    Tool(
+        name="moderate",
+        title="Judge texts",
+        description="Which categories of harm (hate, violence, self-harm and others) texts fall into, as a model judges.",
+        scope="inference",
+        arguments=Moderate,
+        tell=_judged,
     ),
     Tool(
         name="search_models",
