@@ -87,6 +87,15 @@ def test_cached_gradients_give_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
 
 
+def test_products_in_bf16_train_weights_in_f32_nearly_alike(tmp_path: Path) -> None:
+    runs = {precision: trained(tmp_path / precision, epochs=2, precision=precision) for precision in ("f32", "bf16")}
+    weights = {name: load_file(model_of(run).path / "model.safetensors") for name, run in runs.items()}
+    assert {each.dtype for each in weights["bf16"].values()} == {torch.float32}
+    assert any(not torch.equal(weights["f32"][name], weights["bf16"][name]) for name in weights["f32"])
+    losses = [model_of(run).metadata["metrics"]["loss"] for run in runs.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
 def test_documents_are_read_before_the_pairs(tmp_path: Path) -> None:
     documents = [{"title": f"about {place}", "text": f"The {place} is far away."} for place in ("hills", "lakes", "woods")]
     data = {"train": write_pairs(tmp_path / "pairs"), "documents": write_pairs(tmp_path / "documents", more=documents)}

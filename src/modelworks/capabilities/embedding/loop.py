@@ -1,9 +1,9 @@
 """The training loop of both tasks: steps, curves, checkpoints, measuring, stopping early, stopping when asked.
 
-Method: AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine to a tenth of the highest rate, gradients clipped, all in f32.
-The rows of a step are computed in chunks of like length; with cached gradients (Gao et al. 2021, GradCache) each
-chunk is computed twice and forgotten in between, so that a batch may be larger than memory. Dropout is off: in-batch negatives
-regularise, and a resumed run needs no state of a generator.
+Method: AdamW (Loshchilov & Hutter 2019), linear warm-up, cosine to a tenth of the highest rate, gradients clipped; weights
+and the loss in f32, products in f32 or bf16 (autocast). The rows of a step are computed in chunks of like length; with cached
+gradients (Gao et al. 2021, GradCache) each chunk is computed twice and forgotten in between, so that a batch may be larger than
+memory. Dropout is off: in-batch negatives regularise, and a resumed run needs no state of a generator.
 """
 
 from __future__ import annotations
@@ -172,8 +172,9 @@ class TrainingLoop:
         return chunks([len(row.ids) for row in rows], self._params.chunk_tokens)
 
     def _chunk(self, rows: Sequence[Row], chunk: Sequence[int]) -> torch.Tensor:
-        found: torch.Tensor = self._module(**padded([rows[index] for index in chunk]))
-        return found
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._params.precision == "bf16"):
+            found: torch.Tensor = self._module(**padded([rows[index] for index in chunk]))
+        return found.float()
 
     def _step(self, rate: float) -> tuple[float, Mapping[str, float]]:
         work = self._source.step(self._at.step)

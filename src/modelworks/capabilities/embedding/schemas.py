@@ -69,6 +69,9 @@ class _TrainParams(BaseModel):
     chunk_tokens: int = Field(
         8192, ge=64, description="Tokens that are computed at a time, padding included; texts of like length go together."
     )
+    precision: Literal["f32", "bf16"] = Field(
+        "f32", description="Numbers of the products; bf16 where the processor multiplies such. Weights stay f32 in any case."
+    )
     cached_gradients: bool = Field(
         False, description="Compute every text twice to keep only one chunk in memory at a time: for large batches."
     )
