@@ -96,6 +96,14 @@ def test_pull_knows_folders_and_presets(cli: Cli, source: FakeServer, tmp_path: 
     assert "Presets: text/qwen." in done.err
 
 
+def test_pull_takes_the_task_of_a_preset_or_the_one_that_is_named(cli: Cli, source: FakeServer) -> None:
+    preset = {"capability": "embedding", "name": "ranker", "task": "text-ranking", "source": "package://ranker"}
+    source.on("GET", "/api/presets", page([preset]))
+    for more, task in ((("ranker",), "text-ranking"), (("ranker", "--task", "other"), "other")):
+        assert cli("pull", *more, "-y", "--detach").code == 0
+        assert source.calls("POST", "/api/runs")[-1].json["params"]["task"] == task
+
+
 def test_show_prints_version_ancestry_siblings_and_card(cli: Cli, server: FakeServer) -> None:
     restrictions = {"effective": "CC-BY-NC-4.0", "restriction": "non-commercial", "licences": [], "unstated": ["ds_9"]}
     older = {**VERSION, "id": "mdl_0", "number": 2}

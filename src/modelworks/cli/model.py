@@ -81,6 +81,9 @@ def pull(
     dataset: Annotated[bool, typer.Option("--dataset", help="It is a data set, not a model.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch, tag or commit of the source.")] = None,
     licence: Annotated[str | None, typer.Option("--licence", help="The licence, where the source does not state it.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="The model's task, where its files do not tell, or another.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait: print the run's id.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -94,9 +97,9 @@ def pull(
         folder = Path(source).expanduser()
         if not _SCHEME.match(source) and folder.exists() and not client.transport.is_local:
             # The server cannot see this machine's folders: the files travel through the client.
-            _upload(client, folder, name, kind, licence, dry_run=dry_run, output=output)
+            _upload(client, folder, name, kind, given(licence=licence, task=task), dry_run=dry_run, output=output)
             return
-        uri, revision = _locate(client, source, revision)
+        uri, revision, known_task = _locate(client, source, revision)
         info = client.server.describe_source(uri, revision=revision, kind=kind)
         note(tr("Source:   {source}", source=plain(info.get("uri") or uri)))
         note(tr("Licence:  {licence}", licence=plain(info.get("licence") or licence or tr("not stated"))))
@@ -115,7 +118,7 @@ def pull(
             raise typer.Exit(1)
         chosen = name or info.get("name") or uri.rstrip("/").rsplit("/", 1)[-1].partition("@")[0]
         # The licence that was shown is the one agreed to: another one at the source stops the pull.
-        params = given(source=uri, kind=kind, licence=licence, licence_accepted=info.get("licence"))
+        params = given(source=uri, kind=kind, licence=licence, licence_accepted=info.get("licence"), task=task or known_task)
         # What was shown is what is fetched: a branch that moves in between must not bring another licence.
         fixed = info.get("revision") or revision
         if fixed:
@@ -128,7 +131,7 @@ def pull(
 
 
 def _upload(
-    client: Modelworks, folder: Path, name: str | None, kind: str, licence: str | None, *, dry_run: bool, output: Format
+    client: Modelworks, folder: Path, name: str | None, kind: str, known: Mapping[str, str], *, dry_run: bool, output: Format
 ) -> None:
     from modelworks.cli.data import told
     from modelworks.client.transport import files_of
@@ -138,21 +141,21 @@ def _upload(
         show_list(files, [("PATH", "path"), ("SIZE", bytes_of())], output, name="path")
         return
     artifacts = client.datasets if kind == "dataset" else client.models
-    version = artifacts.add(name or folder.absolute().name, folder, on_file=told, licence=licence)
+    version = artifacts.add(name or folder.absolute().name, folder, on_file=told, **known)
     show_one(version, VERSION_COLUMNS, output)
 
 
-def _locate(client: Modelworks, source: str, revision: str | None) -> tuple[str, str | None]:
-    """A URI from what a person typed: a URI, a folder of this machine, or a preset."""
+def _locate(client: Modelworks, source: str, revision: str | None) -> tuple[str, str | None, str | None]:
+    """URI, revision and task from what a person typed: a URI, a folder of this machine, or a preset, which knows its task."""
     if _SCHEME.match(source):
-        return source, revision
+        return source, revision, None
     path = Path(source).expanduser()
     if path.exists():
-        return path.absolute().as_uri(), revision
+        return path.absolute().as_uri(), revision, None
     presets = client.server.presets().data
     for preset in presets:
         if source in (preset.get("name"), f"{preset.get('capability')}/{preset.get('name')}") and preset.get("source"):
-            return str(preset["source"]), revision or preset.get("revision")
+            return str(preset["source"]), revision or preset.get("revision"), preset.get("task")
     known = ", ".join(sorted(f"{preset.get('capability')}/{preset.get('name')}" for preset in presets if preset.get("source")))
     raise InvalidRequest(
         f"{source!r} is neither a URI, nor a folder here, nor a preset.",
