@@ -7,7 +7,8 @@
 #   make check   style, types, directions of imports, installed versions
 #   make docs    write the generated pages of docs/reference
 #   make bench   the benchmarks, beside their peers
-#   make starter-smoke   the starter model's recipe at 1 %, with what this machine has
+#   make starter-smoke   the starter models' recipes at 1 %, with what this machine has
+#   make starter-weights   install the weights in starter/weights: `modelworks pull starter-embed` needs no network then
 
 .POSIX:
 SHELL = /bin/sh
@@ -20,8 +21,10 @@ EXTRAS ?= dev
 STAMP = $(VENV)/.ready-$(EXTRAS)
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
+# The version of the wheels that carry the weights.
+WEIGHTS = 0.1.0
 
-.PHONY: setup demo up test check docs bench starter-smoke constraints clean
+.PHONY: setup demo up test check docs bench starter-smoke starter-weights constraints clean
 
 setup: $(STAMP)
 
@@ -59,6 +62,11 @@ bench: setup
 
 starter-smoke: setup
 	$(BIN)/python -m pytest tests/journeys/test_recipe.py
+
+starter-weights: setup
+	rm -f dist/modelworks_starter_*.whl
+	$(BIN)/python starter/distribution.py starter/weights/*/ --version $(WEIGHTS) --out dist
+	$(BIN)/python -m pip install --no-index --no-deps --force-reinstall dist/modelworks_starter_*.whl
 
 # After a change of dependencies: take what is installed now as the pinned set.
 constraints:

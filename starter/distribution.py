@@ -4,6 +4,12 @@
     python starter/distribution.py starter-lm.gguf --name starter-lm --card README.md --version 0.1.0 --out dist/
     pip install dist/modelworks_starter_lm-0.1.0-py3-none-any.whl
 
+Several folders are packed at once, each under its own name. `--lay FOLDER` writes the files to FOLDER/NAME instead of a wheel,
+as they lie in `starter/weights`; `--bf16` halves weights in f32:
+
+    python starter/distribution.py trained/ --name starter-embed --bf16 --lay starter/weights
+    python starter/distribution.py starter/weights/*/ --version 0.1.0 --out dist/
+
 The wheel (PEP 427) holds a package with one folder of the model's name, and an entry point that announces it. The same files
 give the same bytes.
 """
@@ -13,6 +19,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,26 +71,55 @@ def _records(contents: dict[str, bytes]) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="a .gguf file, or a folder of model files")
-    parser.add_argument("--name", required=True, help="what the model is called")
+    parser.add_argument("source", type=Path, nargs="+", help="a .gguf file, or folders of model files")
+    parser.add_argument("--name", help="what the model is called; the folder's name where it is not given")
     parser.add_argument("--card", type=Path, help="its card, README.md, where the source does not hold one")
-    parser.add_argument("--version", required=True)
-    parser.add_argument("--licence", default="CC-BY-SA-4.0", help="SPDX expression")
+    parser.add_argument("--version", default="0.1.0")
+    parser.add_argument("--licence", help="SPDX expression; what the card says where it is not given")
+    parser.add_argument("--bf16", action="store_true", help="store tensors of f32 in bf16: half the size, three digits")
+    parser.add_argument("--lay", type=Path, help="write the files below this folder, by the model's name, and no wheel")
     parser.add_argument("--out", type=Path, default=Path("dist"))
     args = parser.parse_args()
-    if args.source.is_dir():
-        files = {
-            place.relative_to(args.source).as_posix(): place.read_bytes()
-            for place in sorted(args.source.rglob("*"))
-            if place.is_file()
-        }
-    else:
-        files = {"model.gguf": args.source.read_bytes()}
-    if args.card is not None:
-        files["README.md"] = args.card.read_bytes()
-    if "README.md" not in files:
-        raise SystemExit("There is no card: a model is not given away without its licences. Give --card README.md.")
-    print(make_wheel(files, name=args.name, version=args.version, licence=args.licence, out=args.out))
+    if len(args.source) > 1 and (args.name or args.card):
+        raise SystemExit("--name and --card are of one model; give one source.")
+    for source in args.source:
+        name = args.name or source.resolve().name
+        files = _files(source)
+        if args.card is not None:
+            files["README.md"] = args.card.read_bytes()
+        if "README.md" not in files:
+            raise SystemExit(f"{name}: no card. A model is not given away without its licences. Give --card README.md.")
+        if args.bf16:
+            files = {path: in_bf16(data) if path.endswith(".safetensors") else data for path, data in files.items()}
+        if args.lay is not None:
+            for path, data in files.items():
+                (args.lay / name / path).parent.mkdir(parents=True, exist_ok=True)
+                (args.lay / name / path).write_bytes(data)
+            print(args.lay / name)
+            continue
+        licence = args.licence or _licence(files["README.md"].decode("utf-8"))
+        print(make_wheel(files, name=name, version=args.version, licence=licence, out=args.out))
+
+
+def in_bf16(data: bytes) -> bytes:
+    """A file of safetensors with its tensors of f32 in bf16, rounded to the nearest."""
+    import torch
+    from safetensors.torch import load, save
+
+    tensors = {name: each.to(torch.bfloat16) if each.dtype == torch.float32 else each for name, each in load(data).items()}
+    return bytes(save(tensors, metadata={"format": "pt"}))
+
+
+def _files(source: Path) -> dict[str, bytes]:
+    if not source.is_dir():
+        return {"model.gguf": source.read_bytes()}
+    return {place.relative_to(source).as_posix(): place.read_bytes() for place in sorted(source.rglob("*")) if place.is_file()}
+
+
+def _licence(card: str) -> str:
+    """What the front matter of a card says, else what the recipes' weights have."""
+    found = re.search(r"\A---\n(?:.*\n)*?license: *(\S+)", card)
+    return found[1].upper() if found else "CC-BY-SA-4.0"
 
 
 if __name__ == "__main__":

@@ -65,6 +65,13 @@ def test_mallard_loses_its_credits() -> None:
     assert tidy(mallard_text(page)) == "# 鼠标\n\n先晃动鼠标。\n\n## More\n\none"
 
 
+def test_lists_of_a_record_become_lines(tmp_path: Path) -> None:
+    file = tmp_path / "talks.jsonl"
+    file.write_text('{"agenda": "A", "said": [["one", "two"], ["three"]]}\n')
+    (page,) = pages(file, "talks", "jsonl", "# {agenda}\n\n{said}")
+    assert page.text == "# A\n\none\ntwo\nthree"
+
+
 def test_json_lines_follow_the_template_and_name_their_line(tmp_path: Path) -> None:
     file = tmp_path / "poems.jsonl.gz"
     file.write_bytes(gzip.compress('{"title": "静夜思", "text": "床前明月光"}\n\n'.encode()))

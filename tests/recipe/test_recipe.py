@@ -28,6 +28,8 @@ def test_a_recipe_is_read_with_a_digest_of_what_it_says(recipe_file: Path) -> No
         ("held_out = 0.2", "hold_out = 0.2", "text.hold_out"),
         ('name = "chinese"', 'name = "english"', "two sources have the same name"),
         ('data = "text"', 'data = "skills"', "there is no table"),
+        ('data = "text"', 'data = "pairs"', r"no table \[pairs\]"),
+        ("min_chars = 5", 'translation_of = "french"', "'french', which is no source"),
         ('root = "recipe"', 'root = "package"', "a package is named"),
         ('name = "small"', "name = ", "not valid TOML"),
     ],
@@ -49,6 +51,10 @@ def test_the_scale_shortens_a_stage_and_below_a_tenth_makes_it_small(recipe_file
     assert parameters(stage, 0.5) == {"tokens": 500, "hidden_size": 64}
     assert parameters(stage, 0.01) == {"tokens": 10, "hidden_size": 16}
     assert parameters(stage, 0.01, {"tokens": 5000}) == {"tokens": 50, "hidden_size": 16}
+    # What is counted stays a whole number, and one at least; a part of an epoch does not.
+    assert parameters(stage, 0.01, {"epochs": 3, "max_steps": 250})["epochs"] == 1
+    assert parameters(stage, 0.01, {"epochs": 3, "max_steps": 250})["max_steps"] == 2
+    assert parameters(stage, 0.01, {"epochs": 3.0})["epochs"] == pytest.approx(0.03)
 
 
 def test_the_shipped_recipes_are_valid_and_name_licences_of_the_open_class_only() -> None:

@@ -11,7 +11,7 @@ from modelworks.cli.messages import tr
 from modelworks.cli.output import Column, Format, note, show_list, show_one, size_text
 from modelworks.cli.run import ended
 from modelworks.contract.errors import InvalidRequest
-from modelworks.recipe import card, corpus, skills, stages
+from modelworks.recipe import card, corpus, pairs, skills, stages
 from modelworks.recipe.places import Places
 from modelworks.recipe.recipe import Recipe, read_recipe
 
@@ -63,7 +63,7 @@ def train_recipe(
             hint=f"Write -p STAGE.key=value; stages: {', '.join(stage.name for stage in recipe.stage)}.",
             param="params",
         )
-    chosen = name or (recipe.name if scale == 1 else f"{recipe.name}-scale-{scale:g}")
+    chosen = name or _called(recipe.name, scale)
     folder = keep or Path(tempfile.mkdtemp(prefix="modelworks-recipe-"))
     try:
         places = Places(file.resolve().parent, packages)
@@ -81,13 +81,22 @@ def train_recipe(
         if recipe.skills is not None:
             _reading(recipe.skills.program)
             conversations = skills.build(recipe.skills, places, made / "skills", scale=scale, available=available)
+        asked = None
+        if recipe.pairs is not None:
+            _reading("pairs")
+            asked = pairs.build(recipe, recipe.pairs, made, made / "pairs")
         if dry_run:
             show_list(manifest["sources"], _COLUMNS, output, name="name")
             return
-        _train(client, file, recipe, chosen, scale, changed, made, manifest, conversations, output)
+        _train(client, file, recipe, chosen, scale, changed, made, manifest, conversations, asked, output)
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _called(recipe: str, scale: float) -> str:
+    """What the model of a recipe is called."""
+    return recipe if scale == 1 else f"{recipe}-scale-{scale:g}"
 
 
 def _reading(name: str) -> None:
@@ -104,19 +113,15 @@ def _train(
     made: Path,
     manifest: dict[str, Any],
     conversations: dict[str, Any] | None,
+    asked: dict[str, Any] | None,
     output: Format,
 ) -> None:
-    licences = ", ".join(sorted({row["licence"] for row in manifest["sources"] if not row["missing"]}))
-    sets = {"text": stages.data_version(client, f"{name}-text", made / "train", licences)["id"]}
-    if recipe.skills is not None:
-        for part in ("train", "held-out"):
-            called = f"{name}-skills" if part == "train" else f"{name}-skills-{part}"
-            sets[part] = stages.data_version(client, called, made / "skills" / part, recipe.skills.licence)["id"]
-    base: str | None = None
+    sets = _data_sets(client, recipe, name, made, manifest)
+    base = None if recipe.base is None else client.models.get(_called(recipe.base, scale))["version"]["id"]
     trained: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     version: dict[str, Any] = {}
     for stage in recipe.stage:
-        inputs = {"train": sets["text"]} if stage.data == "text" else {"train": sets["train"], "validation": sets["held-out"]}
+        inputs = dict(sets[stage.data])
         if base is not None:
             inputs["base"] = base
         params = stages.parameters(stage, scale, changed.get(stage.name))
@@ -136,7 +141,7 @@ def _train(
         trained.append((stage.name, run, version))
     beside = made / "beside"
     beside.mkdir()
-    text = card.card(recipe, manifest, trained, conversations)
+    text = card.card(recipe, manifest, trained, conversations, asked)
     (beside / "README.md").write_text(text, "utf-8")
     shutil.copyfile(file, beside / "recipe.toml")
     shutil.copyfile(made / corpus.MANIFEST, beside / f"recipe-{corpus.MANIFEST}")
@@ -144,3 +149,25 @@ def _train(
     from modelworks.cli.model import VERSION_COLUMNS
 
     show_one(result, VERSION_COLUMNS, output)
+
+
+def _data_sets(
+    client: Modelworks, recipe: Recipe, name: str, made: Path, manifest: dict[str, Any]
+) -> dict[str, dict[str, str]]:
+    """The inputs of a stage, by the kind of data that it reads; what no stage reads is not stored."""
+    licences = ", ".join(sorted({row["licence"] for row in manifest["sources"] if not row["missing"]}))
+    sets: dict[str, dict[str, str]] = {}
+    if any(stage.data == "text" for stage in recipe.stage):
+        sets["text"] = {"train": stages.data_version(client, f"{name}-text", made / "train", licences)["id"]}
+    if recipe.pairs is not None:
+        sets["pairs"] = {"train": stages.data_version(client, f"{name}-pairs", made / "pairs" / "train", licences)["id"]}
+        if (made / "pairs" / "held-out").is_dir():
+            # Read by no stage: what a weight of fusion is chosen by, and progress is seen with.
+            stages.data_version(client, f"{name}-pairs-held-out", made / "pairs" / "held-out", licences)
+    if recipe.skills is not None:
+        sets["skills"] = {}
+        for part, role in (("train", "train"), ("held-out", "validation")):
+            called = f"{name}-skills" if part == "train" else f"{name}-skills-{part}"
+            version = stages.data_version(client, called, made / "skills" / part, recipe.skills.licence)
+            sets["skills"][role] = version["id"]
+    return sets

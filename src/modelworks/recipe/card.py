@@ -10,13 +10,20 @@ from modelworks.recipe.recipe import Recipe
 Record = Mapping[str, Any]
 
 
-def card(recipe: Recipe, manifest: Record, trained: Sequence[tuple[str, Record, Record]], skills: Record | None = None) -> str:
+def card(
+    recipe: Recipe,
+    manifest: Record,
+    trained: Sequence[tuple[str, Record, Record]],
+    skills: Record | None = None,
+    pairs: Record | None = None,
+) -> str:
     """Markdown with front matter that a hub understands.
 
     Args:
         manifest: what `corpus.build` returned.
         trained: (stage, run, version that it made) in their order.
         skills: the manifest of the conversations, where there are any.
+        pairs: the manifest of the queries and passages, where there are any.
     """
     languages = [each for each in manifest["bytes"] if each in ("zh", "en")]
     lines = [
@@ -52,6 +59,13 @@ def card(recipe: Recipe, manifest: Record, trained: Sequence[tuple[str, Record, 
         lines += ["## What it learnt to answer", "", "| skill | conversations | held out |", "|---|---|---|"]
         lines += [f"| {name} | {count['train']:,} | {count['held_out']:,} |" for name, count in skills["skills"].items()]
         lines += ["", f"Licences of what they were made from: {skills['licence']}.", ""]
+    if pairs:
+        lines += ["## What was asked", "", "| kind of query | Chinese | English | held out |", "|---|---|---|---|"]
+        lines += [
+            f"| {kind} | {count.get('zh', 0):,} | {count.get('en', 0):,} | {count.get('held_out', 0):,} |"
+            for kind, count in pairs["kinds"].items()
+        ]
+        lines += ["", "All queries were made of the documents above, by rules; nobody asked them.", ""]
     lines += ["## How it was trained", "", "| stage | run | measured |", "|---|---|---|"]
     for name, run, version in trained:
         said = ", ".join(f"{key} {value:.4g}" for key, value in sorted(version["metrics"].items()))

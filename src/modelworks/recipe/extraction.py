@@ -1,4 +1,4 @@
-"""Plain text out of the forms in which documentation is kept: HTML, manual pages, Mallard help, JSON lines, archives."""
+"""Plain text out of the forms in which documentation is kept: HTML, manual pages, help, JSON lines, archives and more."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import IO, Literal, cast
 from xml.etree import ElementTree
 
 from modelworks.contract.errors import InvalidData
+from modelworks.recipe.reference import docstrings_text, rst_text
 
-Form = Literal["text", "html", "man", "mallard", "jsonl", "lines", "zip"]
+Form = Literal["text", "html", "man", "mallard", "rst", "docstrings", "jsonl", "lines", "zip"]
 
 #: The largest document that is read into memory.
 MAX_PAGE_BYTES = 512 << 20
@@ -115,7 +116,7 @@ def pages(file: Path, name: str, form: Form, template: str | None = None) -> Ite
         if form == "jsonl":
             for number, line in enumerate(text.splitlines(), start=1):
                 if line.strip():
-                    record = json.loads(line)
+                    record = {key: _lines(value) for key, value in json.loads(line).items()}
                     yield Page(f"{name}:{number}", (template or "{text}").format_map(record).strip())
             return
         if form == "lines":
@@ -123,12 +124,17 @@ def pages(file: Path, name: str, form: Form, template: str | None = None) -> Ite
                 if line.strip():
                     yield Page(f"{name}:{number}", line.strip())
             return
-        made = {"html": html_text, "man": man_text, "mallard": mallard_text}.get(form, str)(text)
-    except (ValueError, KeyError, ElementTree.ParseError) as error:
+        made = _READERS.get(form, str)(text)
+    except (ValueError, KeyError, AttributeError, SyntaxError, ElementTree.ParseError) as error:
         raise InvalidData(
             f"{file} cannot be read as {form}: {type(error).__name__} {error}.", hint="Correct the source's form."
         ) from error
     yield Page(name, tidy(made))
+
+
+def _lines(value: object) -> object:
+    """A list, and lists in it, as lines."""
+    return "\n".join(str(_lines(each)) for each in value) if isinstance(value, list) else value
 
 
 def tidy(text: str) -> str:
@@ -307,6 +313,9 @@ def mallard_text(text: str) -> str:
 
     walk(root, 0)
     return "\n".join(pieces)
+
+
+_READERS = {"html": html_text, "man": man_text, "mallard": mallard_text, "rst": rst_text, "docstrings": docstrings_text}
 
 
 def _unpacked(file: Path) -> str:

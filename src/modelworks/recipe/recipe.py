@@ -1,4 +1,4 @@
-"""What a recipe says: sources of text with their licences, and the stages of training that are made with them."""
+"""What a recipe says: sources of text with their licences, what is made of them, and the stages of training."""
 
 from __future__ import annotations
 
@@ -29,12 +29,17 @@ class TextSource(_Table):
     files: list[str] = Field(min_length=1, description="Glob patterns below the root.")
     exclude: list[str] = Field([], description="Glob patterns of files that are left out.")
     form: Form = "text"
-    template: str | None = Field(None, description="For jsonl: the text, with {field} for each field of a record.")
+    template: str | None = Field(
+        None, description="For jsonl: the text, with {field} for each field of a record; lists become lines."
+    )
     language: str = Field(description="What its held-out text is measured as: zh, en, py.")
     licence: str = Field(min_length=2, description="The licence of these files, as the source states it.")
     origin: str = Field(description="Who made it: what a licence that asks for attribution wants said.")
     limit_bytes: int | None = Field(None, ge=1, description="At most so much of it, chosen by a hash of each document.")
     min_chars: int = Field(60, ge=1, description="Shorter documents are left out.")
+    translation_of: str | None = Field(
+        None, description="Source whose documents have the same names but for the language: pairs across languages."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -61,11 +66,26 @@ class Skills(_Table):
     seed: int = 0
 
 
+class Pairs(_Table):
+    """Queries with their passages, made of the documents; see `modelworks.recipe.pairs`."""
+
+    kinds: list[Literal["heading", "question", "cloze", "keywords", "parallel"]] = Field(
+        ["heading", "question", "cloze", "keywords"], min_length=1, description="What stands for a query."
+    )
+    max_chars: int = Field(300, ge=50, description="Longest passage in Chinese characters; English may be three times as long.")
+    min_chars: int = Field(40, ge=10, description="Shorter passages are left out.")
+    questions: int = Field(1, ge=1, le=16, description="Questions of each passage.")
+    keywords: float = Field(0.5, ge=0, le=1, description="Part of the passages for which key words are asked.")
+    limit: int | None = Field(None, ge=1, description="At most so many pairs of each language, chosen by hash.")
+    seed: int = 0
+
+
 class Stage(_Table):
     """One run of training."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    data: Literal["text", "skills"]
+    data: Literal["text", "skills", "pairs"]
+    task: str | None = Field(None, description="What it trains, where that is not the recipe's task.")
     seed: int = 0
     params: dict[str, Any] = Field(default_factory=dict)
     small: dict[str, Any] = Field(default_factory=dict, description="Parameters instead, where a tenth or less is made.")
@@ -78,10 +98,14 @@ class Recipe(_Table):
     capability: str = "text"
     task: str = "text-generation"
     summary: str
+    base: str | None = Field(
+        None, description="The recipe whose model the first stage begins with; at another scale, its model of that scale."
+    )
     licence: str = Field(description="The licence of the weights that come out.")
     text: Text = Text()
     source: list[TextSource] = Field(min_length=1)
     skills: Skills | None = None
+    pairs: Pairs | None = None
     stage: list[Stage] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -94,6 +118,11 @@ class Recipe(_Table):
                 raise ValueError(f"two {what} have the same name")
         if self.skills is None and any(stage.data == "skills" for stage in self.stage):
             raise ValueError("a stage reads skills, but there is no table [skills]")
+        if self.pairs is None and any(stage.data == "pairs" for stage in self.stage):
+            raise ValueError("a stage reads pairs, but there is no table [pairs]")
+        unknown = {each.translation_of for each in self.source} - {None} - {each.name for each in self.source}
+        if unknown:
+            raise ValueError(f"translation_of names {sorted(map(str, unknown))[0]!r}, which is no source")
         return self
 
     @property

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 #: Parameters that say how long a stage trains; they shrink with the scale.
-_LENGTHS = ("tokens", "steps", "epochs")
+_LENGTHS = ("tokens", "steps", "max_steps", "epochs")
 #: Below this scale a stage's `small` parameters are taken.
 SMALL = 0.1
 _PAGE = 100
@@ -27,7 +27,7 @@ def parameters(stage: Stage, scale: float, changed: Mapping[str, Any] | None = N
     for name in _LENGTHS:
         if scale != 1 and isinstance(params.get(name), int | float):
             scaled = params[name] * scale
-            params[name] = scaled if name == "epochs" else max(1, round(scaled))
+            params[name] = scaled if isinstance(params[name], float) else max(1, round(scaled))
     return params
 
 
@@ -52,7 +52,7 @@ def request(recipe: Recipe, stage: Stage, inputs: Mapping[str, str], name: str, 
     return {
         "verb": "train",
         "capability": recipe.capability,
-        "task": recipe.task,
+        "task": stage.task or recipe.task,
         "inputs": dict(inputs),
         "params": params,
         "name": name,

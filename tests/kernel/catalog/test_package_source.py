@@ -112,6 +112,25 @@ def test_the_wheel_is_the_same_bytes_again_and_its_record_is_right(wheel: Path, 
     assert len(record.splitlines()) == len(zipfile.ZipFile(wheel).namelist())
 
 
+def test_a_folder_is_laid_out_in_half_the_size_and_packed_under_its_card_s_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_checkpoint(tmp_path / "tiny-lm", licence="cc-by-4.0")
+    monkeypatch.setattr(sys, "argv", ["distribution.py", str(folder), "--bf16", "--lay", str(tmp_path / "weights")])
+    builder().main()
+    laid = tmp_path / "weights" / "tiny-lm"
+    assert files_of(laid).keys() == files_of(folder).keys()
+    header = (laid / "model.safetensors").read_bytes()
+    assert header.count(b'"BF16"') == 2
+    assert b'"F32"' not in header
+    monkeypatch.setattr(sys, "argv", ["distribution.py", str(laid), "--version", "2.0", "--out", str(tmp_path / "dist")])
+    capsys.readouterr()
+    builder().main()
+    with zipfile.ZipFile(capsys.readouterr().out.strip()) as wheel:
+        assert "License: CC-BY-4.0" in wheel.read("modelworks_tiny_lm-2.0.dist-info/METADATA").decode()
+        assert wheel.read("modelworks_tiny_lm/tiny-lm/model.safetensors") == header
+
+
 def test_a_file_that_is_too_large_to_ship_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = builder()
     monkeypatch.setattr(module, "LARGEST_BYTES", 10)
