@@ -30,7 +30,7 @@ LANGUAGE: dict[str, Any] = {
 }
 ENCODER: dict[str, Any] = {
     "preset": "custom",
-    "vocab_size": 300,
+    "vocab_size": 400,
     "hidden_size": 32,
     "num_layers": 2,
     "num_heads": 2,

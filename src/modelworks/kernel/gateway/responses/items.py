@@ -58,7 +58,7 @@ def _item(item: Item, place: str) -> Item:
         return {"type": REFERENCE, "id": item["id"]}
     if kind == "message":
         return _message(item, place)
-    if kind not in PREFIXES:
+    if not isinstance(kind, str) or kind not in PREFIXES:
         raise UnsupportedParameter(
             f"{place}: items of the type {kind!r} are not supported.",
             hint=f"Send {', '.join(PREFIXES)} or {REFERENCE}.",

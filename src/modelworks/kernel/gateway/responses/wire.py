@@ -246,7 +246,8 @@ def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
         if tool.get("strict") is not None:
             function["strict"] = tool["strict"]
     else:
-        if (tool.get("format") or {}).get("type", "text") != "text":
+        form = tool.get("format")
+        if form is not None and not (isinstance(form, dict) and form.get("type", "text") == "text"):
             raise UnsupportedParameter(
                 f"{place}.format: a custom tool with a grammar is not supported.",
                 hint="Take the format text, or a function with a JSON schema.",
