@@ -56,6 +56,8 @@ from modelworks.kernel.gateway import (
     BatchSteps,
     ConversationService,
     Door,
+    Drain,
+    DrainingServer,
     EvalService,
     EvalSteps,
     FileService,
@@ -80,8 +82,8 @@ from modelworks.kernel.storage import routes as storage_routes
 
 log = structlog.get_logger(__name__)
 
-#: How long answers in progress may go on after the server was asked to stop.
-_SHUTDOWN_S = 30
+#: What is cancelled at the end of a server's time gets so long to end.
+_CANCEL_S = 2
 _LOCK_LOOK_S = 5.0
 
 
@@ -117,6 +119,7 @@ class Platform:
     batches: BatchService
     batch_steps: BatchSteps
     lock: ServerLock
+    drain: Drain = field(default_factory=Drain)
     closing: ExitStack = field(default_factory=ExitStack)
     _guard: asyncio.Task[None] | None = None
 
@@ -144,6 +147,12 @@ class Platform:
                 return
             except ModelworksError as error:
                 log.warning("the lock on the database cannot be renewed", reason=error.message)
+
+    async def quiesce(self) -> None:
+        """The server will stop: begin nothing in the background; returns when what must not be broken off is over."""
+        await self.eval_steps.stop()
+        await self.batch_steps.stop()
+        await self.response_steps.rest()
 
     async def stop(self) -> None:
         """End the replicas of this machine and stop following runs; runs go on and are taken over by the next server."""
@@ -185,6 +194,8 @@ class Platform:
     def problems(self) -> Mapping[str, str]:
         """What keeps this server from being ready, by part."""
         found: dict[str, str] = {}
+        if self.drain.is_stopping:
+            found["server"] = "It is stopping."
         try:
             with self.db.reading() as session:
                 session.execute(text("SELECT 1"))
@@ -354,6 +365,7 @@ def create_app(platform: Platform) -> FastAPI:
         response_steps=platform.response_steps,
         cors_origins=settings.cors_origins,
         observe=_observe,
+        drain=platform.drain,
     )
     principal = access_routes.principal_dependency(platform.access)
     app.include_router(access_routes.router(platform.access, principal))
@@ -390,7 +402,7 @@ def _observe(method: str, route: str, status: int, seconds: float) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Run the platform until it is told to stop (SIGINT, SIGTERM).
+    """Run the platform until it is told to stop (SIGINT, SIGTERM); see `DrainingServer`.
 
     Raises:
         Conflict: the port is taken, or another server runs on the same database.
@@ -407,7 +419,7 @@ def serve(settings: Settings) -> None:
         raise
     try:
         app = create_app(platform)
-        server = uvicorn.Server(listening(app, settings))
+        server = DrainingServer(listening(app, settings), platform.drain, limit_s=settings.shutdown_s, quiesce=platform.quiesce)
         print(f"Modelworks {__version__} at {settings.local_url} (home: {settings.home})", file=sys.stderr, flush=True)
         server.run(sockets=[listener])
     finally:
@@ -426,7 +438,7 @@ def listening(app: FastAPI, settings: Settings) -> uvicorn.Config:
         # Otherwise whoever connects from this machine could name any address as the caller's.
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
-        timeout_graceful_shutdown=_SHUTDOWN_S,
+        timeout_graceful_shutdown=_CANCEL_S,
         timeout_keep_alive=75,
     )
 

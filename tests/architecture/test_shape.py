@@ -115,6 +115,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "tasks.py": "/v1/tasks",
         "middleware.py": "request ids, body limits, headers against browsers' tricks",
         "protocol.py": "limits of time and size on the wire",
+        "shutdown.py": "what is under way when the server ends",
         "exchange.py": "one request's way to a replica and back",
         "metering.py": "what a request used",
         "idempotency.py": "the header Idempotency-Key, for every route",

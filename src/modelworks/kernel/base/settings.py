@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     upstream_requests: int = Field(
         default=256, gt=0, description="The same for one server that speaks OpenAI's protocol (vLLM, a server elsewhere)."
     )
+    shutdown_s: float = Field(
+        default=30.0, ge=0, description="How long answers under way may go on after the server was told to stop."
+    )
     keep_alive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a keep-alive comment.")
     reservation_lease_s: float = Field(
         default=60.0, gt=0, description="A server silent for so long is taken for dead: what its requests had reserved counts."

@@ -32,6 +32,7 @@ from modelworks.kernel.gateway.responses.steps import ResponseSteps
 from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
+from modelworks.kernel.gateway.shutdown import Drain, DrainingServer
 from modelworks.kernel.gateway.tuning import routes as tuning_routes
 from modelworks.kernel.gateway.tuning.service import FineTuningService
 from modelworks.kernel.gateway.tuning.steps import TuningSteps
@@ -41,6 +42,8 @@ __all__ = [
     "BatchSteps",
     "ConversationService",
     "Door",
+    "Drain",
+    "DrainingServer",
     "EvalService",
     "EvalSteps",
     "FileService",
@@ -72,6 +75,7 @@ def install(
     response_steps: ResponseSteps | None = None,
     cors_origins: Sequence[str] = (),
     observe: Observer | None = None,
+    drain: Drain | None = None,
 ) -> None:
     """Add the routes, the error handlers and the outer layer to `app`; call it before other routers that match widely.
 
@@ -87,6 +91,7 @@ def install(
         response_steps: what answers them in the background; goes with `responses`.
         cors_origins: origins of web pages that may call the API from a browser; `*` for all, none by default.
         observe: see `Observer`.
+        drain: see `Edge`.
     """
     errors.install(app)
     document.install(app)
@@ -108,7 +113,7 @@ def install(
         app.include_router(response_routes.router(gateway, responses, response_steps))
         app.include_router(conversation_routes.router(gateway, responses.conversations))
     app.add_middleware(Idempotency, gateway=gateway)
-    app.add_middleware(Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, observe=observe)
+    app.add_middleware(Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, observe=observe, drain=drain)
     if cors_origins:
         # Outside of `Edge`, so that the answer to a bug carries the headers without which a browser hides it.
         app.add_middleware(

@@ -9,10 +9,11 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modelworks.contract.errors import ModelworksError, PayloadTooLarge
+from modelworks.contract.errors import ModelworksError, PayloadTooLarge, Unavailable
 from modelworks.kernel.base import telemetry
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway.errors import REQUEST_ID, bug, error_response
+from modelworks.kernel.gateway.shutdown import Drain
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,9 @@ _BELOW = ("/conversations/", "/messages/", "/models/", "/responses/")
 #: Path prefixes of routes that answer HEAD themselves.
 _OWN_HEAD = ("/api/blobs",)
 
+#: Answered to the end, and waited for by nobody.
+_PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+
 #: Called after each request with method, route template, status and seconds.
 Observer = Callable[[str, str, int, float], None]
 
@@ -56,12 +60,20 @@ class Edge:
         max_body_bytes: the largest request body; more is refused with 413, unread where the length is announced.
         unlimited: path prefixes whose bodies have a limit of their own (uploads).
         observe: see `Observer`.
+        drain: counts what is under way, and says when nothing new is taken.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, unlimited: Sequence[str] = (), observe: Observer | None = None
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        unlimited: Sequence[str] = (),
+        observe: Observer | None = None,
+        drain: Drain | None = None,
     ) -> None:
         self._app = app
+        self._drain = drain or Drain()
         self._max_body_bytes = max_body_bytes
         self._unlimited = tuple(unlimited)
         self._observe = observe
@@ -101,8 +113,14 @@ class Edge:
                 ]
             await send(message)
 
+        drain = self._drain
+        # What the server asks itself is part of a request that it has taken.
+        is_uncounted = scope["path"] in _PROBES or scope.get("server") is None
+        drain.in_flight += not is_uncounted
         try:
-            if telemetry.is_tracing():
+            if drain.is_stopping and not is_uncounted:
+                await error_response(_stopping(), headers={"connection": "close"})(scope, receive, outgoing)
+            elif telemetry.is_tracing():
                 await self._traced(scope, receive, outgoing)
             else:
                 await self._limited(scope, receive, outgoing)
@@ -118,6 +136,7 @@ class Edge:
                 # The answer has begun: breaking the connection is the only honest sign left.
                 raise
         finally:
+            drain.in_flight -= not is_uncounted
             if self._observe is not None:
                 route = getattr(scope.get("route"), "path", "unmatched")
                 self._observe(method, route, status, time.perf_counter() - started)
@@ -180,6 +199,12 @@ class Edge:
             f"The request body is larger than the {self._max_body_bytes} bytes that this server takes.",
             hint="Send less, or have the operator raise MODELWORKS_MAX_BODY_BYTES.",
         )
+
+
+def _stopping() -> Unavailable:
+    return Unavailable(
+        "The server is stopping and takes no new requests.", hint="Try again shortly.", code="server_stopping", retry_after_s=2
+    )
 
 
 def _forgive(scope: Scope) -> None:

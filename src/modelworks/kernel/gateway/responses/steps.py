@@ -89,6 +89,7 @@ class ResponseSteps:
         self._finishing: set[str] = set()
         self._watch: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._is_resting = False
         self._expired_at = responses.clock.now()
 
     def start(self) -> None:
@@ -111,6 +112,12 @@ class ResponseSteps:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+
+    async def rest(self) -> None:
+        """Begin nothing more; returns when what is under way is over. Whoever does not wait so long calls `stop`."""
+        self._is_resting = True
+        if self._tasks:
+            await asyncio.wait([*self._tasks.values()])
 
     def tape(self, response_id: str) -> Tape:
         """The events of a response that is streamed in the background.
@@ -169,7 +176,7 @@ class ResponseSteps:
             elif response_id not in wanted and response_id not in self._finishing:
                 task.cancel()
         for response_id in wanted:
-            if response_id not in self._tasks and len(self._tasks) < _MAX_RESPONSES:
+            if response_id not in self._tasks and len(self._tasks) < _MAX_RESPONSES and not self._is_resting:
                 task = asyncio.create_task(self._guarded(response_id))
                 task.add_done_callback(lambda _task: self._wake.set())
                 self._tasks[response_id] = task
