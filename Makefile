@@ -4,7 +4,7 @@
 #   make demo    from nothing to a chat with a model trained here   (DOCS=folder, KEEP=1, STEPS=n)
 #   make up      start the platform
 #   make test    all tests that this machine can run                (PYTEST_ARGS="-k name")
-#   make check   style, types, directions of imports, installed versions
+#   make check   style, types, directions of imports, installed versions, their licences and vulnerabilities
 #   make docs    write the generated pages of docs/reference
 #   make bench   the benchmarks, beside their peers
 #   make starter-smoke   the starter models' recipes at 1 %, with what this machine has
@@ -51,6 +51,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pip check
+	$(BIN)/python .ci/supply.py
 
 docs: setup
 	$(BIN)/python docs/generate.py

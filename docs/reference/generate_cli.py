@@ -16,8 +16,8 @@ INTRODUCTION = """\
 
 <!-- Written by docs/reference/generate_cli.py from the program itself; a test compares the two. Do not edit by hand. -->
 
-`modelworks` talks to a server over HTTP, except for `serve` and `doctor`, which work on this machine. Results go to stdout and
-everything else to stderr. Each verb that prints a result has `-o table|json|name`; with `-o json` a failure is
+`modelworks` talks to a server over HTTP, except for `serve`, `doctor` and `sbom`, which work on this machine. Results go to
+stdout and everything else to stderr. Each verb that prints a result has `-o table|json|name`; with `-o json` a failure is
 `{"error": {"code", "message", "hint"}}` on stderr. Verbs that destroy something ask first; without a terminal they need `-y`.
 Where a value is read, `-` is stdin and `@path` a file.
 

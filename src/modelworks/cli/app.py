@@ -39,6 +39,7 @@ from modelworks.cli import (
     promotion,
     reproduction,
     run,
+    sbom,
     secret,
     server,
     usage,
@@ -85,6 +86,7 @@ def root(
 for _module in (
     server,
     doctor,
+    sbom,
     model,
     data,
     run,
