@@ -32,6 +32,24 @@ def _small(labels: dict[str, str]) -> dict[str, str]:
 Metadata = Annotated[dict[str, str], AfterValidator(_small)]
 
 
+class CalledFunction(BaseModel):
+    # Templates show whatever else a call holds.
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    name: str
+    arguments: str | None = None
+
+
+class MessageCall(BaseModel):
+    """A call that the assistant made before."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunction
+
+
 class ChatMessage(Wire):
     """One turn; `content` is text or a list of parts."""
 
@@ -39,7 +57,8 @@ class ChatMessage(Wire):
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    refusal: str | None = None
+    tool_calls: list[MessageCall] | None = None
     tool_call_id: str | None = None
 
     @field_validator("content", mode="before")
@@ -54,6 +73,33 @@ class ChatMessage(Wire):
 
 class StreamOptions(Wire):
     include_usage: bool | None = None
+    include_obfuscation: bool | None = Field(default=None, description="Taken, and never done.")
+
+
+class CacheOptions(Wire):
+    """Wishes for a cache of prompts: what can be reused here is reused without."""
+
+    mode: str | None = None
+    ttl: str | None = None
+    prewarm: bool | None = None
+    comparison_response_id: str | None = None
+
+
+class Prediction(Wire):
+    """What the answer is expected to be: it could be faster for it, and is never another."""
+
+    type: Literal["content"]
+    content: Any
+
+    @field_validator("content", mode="after")
+    @classmethod
+    def _text_or_parts(cls, value: Any) -> Any:
+        parts = value if isinstance(value, list) else [{"type": "text", "text": value}]
+        if not all(
+            isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts
+        ):
+            raise PydanticCustomError("content_type", "must be a string, or a list of parts of the type text with a text")
+        return value
 
 
 class _Sampling(Wire):
@@ -108,6 +154,17 @@ class ChatRequest(_Sampling):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
+    metadata: Metadata | None = None
+    modalities: list[str] | None = None
+    prediction: Prediction | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: CacheOptions | None = None
+    prompt_cache_retention: str | None = None
+    reasoning_effort: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    store: bool | None = None
+    verbosity: str | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(
         default=None, description="An extension: variables for the model's chat template."
     )

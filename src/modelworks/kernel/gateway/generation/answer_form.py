@@ -40,6 +40,10 @@ def answer_form(wanted: dict[str, Any] | None, place: str = "response_format") -
     schema = named.get("schema")
     if not isinstance(schema, dict):
         raise _missing(f"{place}.json_schema.schema", schema)
+    for field in ("name", "description"):
+        if named.get(field) is not None and not isinstance(named[field], str):
+            where = f"{place}.json_schema.{field}"
+            raise InvalidRequest(f"{where}: must be a text.", param=where, code="invalid_type")
     strict = named.get("strict")
     if strict is not None and not isinstance(strict, bool):
         where = f"{place}.json_schema.strict"

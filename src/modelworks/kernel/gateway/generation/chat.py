@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter, UpstreamFailed
 from modelworks.kernel.base.ids import new_id
+from modelworks.kernel.gateway.errors import from_validation
 from modelworks.kernel.gateway.generation.answer_form import answer_form
-from modelworks.kernel.gateway.generation.sampling import refuse_unsupported, sampling
+from modelworks.kernel.gateway.generation.sampling import refuse_unsupported, sampling, unsupported
 from modelworks.kernel.gateway.generation.tools import tools_of
 from modelworks.kernel.gateway.metering import Tally
-from modelworks.kernel.gateway.schemas import ChatMessage, ChatRequest
+from modelworks.kernel.gateway.schemas import CacheOptions, ChatMessage, ChatRequest
 
 
 def to_generation(request: ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
@@ -28,6 +30,10 @@ def to_generation(request: ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
             "top_logprobs is given without logprobs.", hint="Set logprobs to true.", param="top_logprobs", code="invalid_value"
         )
     found = sampling(request)
+    for position, message in enumerate(body["messages"]):
+        for name in ("audio", "function_call"):
+            if message.get(name):
+                raise unsupported(f"messages.{position}.{name}", "Send text, and calls of tools in tool_calls.")
     found["messages"] = [_message(position, message) for position, message in enumerate(request.messages)]
     limit = request.max_completion_tokens or request.max_tokens
     if limit is not None:
@@ -49,6 +55,8 @@ def _message(position: int, message: ChatMessage) -> dict[str, Any]:
         found["content"] = _text(position, message.content)
     elif message.content is not None:
         found["content"] = message.content
+    elif message.refusal is not None:
+        found["content"] = message.refusal
     elif message.role != "assistant":
         raise InvalidRequest(
             f"Message {position} has no content.",
@@ -56,7 +64,9 @@ def _message(position: int, message: ChatMessage) -> dict[str, Any]:
             param=f"messages.{position}.content",
             code="missing_required_parameter",
         )
-    for name in ("name", "reasoning_content", "tool_calls", "tool_call_id"):
+    if message.tool_calls is not None:
+        found["tool_calls"] = [call.model_dump(exclude_unset=True) for call in message.tool_calls]
+    for name in ("name", "reasoning_content", "tool_call_id"):
         value = getattr(message, name)
         if value is not None:
             found[name] = value
@@ -78,8 +88,19 @@ def _text(position: int, parts: list[dict[str, Any]]) -> str:
         text = part.get(kind)
         if not isinstance(text, str):
             raise InvalidRequest(f"{place}.{kind}: must be a string.", param=f"{place}.{kind}", code="invalid_type")
+        mark = part.get("prompt_cache_breakpoint")
+        if mark is not None:
+            checked_mark(mark, f"{place}.prompt_cache_breakpoint")
         texts.append(text)
     return "\n".join(texts)
+
+
+def checked_mark(mark: Any, place: str) -> None:
+    """Check where a caller would have a prompt cached; raises InvalidRequest with its place."""
+    try:
+        CacheOptions.model_validate(mark)
+    except ValidationError as error:
+        raise from_validation(error, prefix=f"{place}." if isinstance(mark, dict) else place) from error
 
 
 class ChatAnswer:

@@ -17,6 +17,7 @@ _REFUSED = (
     "guided_grammar",
     "guided_json",
     "guided_regex",
+    "moderation",
     "structured_outputs",
     "web_search_options",
 )

@@ -81,6 +81,9 @@ def _name(tool: dict[str, Any], number: int) -> str:
         )
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidRequest(f"{place}.parameters: must be an object.", param=f"{place}.parameters", code="invalid_type")
+    for field, kind_of, said in (("description", str, "a text"), ("strict", bool, "true or false")):
+        if function.get(field) is not None and not isinstance(function[field], kind_of):
+            raise InvalidRequest(f"{place}.{field}: must be {said}.", param=f"{place}.{field}", code="invalid_type")
     return name
 
 

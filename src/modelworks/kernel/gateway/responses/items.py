@@ -34,6 +34,39 @@ _NEEDED: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
+#: Optional fields of items and of their parts, and what each is in JSON.
+_KINDS: Final[dict[str, tuple[type, str]]] = {
+    "id": (str, "a text"),
+    "status": (str, "a text"),
+    "phase": (str, "a text"),
+    "namespace": (str, "a text"),
+    "detail": (str, "a text"),
+    "name": (str, "a text"),
+    "async": (bool, "true or false"),
+    "caller": (dict, "an object"),
+    "prompt_cache_breakpoint": (dict, "an object"),
+    "annotations": (list, "a list"),
+    "logprobs": (list, "a list"),
+}
+
+
+def _typed(thing: Item, place: str) -> None:
+    for name, (kind, said) in _KINDS.items():
+        value = thing.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise InvalidRequest(f"{place}.{name}: must be {said}.", param=f"{place}.{name}", code="invalid_type")
+    for name in ("caller", "prompt_cache_breakpoint"):
+        for key, value in (thing.get(name) or {}).items():
+            if not isinstance(value, str):
+                where = f"{place}.{name}.{key}"
+                raise InvalidRequest(f"{where}: must be a text.", param=where, code="invalid_type")
+    for name in ("annotations", "logprobs"):
+        for number, each in enumerate(thing.get(name) or ()):
+            if not isinstance(each, dict):
+                where = f"{place}.{name}.{number}"
+                raise InvalidRequest(f"{where}: must be an object.", param=where, code="invalid_type")
+
+
 def checked(value: str | Sequence[Item] | None, place: str = "input") -> list[Item]:
     """Items as they are kept: each with an id, a type, a status, and content in parts.
 
@@ -56,6 +89,7 @@ def _item(item: Item, place: str) -> Item:
         if not isinstance(item.get("id"), str):
             raise _missing(place, "id")
         return {"type": REFERENCE, "id": item["id"]}
+    _typed(item, place)
     if kind == "message":
         return _message(item, place)
     if not isinstance(kind, str) or kind not in PREFIXES:
@@ -108,6 +142,7 @@ def _parts(parts: Any, role: str, place: str) -> list[Item]:
 
 def _part(part: Item, role: str, place: str) -> Item:
     kind = part.get("type")
+    _typed(part, place)
     if kind in ("input_text", "output_text", "text") and isinstance(part.get("text"), str):
         if role != "assistant":
             return {"type": "input_text", "text": part["text"]}

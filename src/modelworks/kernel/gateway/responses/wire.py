@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
-from modelworks.kernel.gateway.schemas import Metadata, Wire
+from modelworks.kernel.gateway.schemas import CacheOptions, Metadata, StreamOptions, Wire
 
 #: What `include` may name. Only the log-probabilities occur here; the others are about tools that cannot have been asked for.
 Includable = Literal[
@@ -25,7 +25,10 @@ LOGPROBS: Final = "message.output_text.logprobs"
 MAX_ITEMS: Final = 10_000
 #: Fields that would make another answer than the one given here.
 _REFUSED: Final = {
+    "access_programs": "Leave it out.",
+    "background_options": "Leave it out: with background alone the response is worked on until it is done.",
     "context_management": "Leave it out: nothing is compacted. With truncation 'auto' the oldest turns are left out.",
+    "image": "Leave it out: images are handed on as they are.",
     "moderation": "Leave it out.",
     "prompt": "Send the text itself in instructions and input: prompts are not kept on the server.",
 }
@@ -37,6 +40,9 @@ class Reasoning(Wire):
 
     effort: str | None = None
     summary: str | None = None
+    generate_summary: str | None = Field(default=None, description="The former name of summary.")
+    context: str | None = None
+    mode: str | None = None
 
 
 class TextConfig(Wire):
@@ -53,6 +59,8 @@ class TextConfig(Wire):
             raise PydanticCustomError("format_type", "type must be text, json_object or json_schema")
         if kind == "json_schema" and not (isinstance((value or {}).get("name"), str) and "schema" in (value or {})):
             raise PydanticCustomError("format_schema", "a json_schema needs a name and a schema")
+        if value is not None and not isinstance(value.get("description") or "", str):
+            raise PydanticCustomError("format_description", "description must be a text")
         return value
 
 
@@ -114,6 +122,9 @@ class ResponseCreate(_Context):
     service_tier: str | None = None
     safety_identifier: str | None = Field(default=None, max_length=512)
     prompt_cache_key: str | None = Field(default=None, max_length=512)
+    prompt_cache_options: CacheOptions | None = None
+    prompt_cache_retention: str | None = None
+    stream_options: StreamOptions | None = None
     user: str | None = None
 
 

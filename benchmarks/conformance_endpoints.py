@@ -1,0 +1,283 @@
+"""The endpoints of OpenAI's that the server offers, with their types and how `conformance.py` asks them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import requests
+from fuzz_bodies import MODEL
+from openai import types as t
+from openai.types import chat, conversations, evals, fine_tuning, responses
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.completion_create_params import CompletionCreateParamsBase
+from openai.types.evals import run_create_params
+from openai.types.evals.runs import OutputItemRetrieveResponse
+from openai.types.fine_tuning import FineTuningJob
+from openai.types.fine_tuning.alpha import (
+    GraderRunResponse,
+    GraderValidateResponse,
+    grader_run_params,
+    grader_validate_params,
+)
+from openai.types.responses import response_create_params
+from things import Things
+
+#: Words in forms of items, tools and events, and names of fields, that only a request which is refused could bring about.
+NOT_OFFERED = {
+    "file_search", "web_search", "computer", "image_generation", "image_gen", "code_interpreter", "shell", "apply_patch", "mcp",
+    "tool_search", "compaction", "compacting", "configuration_update", "audio", "moderation", "program", "steer",
+}  # fmt: skip
+IMAGE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+class Stage:
+    """A server with something of everything."""
+
+    numbers: ClassVar[dict[str, int]] = {
+        "max_output_tokens": 16,
+        "max_tokens": 4,
+        "max_completion_tokens": 4,
+        "dimensions": 8,
+        "seconds": 3600,
+        "bytes": 4,
+    }
+
+    def __init__(self, url: str, http: requests.Session, client: Any) -> None:
+        self.url, self.http = url, http
+        self.things = Things(url, http, client)
+        self._ids: dict[str, str] = {}
+        #: Whether values are sent in a query, where everything is text.
+        self.querying = False
+
+    def id(self, name: str) -> str:
+        """Of a thing of that kind, made when first asked for."""
+        if name not in self._ids:
+            self._ids |= self.things.of("GET", f"/v1/{name}", [name])
+        return self._ids[name]
+
+    @cached_property
+    def file(self) -> str:
+        return self.things.file()
+
+    @cached_property
+    def training_file(self) -> str:
+        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello there."}]
+        content = "\n".join(json.dumps({"messages": turns}) for _ in range(12)).encode()
+        files = {"file": ("chats.jsonl", content), "purpose": (None, "fine-tune")}
+        return str(self.http.post(f"{self.url}/v1/files", files=files, timeout=60).json()["id"])
+
+
+_TEXTS = {
+    "model": MODEL, "url": IMAGE, "image_url": IMAGE, "arguments": "{}", "call_id": "call_1", "tool_call_id": "call_1",
+    "data": "AA==",
+    "name": "act", "role": "user", "calculate_output": "a", "source": "import json\ndef grade(sample, item):\n    return 1.0\n",
+}  # fmt: skip
+
+
+def text_value(name: str, stage: Stage) -> str:
+    """A text that fits a field of that name."""
+    if name in ("input_file_id", "file_id"):
+        return stage.file
+    if name == "training_file":
+        return "file-none"
+    return _TEXTS.get(name, "a")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One endpoint.
+
+    Args:
+        request: the types of its body, or of its query.
+        answer: the type of its answers; `events`: of what it streams.
+        body: a good request.
+        beside: what a field needs beside itself.
+        scenes: further requests, for answers that hold more.
+        ends_at: an error about this field means that all others were taken.
+    """
+
+    name: str
+    method: str
+    path: str
+    answer: Any
+    request: tuple[Any, ...] = ()
+    events: Any = None
+    body: Callable[[Stage], dict[str, Any]] = lambda _: {}
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    not_in_body: frozenset[str] = frozenset()
+    scenes: Callable[[Stage], list[dict[str, Any]]] = lambda _: []
+    ends_at: str = ""
+
+    def at(self, stage: Stage) -> str:
+        """Its path with real ids."""
+        path = self.path
+        while "{" in path:
+            name = path.partition("{")[2].partition("}")[0]
+            path = path.replace("{" + name + "}", stage.id(name))
+        return path
+
+
+_SAID = [{"role": "user", "content": "Say something."}]
+_SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+_CHAT_TOOL = {"type": "function", "function": {"name": "act", "parameters": _SCHEMA, "strict": True}}
+_TOOL = {"type": "function", "name": "act", "parameters": _SCHEMA, "strict": True}
+_CUSTOM = {"type": "custom", "name": "act", "description": "Acts."}
+
+
+def _chat_scenes(_: Stage) -> list[dict[str, Any]]:
+    base = {"model": MODEL, "messages": _SAID, "max_tokens": 60}
+    found = [
+        {**base, "tools": [_CHAT_TOOL], "tool_choice": "required"},
+        {**base, "tools": [{"type": "custom", "custom": {"name": "act"}}], "tool_choice": "required"},
+        {**base, "logprobs": True, "top_logprobs": 2, "max_tokens": 4},
+        {**base, "max_tokens": 4},
+    ]
+    return found + [{**each, "stream": True, "stream_options": {"include_usage": True}} for each in found]
+
+
+def _response_scenes(stage: Stage) -> list[dict[str, Any]]:
+    base: dict[str, Any] = {"model": MODEL, "input": "Say something.", "max_output_tokens": 60, "metadata": {"a": "b"}}
+    found: list[dict[str, Any]] = [
+        {**base, "max_output_tokens": 16},
+        {**base, "tools": [_TOOL], "tool_choice": "required"},
+        {**base, "tools": [_CUSTOM], "tool_choice": "required"},
+        {**base, "tools": [_TOOL], "tool_choice": {"type": "function", "name": "act"}},
+        {
+            **base,
+            "tools": [_TOOL],
+            "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "act"}]},
+        },
+        {**base, "include": ["message.output_text.logprobs"], "top_logprobs": 1, "max_output_tokens": 16},
+        {
+            **base,
+            "text": {"format": {"type": "json_schema", "name": "a", "schema": _SCHEMA, "description": "d", "strict": True}},
+        },
+        {**base, "text": {"format": {"type": "json_object"}}},
+        {**base, "conversation": stage.id("conversation_id"), "instructions": "Be brief.", "reasoning": {"effort": "low"}},
+        {**base, "background": True},
+    ]
+    return found + [{**each, "stream": True} for each in found if "background" not in each]
+
+
+def _grader(_: Stage) -> dict[str, Any]:
+    check = {"type": "string_check", "name": "same", "operation": "eq", "input": "{{item.a}}", "reference": "b"}
+    return {"grader": check, "item": {"a": "b"}, "model_sample": "b"}
+
+
+def _eval(_: Stage) -> dict[str, Any]:
+    source = {"type": "custom", "item_schema": _SCHEMA, "include_sample_schema": False}
+    check = {"type": "string_check", "name": "same", "operation": "eq", "input": "{{item.a}}", "reference": "b"}
+    return {"data_source_config": source, "testing_criteria": [check], "name": "a", "metadata": {"a": "b"}}
+
+
+def _eval_run(_: Stage) -> dict[str, Any]:
+    rows = {"type": "file_content", "content": [{"item": {"a": "b"}}]}
+    return {"data_source": {"type": "jsonl", "source": rows}, "name": "a", "metadata": {"a": "b"}}
+
+
+def _batch(stage: Stage) -> dict[str, Any]:
+    return {"input_file_id": stage.file, "endpoint": "/v1/completions", "completion_window": "24h"}
+
+
+def _upload(_: Stage) -> dict[str, Any]:
+    return {"bytes": 4, "filename": "a.txt", "mime_type": "text/plain", "purpose": "user_data"}
+
+
+ENDPOINTS: list[Endpoint] = [
+    Endpoint(
+        "chat.completions.create", "POST", "/v1/chat/completions", chat.ChatCompletion,
+        (chat_params.CompletionCreateParamsBase, chat_params.CompletionCreateParamsNonStreaming), chat.ChatCompletionChunk,
+        body=lambda _: {"model": MODEL, "messages": _SAID, "max_tokens": 4},
+        beside={
+            "tool_choice": {"tools": [_CHAT_TOOL]}, "parallel_tool_calls": {"tools": [_CHAT_TOOL]},
+            "top_logprobs": {"logprobs": True}, "stream_options": {"stream": True},
+            "function_call": {"functions": [{"name": "act"}]},
+        },
+        scenes=_chat_scenes,
+    ),
+    Endpoint(
+        "completions.create", "POST", "/v1/completions", t.Completion, (CompletionCreateParamsBase,),
+        body=lambda _: {"model": MODEL, "prompt": "a", "max_tokens": 4},
+        beside={"stream_options": {"stream": True}},
+        scenes=lambda _: [{"model": MODEL, "prompt": "a", "max_tokens": 4, "logprobs": 2}],
+    ),
+    Endpoint(
+        "embeddings.create", "POST", "/v1/embeddings", t.CreateEmbeddingResponse, (t.EmbeddingCreateParams,),
+        body=lambda _: {"model": "encoder", "input": "a"},
+    ),
+    Endpoint(
+        "responses.create", "POST", "/v1/responses", responses.Response,
+        (response_create_params.ResponseCreateParamsBase, response_create_params.ResponseCreateParamsNonStreaming),
+        responses.ResponseStreamEvent,
+        body=lambda _: {"model": MODEL, "input": "Say something.", "max_output_tokens": 16},
+        beside={
+            "tool_choice": {"tools": [_TOOL]}, "stream_options": {"stream": True}, "background_options": {"background": True},
+        },
+        scenes=_response_scenes,
+    ),
+    Endpoint("responses.retrieve", "GET", "/v1/responses/{response_id}", responses.Response, scenes=lambda _: [{}]),
+    Endpoint(
+        "responses.input_items.list", "GET", "/v1/responses/{response_id}/input_items", responses.ResponseItemList,
+        (responses.InputItemListParams,), scenes=lambda _: [{}],
+    ),
+    Endpoint(
+        "responses.input_tokens.count", "POST", "/v1/responses/input_tokens", responses.InputTokenCountResponse,
+        (responses.InputTokenCountParams,), body=lambda _: {"model": MODEL, "input": "a"},
+        beside={"tool_choice": {"tools": [_TOOL]}},
+        scenes=lambda _: [{"model": MODEL, "input": "a"}],
+    ),
+    Endpoint(
+        "conversations.create", "POST", "/v1/conversations", conversations.Conversation,
+        (conversations.ConversationCreateParams,),
+    ),
+    Endpoint(
+        "conversations.update", "POST", "/v1/conversations/{conversation_id}", conversations.Conversation,
+        (conversations.ConversationUpdateParams,), body=lambda _: {"metadata": {"a": "b"}},
+    ),
+    Endpoint(
+        "conversations.items.list", "GET", "/v1/conversations/{conversation_id}/items", conversations.ConversationItemList,
+        (conversations.ItemListParams,), scenes=lambda _: [{}],
+    ),
+    Endpoint("models.retrieve", "GET", "/v1/models/{model}", t.Model, scenes=lambda _: [{}]),
+    Endpoint("files.list", "GET", "/v1/files/{file_id}", t.FileObject, scenes=lambda _: [{}]),
+    Endpoint("uploads.create", "POST", "/v1/uploads", t.Upload, (t.UploadCreateParams,), body=_upload),
+    Endpoint("batches.create", "POST", "/v1/batches", t.Batch, (t.BatchCreateParams,), body=_batch),
+    Endpoint("batches.retrieve", "GET", "/v1/batches/{batch_id}", t.Batch, scenes=lambda _: [{}]),
+    Endpoint(
+        "fine_tuning.jobs.create", "POST", "/v1/fine_tuning/jobs", FineTuningJob, (fine_tuning.JobCreateParams,),
+        body=lambda _: {"model": MODEL, "training_file": "file-none"}, ends_at="training_file",
+        scenes=lambda stage: [{"model": MODEL, "training_file": stage.training_file, "hyperparameters": {"n_epochs": 1}}],
+    ),
+    Endpoint(
+        "fine_tuning.alpha.graders.run", "POST", "/v1/fine_tuning/alpha/graders/run", GraderRunResponse,
+        (grader_run_params.GraderRunParams,), body=_grader, scenes=lambda stage: [_grader(stage)],
+    ),
+    Endpoint(
+        "fine_tuning.alpha.graders.validate", "POST", "/v1/fine_tuning/alpha/graders/validate", GraderValidateResponse,
+        (grader_validate_params.GraderValidateParams,), body=_grader,
+    ),
+    Endpoint(
+        "evals.create", "POST", "/v1/evals", t.EvalCreateResponse, (t.EvalCreateParams,), body=_eval,
+        scenes=lambda s: [_eval(s)],
+    ),
+    Endpoint(
+        "evals.update", "POST", "/v1/evals/{eval_id}", t.EvalUpdateResponse, (t.EvalUpdateParams,), body=lambda _: {"name": "b"}
+    ),
+    Endpoint(
+        "evals.runs.create", "POST", "/v1/evals/{eval_id}/runs", evals.RunCreateResponse, (run_create_params.RunCreateParams,),
+        body=_eval_run, scenes=lambda s: [_eval_run(s)],
+    ),
+    Endpoint(
+        "evals.runs.retrieve", "GET", "/v1/evals/{eval_id}/runs/{run_id}", evals.RunRetrieveResponse, scenes=lambda _: [{}]
+    ),
+    Endpoint(
+        "evals.runs.output_items.retrieve", "GET", "/v1/evals/{eval_id}/runs/{run_id}/output_items/{output_item_id}",
+        OutputItemRetrieveResponse, scenes=lambda _: [{}],
+    ),
+]  # fmt: skip
+
+__all__ = ["ENDPOINTS", "IMAGE", "NOT_OFFERED", "Endpoint", "Stage", "text_value"]
