@@ -99,7 +99,8 @@ def thread_variables(then: RunEnvironment) -> dict[str, str]:
 def _imported() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in list(sys.modules):
-        if "." in name or name.startswith("_") or name in sys.stdlib_module_names:
+        is_absent = sys.modules.get(name) is None  # what was switched off has an entry, too
+        if is_absent or "." in name or name.startswith("_") or name in sys.stdlib_module_names:
             continue
         distribution = name.replace("_", "-")
         version = _version(distribution)
