@@ -7,6 +7,12 @@ writes a usage record (SQLite) before each answer ends. Counted is the CPU time 
 generator and the upstream are other processes. Rounds alternate between the servers; figures are medians over rounds,
 ratios are medians of the rounds' ratios. Without `--litellm-python` only ours is measured. With `--accounts` a second server of
 ours has a price, two budgets and three limits that every request must meet, so that each is reserved before and settled after.
+
+    python benchmarks/gateway.py --gateways 1 2
+
+measures instead how many requests a second servers of ours with so many gateway processes answer, as callers see it. That says
+something only where cores are left for callers and upstream, so the same is also told from CPU time: requests per CPU-second
+of the busiest gateway process, which is how many it would answer with a core to itself.
 """
 
 from __future__ import annotations
@@ -171,7 +177,9 @@ ACCOUNTS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
-async def start_ours(name: str, folder: Path, upstream: str, stack: ExitStack, *, accounts: bool = False) -> Server:
+async def start_ours(
+    name: str, folder: Path, upstream: str, stack: ExitStack, *, accounts: bool = False, gateways: int = 1
+) -> Server:
     """Our whole platform with one deployment that forwards to the upstream."""
     port, home, log = free_port(), folder / name, folder / f"{name}.log"
     env = {
@@ -179,6 +187,7 @@ async def start_ours(name: str, folder: Path, upstream: str, stack: ExitStack, *
         "MODELWORKS_PORT": str(port),
         "MODELWORKS_EGRESS_ALLOW": '["127.0.0.1"]',
         "MODELWORKS_LOG_LEVEL": "warning",
+        "MODELWORKS_GATEWAYS": str(gateways),
     }
     process = start([sys.executable, "-m", "modelworks.cli", "serve"], stack, log, env)
     url = f"http://127.0.0.1:{port}"
@@ -248,6 +257,74 @@ async def load(server: Server, body: dict[str, Any], count: int, concurrency: in
         before = server.cpu_s()
         await asyncio.gather(*(ask(http) for _ in range(concurrency)))
         return (server.cpu_s() - before) * 1000 / count
+
+
+def gateway_cpu_s(server: Server) -> list[float]:
+    """CPU seconds of each process of the server that answers requests."""
+    found = [server.process]
+    found += [each for each in server.process.children() if "modelworks.server" in each.cmdline()]
+    return [sum(process.cpu_times()[:2]) for process in found]
+
+
+async def until_listening(server: Server, gateways: int) -> None:
+    """Wait until that many processes answer on the server's port."""
+    port = int(server.url.rpartition(":")[2])
+    while True:
+        processes = [server.process, *server.process.children()]
+        listening = [
+            process
+            for process in processes
+            if any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in process.net_connections("tcp"))
+        ]
+        if len(listening) >= gateways:
+            return
+        await asyncio.sleep(0.2)
+
+
+async def measure_gateways(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Requests a second, and per CPU-second of the busiest gateway, by the number of gateways: medians over rounds."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        upstream_port, upstream_log = free_port(), folder / "upstream.log"
+        start([sys.executable, __file__, "--serve-upstream", str(upstream_port)], stack, upstream_log)
+        await asyncio.sleep(1)
+        servers: dict[int, Server] = {}
+        for number in arguments.gateways:
+            address = f"http://127.0.0.1:{upstream_port}/v1"
+            servers[number] = await start_ours(f"gateways-{number}", folder, address, stack, gateways=number)
+            await until_listening(servers[number], number)
+            await load(servers[number], ASKED, 4 * arguments.concurrency, arguments.concurrency)
+        per_s: dict[int, list[float]] = {number: [] for number in servers}
+        per_cpu_s: dict[int, list[float]] = {number: [] for number in servers}
+        for turn in range(arguments.rounds):
+            for number in [*servers] if turn % 2 == 0 else [*reversed(servers)]:
+                server = servers[number]
+                before, began = gateway_cpu_s(server), time.perf_counter()
+                await load(server, ASKED, arguments.requests, arguments.concurrency)
+                per_s[number].append(arguments.requests / (time.perf_counter() - began))
+                used = [after - then for then, after in zip(before, gateway_cpu_s(server), strict=True)]
+                per_cpu_s[number].append(arguments.requests / max(used))
+                shown = " + ".join(f"{each:.2f}" for each in used)
+                print(f"round {turn + 1}: {number} gateways: {per_s[number][-1]:.0f}/s, {shown} CPU-s", file=sys.stderr)
+        first = arguments.gateways[0]
+        return {
+            "concurrency": arguments.concurrency,
+            "rounds": arguments.rounds,
+            "requests_per_round": arguments.requests,
+            "cores": os.cpu_count(),
+            "load_average": [round(each, 2) for each in os.getloadavg()],
+            "gateways": {
+                number: {
+                    "requests_per_s": round(statistics.median(per_s[number]), 1),
+                    "requests_per_cpu_s_of_the_busiest": round(statistics.median(per_cpu_s[number]), 1),
+                    "ratio": round(statistics.median(b / a for a, b in zip(per_s[first], per_s[number], strict=True)), 2),
+                    "ratio_of_cpu": round(
+                        statistics.median(b / a for a, b in zip(per_cpu_s[first], per_cpu_s[number], strict=True)), 2
+                    ),
+                }
+                for number in servers
+            },
+        }
 
 
 async def recorded(server: Server) -> int:
@@ -355,6 +432,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--litellm-python", help="interpreter of an environment in which litellm[proxy] is installed")
     parser.add_argument("--accounts", action="store_true", help="measure a server with a price, budgets and limits beside ours")
+    parser.add_argument("--gateways", type=int, nargs="+", help="measure servers with so many gateway processes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=320, help="requests per round and server")
     parser.add_argument("--streams", type=int, default=64, help="streams per round, kind and server")
@@ -364,6 +442,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.serve_upstream is not None:
         serve_upstream(arguments.serve_upstream)
+        return
+    if arguments.gateways:
+        print(json.dumps(asyncio.run(measure_gateways(arguments)), indent=2))
         return
     found = asyncio.run(measure(arguments))
     if arguments.json:

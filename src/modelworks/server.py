@@ -12,12 +12,15 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from secrets import token_urlsafe
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import text
 from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp
+from uvicorn.loops.auto import auto_loop_factory
 
 from modelworks import __version__
 from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError
@@ -48,7 +51,7 @@ from modelworks.kernel.base.clock import Clock, SystemClock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.lock import ServerLock
-from modelworks.kernel.base.settings import Settings
+from modelworks.kernel.base.settings import Settings, load_settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
 from modelworks.kernel.gateway import (
@@ -68,6 +71,8 @@ from modelworks.kernel.gateway import (
     ResponseSteps,
     TuningSteps,
 )
+from modelworks.kernel.gateway.forwarding import Behind, Forward
+from modelworks.kernel.gateway.processes import GatewayProcesses, command_of, listeners
 from modelworks.kernel.gateway.protocol import GuardedProtocol
 from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, RunDeployments, Supervisor
 from modelworks.kernel.jobs import routes as jobs_routes
@@ -77,6 +82,7 @@ from modelworks.kernel.serving.backends.choice import make_backends
 from modelworks.kernel.serving.reconciler import Reconciler
 from modelworks.kernel.serving.resolver import GuardedResolver
 from modelworks.kernel.serving.service import ServingService
+from modelworks.kernel.serving.sharing import LINE_BYTES, Hub, Spoke
 from modelworks.kernel.storage import BlobStore, LinkSigner
 from modelworks.kernel.storage import routes as storage_routes
 
@@ -85,6 +91,8 @@ log = structlog.get_logger(__name__)
 #: What is cancelled at the end of a server's time gets so long to end.
 _CANCEL_S = 2
 _LOCK_LOOK_S = 5.0
+#: Holds the word by which the processes of one server know each other.
+_WORD = "MODELWORKS_GATEWAY_WORD"
 
 
 @dataclass(kw_only=True)
@@ -108,7 +116,8 @@ class Platform:
     supervisor: Supervisor
     serving: ServingService
     pool: ReplicaPool
-    reconciler: Reconciler
+    #: None in a further process of the same server, which answers requests and does nothing else.
+    reconciler: Reconciler | None
     files: FileService
     tuning: FineTuningService
     tuning_steps: TuningSteps
@@ -120,6 +129,8 @@ class Platform:
     batch_steps: BatchSteps
     lock: ServerLock
     drain: Drain = field(default_factory=Drain)
+    #: The further processes, started with the first one.
+    beside: GatewayProcesses | None = None
     closing: ExitStack = field(default_factory=ExitStack)
     _guard: asyncio.Task[None] | None = None
 
@@ -127,6 +138,8 @@ class Platform:
         """Begin to follow runs and to make deployments so; call it in the server's event loop."""
         await self.pool.start()
         self.usage.start()
+        if self.reconciler is None:
+            return
         self.supervisor.start()
         self.reconciler.start()
         self.tuning_steps.start()
@@ -134,6 +147,8 @@ class Platform:
         self.response_steps.start()
         self.batch_steps.start()
         self._guard = asyncio.create_task(self._guard_lock())
+        if self.beside is not None:
+            self.beside.start()
 
     async def _guard_lock(self) -> None:
         """End this server when another one took over its database: two supervisors would start every run twice."""
@@ -150,14 +165,21 @@ class Platform:
 
     async def quiesce(self) -> None:
         """The server will stop: begin nothing in the background; returns when what must not be broken off is over."""
-        await self.eval_steps.stop()
-        await self.batch_steps.stop()
-        await self.response_steps.rest()
+        parts = [self.eval_steps.stop(), self.batch_steps.stop(), self.response_steps.rest()]
+        if self.beside is not None:
+            parts.append(self.beside.stop())
+        await asyncio.gather(*parts)
 
     async def stop(self) -> None:
         """End the replicas of this machine and stop following runs; runs go on and are taken over by the next server."""
+        if self.reconciler is None:
+            await self.pool.close()
+            await run_in_threadpool(self.close)
+            return
         if self._guard is not None:
             self._guard.cancel()
+        if self.beside is not None:
+            self.beside.kill()
         await self.eval_steps.stop()
         await self.batch_steps.stop()
         await self.response_steps.stop()
@@ -204,8 +226,11 @@ class Platform:
         return found
 
 
-def create_platform(settings: Settings) -> Platform:
+def create_platform(settings: Settings, *, is_further: bool = False) -> Platform:
     """Open every room: take the lock, bring the database up to date (with a backup), make the first key.
+
+    Args:
+        is_further: for a further process of a server: the first one has done all that, and follows runs and deployments.
 
     Raises:
         InvalidRequest: the home folder cannot be written, or a setting does not fit.
@@ -218,17 +243,19 @@ def create_platform(settings: Settings) -> Platform:
         db = Database(settings.effective_database_url)
         opening.callback(db.dispose)
         lock = ServerLock(settings, db)
-        lock.acquire()
-        opening.callback(lock.release)
-        report = migration.upgrade(db, settings.home)
-        if report.applied:
-            log.info("database migrated", applied=list(report.applied), backup=report.backup)
+        if not is_further:
+            lock.acquire()
+            opening.callback(lock.release)
+            report = migration.upgrade(db, settings.home)
+            if report.applied:
+                log.info("database migrated", applied=list(report.applied), backup=report.backup)
         clock, events = SystemClock(), Events()
         blobs = BlobStore(settings.effective_storage_url, settings.storage_options)
         audit = AuditLog(db, clock)  # before anything is changed
         access = AccessService(db, clock, events)
-        with db.transaction() as session:
-            access.bootstrap(session, settings.home)
+        if not is_further:
+            with db.transaction() as session:
+                access.bootstrap(session, settings.home)
         sealer = Sealer.from_file(settings.effective_secret_key_file)
         secrets = SecretService(db, clock, sealer)
         usage = UsageRecorder(db, Ledger(clock, lease_s=settings.reservation_lease_s))
@@ -276,7 +303,9 @@ def create_platform(settings: Settings) -> Platform:
             supervisor=Supervisor(jobs, make_executor(settings), db, settings, events, clock),
             serving=serving,
             pool=pool,
-            reconciler=Reconciler(
+            reconciler=None
+            if is_further
+            else Reconciler(
                 db,
                 catalog,
                 clock,
@@ -410,24 +439,81 @@ def serve(settings: Settings) -> None:
     """
     telemetry.configure_logging(settings)
     settings.prepare_home()
-    listener = _listen(settings)
-    settings = settings.model_copy(update={"port": listener.getsockname()[1]})
-    try:
+    opened = _listen(settings)
+    settings = settings.model_copy(update={"port": opened[0].getsockname()[1]})
+    with ExitStack() as closing:
+        for listener in opened:
+            closing.callback(listener.close)
         platform = create_platform(settings)
-    except BaseException:
-        listener.close()
-        raise
-    try:
-        app = create_app(platform)
+        closing.callback(platform.close)
+        app: ASGIApp = create_app(platform)
+        mine = [opened[0]]
+        if len(opened) > 1:
+            # Where the others pass on what only this process handles.
+            inner = listeners("127.0.0.1", 0, 1)[0]
+            closing.callback(inner.close)
+            mine.append(inner)
+            word = token_urlsafe(32)
+            app = Behind(app, word)
+            command = command_of(str(settings.home), settings.host, settings.port, _url_of(inner))
+            hub = Hub(platform.pool, platform.events)
+            platform.beside = GatewayProcesses(command, {_WORD: word}, opened[1:], hub.attend, LINE_BYTES)
         server = DrainingServer(listening(app, settings), platform.drain, limit_s=settings.shutdown_s, quiesce=platform.quiesce)
         print(f"Modelworks {__version__} at {settings.local_url} (home: {settings.home})", file=sys.stderr, flush=True)
-        server.run(sockets=[listener])
+        server.run(sockets=mine)
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{host}:{port}"
+
+
+async def answer_beside(settings: Settings, inner_url: str, listener: socket.socket, channel: socket.socket) -> None:
+    """Run a further process of a server until it is told to stop, or the first one is gone.
+
+    Args:
+        inner_url: where the first process takes what only it handles.
+        listener: for requests. channel: the end of a socket pair; see `serving/sharing.py`.
+    """
+    platform = create_platform(settings, is_further=True)
+    try:
+        spoke = Spoke(platform.pool, platform.events)
+        reader, writer = await asyncio.open_connection(sock=channel, limit=LINE_BYTES)
+        told = asyncio.Event()
+        following = asyncio.create_task(spoke.attend(reader, writer, told.set))
+        knowing = asyncio.create_task(told.wait())
+        await asyncio.wait([following, knowing], return_when=asyncio.FIRST_COMPLETED)
+        app = Forward(create_app(platform), inner_url, os.environ[_WORD], platform.drain)
+        # The first process breaks off what is left after its own time.
+        limit_s = max(0.0, settings.shutdown_s - _CANCEL_S - 1)
+        server = DrainingServer(listening(app, settings), platform.drain, limit_s=limit_s)
+
+        def lost(_task: asyncio.Task[None]) -> None:
+            # Without the first process there are no replicas.
+            for _ in range(2):
+                server.handle_exit(signal.SIGTERM, None)
+
+        following.add_done_callback(lost)
+        await server.serve(sockets=[listener])
+        following.remove_done_callback(lost)
+        following.cancel()
+        await app.close()
     finally:
         platform.close()
-        listener.close()
 
 
-def listening(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def main(argv: list[str]) -> None:
+    """`python -m modelworks.server HOME HOST PORT INNER_URL LISTENER CHANNEL`, started by the first process of a server."""
+    home, host, port, inner_url, listener, channel = argv
+    os.environ["MODELWORKS_HOME"] = home
+    settings = load_settings(host=host, port=int(port))
+    telemetry.configure_logging(settings)
+    sockets = [socket.socket(fileno=int(each)) for each in (listener, channel)]
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(answer_beside(settings, inner_url, *sockets))
+
+
+def listening(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How the server speaks HTTP."""
     return uvicorn.Config(
         app,
@@ -443,15 +529,20 @@ def listening(app: FastAPI, settings: Settings) -> uvicorn.Config:
     )
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """Take the port before anything else is touched."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _listen(settings: Settings) -> list[socket.socket]:
+    """Take the port before anything else is touched: one listener for each process."""
     try:
-        listener.bind((settings.host, settings.port))
+        if settings.gateways > 1:
+            return listeners(settings.host, settings.port, settings.gateways)
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((settings.host, settings.port))
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
-        listener.close()
         if error.errno == errno.EADDRINUSE:
             raise Conflict(
                 f"Port {settings.port} on {settings.host} is taken by another program.",
@@ -465,4 +556,8 @@ def _listen(settings: Settings) -> socket.socket:
         ) from error
     # Children must not hold the port when the server is killed.
     listener.set_inheritable(False)
-    return listener
+    return [listener]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -95,6 +95,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "target.py": "what a request can be sent to",
         "queue.py": "who is next when a deployment is full",
         "waiting.py": "requests that wait in memory",
+        "sharing.py": "what the processes of one server tell each other",
     },
     "gateway": {
         "generation/": "chats and completions",
@@ -116,6 +117,8 @@ DRIVERS: dict[str, dict[str, str]] = {
         "middleware.py": "request ids, body limits, headers against browsers' tricks",
         "protocol.py": "limits of time and size on the wire",
         "shutdown.py": "what is under way when the server ends",
+        "processes.py": "further processes that answer requests",
+        "forwarding.py": "what these pass on to the first one",
         "exchange.py": "one request's way to a replica and back",
         "metering.py": "what a request used",
         "idempotency.py": "the header Idempotency-Key, for every route",

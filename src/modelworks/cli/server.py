@@ -19,12 +19,13 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [MODELWORKS_HOST, 127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one [MODELWORKS_PORT, 8400].")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of database, blobs and logs [MODELWORKS_HOME].")] = None,
+    gateways: Annotated[int | None, typer.Option(help="Processes that answer requests [MODELWORKS_GATEWAYS, 1].")] = None,
 ) -> None:
     """Start the platform on this machine, until Ctrl-C."""
     if home is not None:
         os.environ["MODELWORKS_HOME"] = str(home.expanduser().absolute())
     try:
-        settings = settings_from({"host": host, "port": port})
+        settings = settings_from({"host": host, "port": port, "gateways": gateways})
         for variable, meant in mistyped().items():
             note(tr("{variable} is no setting and has no effect. Is {meant} meant?", variable=variable, meant=meant))
         from modelworks.server import serve as start

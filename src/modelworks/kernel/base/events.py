@@ -21,6 +21,7 @@ class Events:
 
     def __init__(self) -> None:
         self._handlers: dict[str, list[Handler]] = defaultdict(list)
+        self._taps: list[Handler] = []
         self._lock = threading.Lock()
 
     def subscribe(self, topic: str, handler: Handler) -> Callable[[], None]:
@@ -34,6 +35,10 @@ class Events:
                     self._handlers[topic].remove(handler)
 
         return unsubscribe
+
+    def tap(self, handler: Handler) -> None:
+        """Call `handler(topic, payload)` on everything that is announced here, whatever its topic; not on what is relayed."""
+        self._taps.append(handler)
 
     def publish_after_commit(self, session: Session, topic: str, **payload: Any) -> None:
         """Announce when the session's transaction is committed, so that handlers read the new state; never after a rollback."""
@@ -49,8 +54,16 @@ class Events:
 
     def publish(self, topic: str, **payload: Any) -> None:
         """Announce; a failing handler is logged and does not disturb the others."""
+        self.relay(topic, payload)
+        self._call(self._taps, topic, payload)
+
+    def relay(self, topic: str, payload: dict[str, Any]) -> None:
+        """Announce what another process of this server has announced."""
         with self._lock:
             handlers = list(self._handlers[topic])
+        self._call(handlers, topic, payload)
+
+    def _call(self, handlers: list[Handler], topic: str, payload: dict[str, Any]) -> None:
         for handler in handlers:
             try:
                 handler(topic, payload)

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level logged.")
     log_format: Literal["json", "console"] = Field(default="console", description="json for machines, console for people.")
     otlp_endpoint: str | None = Field(default=None, description="OpenTelemetry collector (OTLP over HTTP); off when empty.")
+    gateways: int = Field(
+        default=1, ge=1, le=64, description="Processes that answer requests, on one port; the first does all else too."
+    )
     executor: Literal["local", "ray"] = Field(default="local", description="Where runs are executed.")
     serving_backend: Literal["local", "ray-serve"] = Field(default="local", description="Where replicas run.")
     ray_address: str | None = Field(default=None, description="Ray dashboard address for jobs, e.g. http://127.0.0.1:8265.")

@@ -283,7 +283,7 @@ def _has(place: Place, version_id: str) -> bool:
 def _is_idle(held: HeldAdapter, now: float) -> bool:
     if held.slot is None:
         return True
-    if held.slot.in_flight > 0:
+    if held.slot.busy > 0:
         held.idle_since = None
         return False
     if held.idle_since is None:

@@ -112,6 +112,9 @@ class ReplicaPool:
         self._on_unknown: Callable[[str, str], Awaitable[bool]] | None = None
         self._expected = 0
         self._covered = 0
+        self._on_table: Callable[[Table, int], None] | None = None
+        self._on_expect: Callable[[int], None] | None = None
+        self._confirm: Callable[[], Awaitable[None]] | None = None
 
     # --- life cycle -------------------------------------------------------------------------------------------------
 
@@ -156,6 +159,14 @@ class ReplicaPool:
         """Register what deploys a model that is asked for the first time: given project and name, it says whether it did."""
         self._on_unknown = deploy
 
+    def share(self, on_table: Callable[[Table, int], None], on_expect: Callable[[int], None]) -> None:
+        """Register who hears of every table and every announced change, in the thread that brings it."""
+        self._on_table, self._on_expect = on_table, on_expect
+
+    def confirm_with(self, confirm: Callable[[], Awaitable[None]]) -> None:
+        """Register what is asked before a name is unknown: after it, every change until then has been announced here."""
+        self._confirm = confirm
+
     def wake_reconciler(self) -> None:
         """Ask for a fresh look: a replica did not answer."""
         if self._on_wake is not None:
@@ -164,6 +175,8 @@ class ReplicaPool:
     def expect(self, change: int) -> None:
         """A change was announced (thread-safe): nobody is refused by a table that does not cover it yet."""
         self._expected = change
+        if self._on_expect is not None:
+            self._on_expect(change)
 
     def publish(self, table: Table, covers: int = 0) -> None:
         """Replace the table (thread-safe). Slots of replicas that stay must be the same objects.
@@ -183,6 +196,8 @@ class ReplicaPool:
                     by_reference[project_id, reference] = target
         self._snapshot = _Snapshot(table, by_reference, lines)
         self._covered = covers
+        if self._on_table is not None:
+            self._on_table(table, covers)
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._announce)
@@ -266,15 +281,25 @@ class ReplicaPool:
         if self._covered < self._expected:
             await self._catch_up()
         target = self._find(project_id, model_name)
+        if target is None:
+            target = await self._look_again(project_id, model_name)
         if target is None and self._on_unknown is not None and await self._on_unknown(project_id, model_name):
             await self._catch_up()
-            target = self._find(project_id, model_name)
+            target = self._find(project_id, model_name) or await self._look_again(project_id, model_name)
         if target is None:
             raise self._not_found(project_id, model_name)
         chosen = self.choose(project_id, model_name, split_by, turn)
         if chosen is not None:
             return chosen
         return await self._room.wait(project_id, model_name, target, wait_s, split_by, turn)
+
+    async def _look_again(self, project_id: str, model_name: str) -> Target | None:
+        """Another process may have heard of it a moment ago."""
+        if self._confirm is None:
+            return None
+        await self._confirm()
+        await self._catch_up()
+        return self._find(project_id, model_name)
 
     async def _catch_up(self) -> None:
         """Wait for a table that knows of every announced change: what was deployed a moment ago may not be published yet."""

@@ -317,7 +317,9 @@ class Reconciler:
         """So many requests it answers at a time; the others wait where they are served fairly, and can still go elsewhere."""
         row = place.wish.row
         each = self._settings.replica_requests if row.kind == "predictor" else self._settings.upstream_requests
-        return each * row.num_replicas if place.backend.scales else each
+        together = each * row.num_replicas if place.backend.scales else each
+        # Every process counts for itself.
+        return -(-together // self._settings.gateways)
 
     def _fail(self, place: Place, error: str, *, permanent: bool) -> None:
         place.slot = None
@@ -428,7 +430,7 @@ class Reconciler:
             return
         if place.stopping:
             return
-        if place.slot is not None and place.slot.in_flight > 0:
+        if place.slot is not None and place.slot.busy > 0:
             place.idle_since = None
         elif place.idle_since is None:
             place.idle_since = now

@@ -12,7 +12,7 @@ from modelworks.contract.errors import Unavailable
 from modelworks.kernel.serving.schemas import DeployedModel, Route
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Slot:
     """One replica that answers. The object lives as long as the replica's process, so that its count survives publishing."""
 
@@ -24,6 +24,13 @@ class Slot:
     parent: Slot | None = None
     #: So many requests it answers at a time, with whichever adapters; 0 is any number.
     capacity: int = 0
+    #: Requests that other processes of this server have it answer, as they say.
+    elsewhere: int = 0
+
+    @property
+    def busy(self) -> int:
+        """Requests that it answers for this process and others: it is not ended before they are over."""
+        return self.in_flight + self.elsewhere
 
     @property
     def load(self) -> int:
