@@ -393,7 +393,8 @@ def main() -> None:
             survey.answer(endpoint.name, endpoint.answer, result)
             if endpoint.events is not None:
                 survey.answer(f"{endpoint.name} events", endpoint.events, result)
-            print(f"{endpoint.name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            counts = dict(Counter([*result.request.values(), *result.answer.values()]))
+            print(f"{endpoint.name}: {counts}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     print(f"openai {openai.__version__}, {survey.num_requests} requests")
     sys.exit(0 if show(results, arguments.list) >= arguments.at_least else 1)
 

@@ -56,7 +56,9 @@ class Stage:
     def id(self, name: str) -> str:
         """Of a thing of that kind, made when first asked for."""
         if name not in self._ids:
-            self._ids |= self.things.of("GET", f"/v1/{name}", [name])
+            # A run and its items come with their eval.
+            maker = "eval_id" if name in ("run_id", "output_item_id") else name
+            self._ids |= self.things.of("GET", "/v1/evals", [maker, name])
         return self._ids[name]
 
     @cached_property
