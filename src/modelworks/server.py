@@ -69,6 +69,7 @@ from modelworks.kernel.gateway import (
     Measuring,
     ResponseService,
     ResponseSteps,
+    ToolServers,
     TuningSteps,
 )
 from modelworks.kernel.gateway.forwarding import Behind, Forward
@@ -281,7 +282,8 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         )
         evals = EvalService(db, asked, files, clock, base_url=settings.public_url or settings.local_url)
         life = timedelta(days=settings.response_days)
-        responses = ResponseService(db, ConversationService(db, clock), clock, life=life)
+        tool_servers = ToolServers(settings.egress_allow, timeout_s=settings.tool_timeout_s)
+        responses = ResponseService(db, ConversationService(db, clock), clock, life=life, tool_servers=tool_servers)
         response_steps = ResponseSteps(responses, asked)
         batches = BatchService(db, files, clock)
         door = Door(asked, responses, response_steps, max_body_bytes=settings.max_body_bytes)

@@ -54,7 +54,7 @@ class PromptEncoder:
     def encode(self, request: GenerationInput) -> list[int]:
         """The ids that the model continues.
 
-        Special tokens written out in a chat's messages are plain characters: a message cannot end its own turn. In a text
+        Special tokens written out in a chat's messages and tools are plain characters: neither can end a turn. In a text
         prompt they are what they say.
 
         Raises:
@@ -145,7 +145,11 @@ class PromptEncoder:
         try:
             turns = [self._hide_special(_turn(message, str(template)), mentioned) for message in messages]
             text = self._tokenizer.apply_chat_template(
-                turns, tools=tools or None, tokenize=False, add_generation_prompt=not answered, **template_args
+                turns,
+                tools=self._hide_special(tools, mentioned) or None,
+                tokenize=False,
+                add_generation_prompt=not answered,
+                **template_args,
             )
         except (TemplateError, TypeError, ValueError, RecursionError) as error:
             raise InvalidRequest(f"The chat template refuses these messages: {error}.", param="messages") from error

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     shutdown_s: float = Field(
         default=30.0, ge=0, description="How long answers under way may go on after the server was told to stop."
     )
+    tool_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long a tool server elsewhere (tools of the type mcp) has for its answer."
+    )
     keep_alive_s: float = Field(default=15.0, gt=0, description="Silence after which a stream gets a keep-alive comment.")
     reservation_lease_s: float = Field(
         default=60.0, gt=0, description="A server silent for so long is taken for dead: what its requests had reserved counts."

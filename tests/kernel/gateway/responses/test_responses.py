@@ -385,7 +385,7 @@ async def test_truncation_leaves_the_oldest_turns_out(stage: Stage) -> None:
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:"}]}]}, "input.0.content.0"),
         ({"input": [{"type": "item_reference", "id": "msg_0"}]}, "input.0.id"),
         ({"tools": [{"type": "web_search"}]}, "tools.0"),
-        ({"tools": [FUNCTION, {"type": "mcp", "server_label": "a"}]}, "tools.1"),
+        ({"tools": [FUNCTION, {"type": "file_search", "vector_store_ids": ["a"]}]}, "tools.1"),
         ({"tools": [{"type": "function"}]}, "tools.0.name"),
         ({"tools": [{"type": "custom", "name": "a", "format": {"type": "grammar"}}]}, "tools.0.format"),
         ({"tool_choice": {"type": "file_search"}}, "tool_choice"),

@@ -8,13 +8,16 @@ from typing import Any
 import orjson
 from starlette.concurrency import run_in_threadpool
 
-from modelworks.contract.errors import ContextLengthExceeded, InvalidRequest, ModelworksError
+from modelworks.contract.errors import ContextLengthExceeded, InvalidRequest, ModelworksError, UnsupportedParameter
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway.generation.chat_reading import Chat, Chunk, count_tokens, renamed
 from modelworks.kernel.gateway.metering import Meter
+from modelworks.kernel.gateway.responses import remote
+from modelworks.kernel.gateway.responses.agency import Agency
 from modelworks.kernel.gateway.responses.events import Composer, Event, wire
 from modelworks.kernel.gateway.responses.items import Item, as_turns, checked
+from modelworks.kernel.gateway.responses.remote import Toolbox
 from modelworks.kernel.gateway.responses.service import ResponseService
 from modelworks.kernel.gateway.responses.wire import (
     CHAT_NAMES,
@@ -44,14 +47,40 @@ class Reading:
         self._responses = responses
         self._principal = principal
         self._fields = chat_fields(asked)
+        self.remotes = remote.parse(asked.tools)
+        if self.remotes and not isinstance(asked, ResponseCreate):
+            raise UnsupportedParameter(
+                f"{self.remotes[0].place}: what a server's tools take is not known before it is asked.",
+                hint="Leave tools of the type mcp out to count the rest.",
+                param=self.remotes[0].place,
+            )
         #: The request's own items.
         self.given = checked(asked.input)
         self._turns: list[dict[str, Any]] = []
         self._places: list[str] = []
+        #: What precedes the request and its own items.
+        self.items: list[Item] = []
+
+    def add(self, turns: Sequence[dict[str, Any]]) -> None:
+        """Turns that the answer itself brought about."""
+        self._turns.extend(turns)
+        self._places.extend(["tools"] * len(turns))
+
+    def offer(self, functions: Sequence[dict[str, Any]], choice: Any = None) -> None:
+        """Let the model call these beside the request's own functions; `choice` takes the place of `tool_choice`."""
+        own = chat_fields(self.asked)
+        tools = [*own.get("tools", ()), *functions]
+        self._fields = {name: value for name, value in own.items() if name != "tools"} | ({"tools": tools} if tools else {})
+        if choice is not None:
+            self._fields["tool_choice"] = choice
+        if not tools:
+            self._fields.pop("tool_choice", None)
+            self._fields.pop("parallel_tool_calls", None)
 
     async def gather(self) -> None:
         """Read what precedes the request; raises as `ResponseService.context`."""
         before = await run_in_threadpool(self._history)
+        self.items = [*before, *self.given]
         asked = self.asked
         history = "previous_response_id" if asked.previous_response_id is not None else "conversation"
         own = ["input"] if isinstance(asked.input, str) else [f"input.{number}" for number in range(len(self.given))]
@@ -75,8 +104,11 @@ class Reading:
 
     def check(self, gateway: GatewayService, meter: Meter) -> None:
         """Whether it could be asked now; raises InvalidRequest as the chat's route."""
+        body = self._body(self._turns)
+        if self.remotes:
+            body.pop("tool_choice", None)  # it may be about tools that are not known yet
         with renamed(self._places, CHAT_NAMES):
-            Chat(gateway, self._principal, meter, self._body(self._turns))
+            Chat(gateway, self._principal, meter, body)
 
     async def count(self, gateway: GatewayService, meter: Meter) -> int:
         """How many tokens that is; raises as the chat's route."""
@@ -181,6 +213,13 @@ class ResponseCall:
                 param="store",
                 code="invalid_value",
             )
+        for each in self.reading.remotes:
+            if each.server.headers:
+                raise UnsupportedParameter(
+                    f"{each.place}: a response in the background would store what is sent to the server {each.label!r}.",
+                    hint="Ask without background, or a server that needs no headers.",
+                    param=each.place,
+                )
         self._gateway.model(self._principal, self._asked.model)
         await self.reading.gather()
         self.reading.check(self._gateway, self._meter)
@@ -233,8 +272,14 @@ class ResponseCall:
             await emit([*self.composer.begin(), *self.composer.take(chunk)])
 
         await self.reading.gather()
-        await self.reading.ask(self._gateway, self._meter, take, out)
-        return self.composer.complete(self._meter.tallies[0].as_openai(), self._gateway.now_s())
+        if self.reading.remotes:
+            box = Toolbox(self._responses.tool_servers, self._principal.project_id, self.reading.remotes)
+            agency = Agency(self._gateway, self._principal, self._meter, self.reading, self._asked, self.composer, box)
+            used = await agency.work(emit, out)
+        else:
+            await self.reading.ask(self._gateway, self._meter, take, out)
+            used = self._meter.tallies[0]
+        return self.composer.complete(used.as_openai(), self._gateway.now_s())
 
     async def keep(self, response: dict[str, Any]) -> None:
         """Store the response where it shall be, and its turn in the conversation."""
@@ -297,6 +342,8 @@ def head(asked: ResponseCreate, *, response_id: str, created_at: int) -> dict[st
 
 
 def _shown(tool: dict[str, Any]) -> dict[str, Any]:
+    if tool["type"] == "mcp":
+        return remote.shown(tool)
     if tool["type"] == "function":
         return {"description": None, "parameters": None, "strict": None, **tool}
     return {"description": None, "format": {"type": "text"}, **tool}

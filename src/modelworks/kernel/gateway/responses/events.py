@@ -8,7 +8,8 @@ are the same. Source: the client's own state machine, and OpenAI's reference of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import orjson
@@ -22,8 +23,16 @@ Status = Literal["completed", "incomplete", "failed", "cancelled"]
 _REASONS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
+@dataclass(slots=True)
+class RemoteCall:
+    """A call of a tool of a server elsewhere, as the model wrote it: the function's name and the arguments as JSON."""
+
+    name: str
+    arguments: str = ""
+
+
 class Composer:
-    """Makes one response from the chunks of a chat.
+    """Makes one response from the chunks of a chat, or of several one after the other.
 
     Args:
         head: the response object but for what the answer decides: output, usage, status and error.
@@ -33,6 +42,9 @@ class Composer:
     def __init__(self, head: Mapping[str, Any], *, custom: frozenset[str] = frozenset()) -> None:
         self._head = head
         self._custom = custom
+        #: Names of functions that are tools of servers elsewhere: their calls are gathered, and told when they are made.
+        self.remote: Collection[str] = ()
+        self._remote_calls: dict[int, RemoteCall] = {}
         self._sequence = 0
         self._events: list[Event] = []
         self.output: list[Item] = []
@@ -113,7 +125,7 @@ class Composer:
         for place in self._calls.values():
             self._settle_call(place)
         for item in self.output:
-            if item["status"] == "in_progress":
+            if item.get("status") == "in_progress":
                 item["status"] = "incomplete"
         found = self.response("failed", error=as_error(error))
         self._emit("response.failed", response=found)
@@ -130,6 +142,58 @@ class Composer:
     def _taken(self) -> list[Event]:
         events, self._events = self._events, []
         return events
+
+    # -- tools of servers elsewhere --------------------------------------------------------------------------------------
+
+    def end_round(self) -> tuple[list[RemoteCall], bool, list[Event]]:
+        """The calls of remote tools that a chat ended with, whether it called others too, and the events that end its items.
+
+        Without such calls nothing ends: `complete` follows. Calls that were cut for their length are not made.
+        """
+        if not self._remote_calls or self._finish in _REASONS:
+            self._remote_calls = {}
+            return [], False, []
+        calls, self._remote_calls = [*self._remote_calls.values()], {}
+        self._close("completed")
+        for place in self._calls.values():
+            self._close_call(place, "completed")
+        has_others = bool(self._calls)
+        self._calls, self._finish = {}, None
+        return calls, has_others, self._taken()
+
+    def listing(self, item: Item) -> None:
+        """The tools of a server, as an item; its events are told with the next ones."""
+        self._begin()
+        place = self._add({"id": new_id("mcpl"), "type": "mcp_list_tools", **item, "tools": []})
+        self._emit("response.mcp_list_tools.in_progress", **self._at(place))
+        self._emit("response.mcp_list_tools.completed", **self._at(place))
+        self.output[place]["tools"] = item["tools"]
+        self._emit("response.output_item.done", output_index=place, item={**self.output[place]})
+
+    def requesting(self, label: str, name: str, arguments: str) -> list[Event]:
+        """A call that waits for approval."""
+        item = {"id": new_id("mcpr"), "type": "mcp_approval_request", "server_label": label, "name": name}
+        place = self._add({**item, "arguments": arguments})
+        self._emit("response.output_item.done", output_index=place, item={**self.output[place]})
+        return self._taken()
+
+    def calling(self, label: str, name: str, arguments: str, request_id: str | None = None) -> tuple[Item, list[Event]]:
+        """A call that is about to be made; the item is one of the response's, ended by `called`."""
+        item: Item = {"id": new_id("mcp"), "type": "mcp_call", "status": "in_progress", "server_label": label, "name": name}
+        place = self._add({**item, "arguments": "", "output": None, "error": None, "approval_request_id": request_id})
+        self._emit("response.mcp_call_arguments.delta", **self._at(place), delta=arguments)
+        self._emit("response.mcp_call_arguments.done", **self._at(place), arguments=arguments)
+        self.output[place]["arguments"] = arguments
+        self._emit("response.mcp_call.in_progress", **self._at(place))
+        return self.output[place], self._taken()
+
+    def called(self, item: Item, output: str | None, error: dict[str, Any] | None) -> list[Event]:
+        """What the call gave."""
+        place = next(at for at, each in enumerate(self.output) if each is item)
+        item |= {"output": output, "error": error}
+        self._emit(f"response.mcp_call.{'completed' if error is None else 'failed'}", **self._at(place))
+        self._done(place, "completed" if error is None else "failed")
+        return self._taken()
 
     # -- items -----------------------------------------------------------------------------------------------------------
 
@@ -225,6 +289,12 @@ class Composer:
     def _call(self, call: Mapping[str, Any]) -> None:
         number = call.get("index") or 0
         function = call.get("function") or {}
+        if number not in self._calls and function.get("name") in self.remote:
+            self._close("completed")
+            self._remote_calls[number] = RemoteCall(function["name"])
+        if number in self._remote_calls:
+            self._remote_calls[number].arguments += function.get("arguments") or ""
+            return
         if number not in self._calls:
             self._close("completed")
             name = function.get("name") or ""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Final
 
 import orjson
@@ -21,6 +22,10 @@ PREFIXES: Final[dict[str, Prefix]] = {
     "function_call_output": "fco",
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
+    "mcp_list_tools": "mcpl",
+    "mcp_call": "mcp",
+    "mcp_approval_request": "mcpr",
+    "mcp_approval_response": "mcpa",
 }
 REFERENCE: Final = "item_reference"
 _ID: Final = re.compile(r"[\w.:-]{1,64}")
@@ -31,7 +36,26 @@ _NEEDED: Final[dict[str, tuple[str, ...]]] = {
     "custom_tool_call": ("call_id", "name", "input"),
     "function_call_output": ("call_id",),
     "custom_tool_call_output": ("call_id",),
+    "mcp_list_tools": ("server_label",),
+    "mcp_call": ("server_label", "name", "arguments"),
+    "mcp_approval_request": ("server_label", "name", "arguments"),
+    "mcp_approval_response": ("approval_request_id",),
 }
+#: What items of remote tools may hold beside those.
+_KEPT: Final[dict[str, tuple[str, ...]]] = {
+    "mcp_list_tools": ("tools", "error"),
+    "mcp_call": ("output", "error", "approval_request_id"),
+    "mcp_approval_response": ("approve", "reason"),
+}
+_UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def function_name(label: str, tool: str) -> str:
+    """Under which name a chat offers a tool of a server: at most 64 letters, digits, _ and -, and no other's."""
+    plain = f"{label}__{_UNFIT.sub('_', tool)}"
+    if len(plain) <= 64 and _UNFIT.search(tool) is None:
+        return plain
+    return f"{plain[:55]}_{sha256(f'{label}/{tool}'.encode()).hexdigest()[:8]}"
 
 
 #: Optional fields of items and of their parts, and what each is in JSON.
@@ -111,7 +135,11 @@ def _item(item: Item, place: str) -> Item:
         found["output"] = output if isinstance(output, str) else _parts(output, "user", f"{place}.output")
     else:
         found |= {name: item[name] for name in _NEEDED[kind]}
-    found["status"] = "completed"
+        found |= {name: item.get(name) for name in _KEPT.get(kind, ())}
+    if kind == "mcp_approval_response" and not isinstance(item.get("approve"), bool):
+        raise InvalidRequest(f"{place}.approve: must be true or false.", param=f"{place}.approve", code="invalid_type")
+    if not kind.startswith("mcp_") or kind == "mcp_call":
+        found["status"] = "completed"
     return found
 
 
@@ -194,6 +222,7 @@ def as_turns(items: Sequence[Item], places: Sequence[str]) -> tuple[list[dict[st
     turns: list[dict[str, Any]] = []
     found: list[str] = []
     thoughts: list[str] = []
+    requests = {item["id"]: item for item in items if item["type"] == "mcp_approval_request"}
 
     def add(turn: dict[str, Any], place: str) -> None:
         turns.append(turn)
@@ -212,6 +241,9 @@ def as_turns(items: Sequence[Item], places: Sequence[str]) -> tuple[list[dict[st
                 turn["reasoning_content"] = "\n".join(thoughts)
             thoughts = []
             add(turn, place)
+        elif kind.startswith("mcp_"):
+            for turn in _remote_turns(item, requests):
+                add(turn, place)
         else:
             if not turns or turns[-1]["role"] != "assistant":
                 turn = {"role": "assistant", "content": None}
@@ -221,6 +253,38 @@ def as_turns(items: Sequence[Item], places: Sequence[str]) -> tuple[list[dict[st
             thoughts = []
             turns[-1].setdefault("tool_calls", []).append(_call(item))
     return turns, found
+
+
+def _remote_turns(item: Item, requests: Mapping[str, Item]) -> list[dict[str, Any]]:
+    """A call of a remote tool and what it gave, or that it was not allowed. Lists and open questions say nothing to a model."""
+    if item["type"] == "mcp_call":
+        return remote_turns(item)
+    if item["type"] == "mcp_approval_response" and item["approve"] is False:
+        asked = requests.get(item["approval_request_id"])
+        if asked is not None:
+            why = f" {item['reason']}" if isinstance(item.get("reason"), str) else ""
+            return remote_turns({**asked, "output": f"The user did not allow this call.{why}", "error": None})
+    return []
+
+
+def remote_turns(item: Item) -> list[dict[str, Any]]:
+    """The assistant's call of a remote tool and the tool's answer."""
+    function = {"name": function_name(item["server_label"], item["name"]), "arguments": item["arguments"]}
+    error = item.get("error")
+    output = item.get("output") if error is None else f"Error: {_reason(error)}"
+    return [
+        {"role": "assistant", "content": None, "tool_calls": [{"id": item["id"], "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": item["id"], "content": output if isinstance(output, str) else ""},
+    ]
+
+
+def _reason(error: Any) -> str:
+    if not isinstance(error, dict):
+        return str(error)
+    content = error.get("content")
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text")) for part in content if isinstance(part, dict))
+    return str(error.get("message"))
 
 
 def _call(item: Item) -> dict[str, Any]:

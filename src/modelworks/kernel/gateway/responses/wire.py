@@ -32,7 +32,7 @@ _REFUSED: Final = {
     "moderation": "Leave it out.",
     "prompt": "Send the text itself in instructions and input: prompts are not kept on the server.",
 }
-_TOOLS_HINT: Final = "Tools of the types function and custom are called by your own program; others do not exist here."
+_TOOLS_HINT: Final = "There are function and custom, which your own program calls, and mcp, which the server calls."
 
 
 class Reasoning(Wire):
@@ -76,7 +76,7 @@ class _Context(Wire):
     instructions: str | None = Field(default=None, description="A system message; not carried on to the next response.")
     previous_response_id: str | None = Field(default=None, description="Goes on where that response ended.")
     conversation: Any = Field(default=None, description="A conversation (or its id) to go on with; the turn is added to it.")
-    tools: list[dict[str, Any]] | None = Field(default=None, max_length=512, description="Of the types function and custom.")
+    tools: list[dict[str, Any]] | None = Field(default=None, max_length=512, description="function, custom or mcp.")
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
@@ -115,7 +115,7 @@ class ResponseCreate(_Context):
     metadata: Metadata | None = None
     include: list[Includable] | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
-    max_tool_calls: int | None = Field(default=None, ge=1, description="Of built-in tools, of which there are none.")
+    max_tool_calls: int | None = Field(default=None, ge=1, description="Of tools of servers elsewhere.")
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -184,9 +184,10 @@ def chat_fields(asked: _Context) -> dict[str, Any]:
         InvalidRequest: a tool without a name, a choice that names no tool.
     """
     found: dict[str, Any] = {}
-    if asked.tools:
-        found["tools"] = [_tool(tool, f"tools.{number}") for number, tool in enumerate(asked.tools)]
-    if asked.tool_choice is not None:
+    own = [_tool(tool, f"tools.{number}") for number, tool in enumerate(asked.tools or ()) if tool.get("type") != "mcp"]
+    if own:
+        found["tools"] = own
+    if asked.tool_choice is not None and not is_remote(asked.tool_choice):
         found["tool_choice"] = _choice(asked.tool_choice)
     if asked.tools and asked.parallel_tool_calls is not None:
         found["parallel_tool_calls"] = asked.parallel_tool_calls
@@ -272,6 +273,11 @@ def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
             "additionalProperties": False,
         }
     return {"type": "function", "function": function}
+
+
+def is_remote(choice: Any) -> bool:
+    """Whether `tool_choice` names a server, which is known better when its tools are."""
+    return isinstance(choice, dict) and choice.get("type") == "mcp"
 
 
 def _choice(choice: Any) -> Any:
