@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from license_expression import LicenseSymbol, get_spdx_licensing
+from license_expression import LicenseSymbol, Licensing, get_spdx_licensing
 from packaging.requirements import Requirement
 
 from modelworks.cli.sbom import installed, licence, normalized
@@ -58,6 +59,12 @@ def closure(extras: set[str]) -> set[str]:
     return set(found)
 
 
+@cache
+def _spdx() -> Licensing:
+    """The names of all licences; reading them takes a tenth of a second."""
+    return get_spdx_licensing()
+
+
 def family_of(said: str) -> str:
     """`permissive`, `weak`, `copyleft` or `unknown`: of alternatives the freest, of what holds together the strictest."""
     ranks = ["permissive", "weak", "copyleft", "unknown"]
@@ -71,7 +78,7 @@ def family_of(said: str) -> str:
         return next((ranks.index(family) for family, pattern in _FAMILIES if re.search(pattern, text)), 3)
 
     try:
-        return ranks[judge(get_spdx_licensing().parse(said))]
+        return ranks[judge(_spdx().parse(said))]
     except Exception:
         return ranks[judge(said)]  # not an expression but words
 
