@@ -55,3 +55,8 @@ def test_the_check_would_see_a_heavy_library() -> None:
 def test_processes_of_runs_and_replicas_start_without_the_servers_libraries(process: str) -> None:
     """One is started for every run and every replica: what they do not need, they do not pay for."""
     assert not loaded_by(process) & {"sqlalchemy", "fastapi", "alembic", "aiohttp", "typer"}
+
+
+def test_the_server_starts_without_what_most_servers_never_use() -> None:
+    """Idle memory is a promise: sealing and OpenID load their libraries when they are used."""
+    assert not loaded_by("modelworks.server") & {"cryptography", "joserfc", "torch", "numpy", "ray", "transformers"}

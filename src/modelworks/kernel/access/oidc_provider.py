@@ -14,15 +14,16 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote_plus, urlencode, urlsplit
-
-from joserfc import jwk, jws, jwt
-from joserfc.errors import ClaimError, JoseError
 
 from modelworks.contract.errors import AuthenticationFailed, ModelworksError, UpstreamFailed
 from modelworks.kernel.base import egress
 from modelworks.kernel.base.clock import Clock
+
+if TYPE_CHECKING:
+    # Imported where a token is looked at: most servers never see one, and would keep the library in memory.
+    from joserfc import jwk, jws
 
 #: What an ID token may be signed with, and its kind of key. Nothing symmetric: the secret would be a key that all can read.
 ALGORITHMS: Final[Mapping[str, str]] = {
@@ -167,6 +168,9 @@ class OidcProvider:
         Raises:
             AuthenticationFailed: it is not that; the message says what is wrong.
         """
+        from joserfc import jws, jwt
+        from joserfc.errors import ClaimError, JoseError
+
         if len(tokens.id_token) > _MAX_TOKEN_CHARS:
             raise untrusted("the token is too long")
         try:
@@ -295,12 +299,17 @@ def with_query(url: str, query: Mapping[str, str]) -> str:
 
 
 def _registry(algorithms: list[str]) -> jws.JWSRegistry:
+    from joserfc import jws
+
     registry = jws.JWSRegistry(algorithms=algorithms, strict_check_header=False)
     registry.max_header_length = 16 << 10  # some providers send their certificates along; they are not looked at
     return registry
 
 
 def _usable(keys: Any) -> list[jwk.Key]:
+    from joserfc import jwk
+    from joserfc.errors import JoseError
+
     found: list[jwk.Key] = []
     for data in keys[:_MAX_KEYS] if isinstance(keys, list) else []:
         if not isinstance(data, dict) or data.get("kty") not in ALGORITHMS.values() or data.get("use", "sig") != "sig":

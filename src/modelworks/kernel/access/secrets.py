@@ -14,9 +14,8 @@ import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -25,6 +24,9 @@ from modelworks.kernel.access.schemas import Secret
 from modelworks.kernel.access.store import SecretRow
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -40,7 +42,7 @@ class Sealer:
     def __init__(self, keys: list[bytes]) -> None:
         if not keys or any(len(key) != _KEY_BYTES for key in keys):
             raise ValueError("a sealing key has 32 bytes")
-        self._keys = {_key_id(key): AESGCM(key) for key in keys}
+        self._keys = {_key_id(key): key for key in keys}
         self._first = _key_id(keys[0])
 
     @classmethod
@@ -72,7 +74,7 @@ class Sealer:
     def seal(self, text: str, context: str) -> str:
         """The sealed text: `v1:` key id `:` base64 of nonce and ciphertext. It opens with the same `context` only."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        sealed = nonce + self._keys[self._first].encrypt(nonce, text.encode(), context.encode())
+        sealed = nonce + _cipher(self._keys[self._first]).encrypt(nonce, text.encode(), context.encode())
         return f"v1:{self._first}:{base64.b64encode(sealed).decode()}"
 
     def open(self, sealed: str, context: str) -> str:
@@ -89,9 +91,11 @@ class Sealer:
                 hint="Put the key that it was sealed with back into the file of keys, or store the secret anew.",
                 code="secret_unreadable",
             )
+        from cryptography.exceptions import InvalidTag
+
         try:
             raw = base64.b64decode(data, validate=True)
-            return self._keys[key_id].decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], context.encode()).decode()
+            return _cipher(self._keys[key_id]).decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], context.encode()).decode()
         except (InvalidTag, ValueError, binascii.Error) as error:
             raise IntegrityFailed(
                 "A stored secret was changed, or moved here from elsewhere.",
@@ -154,6 +158,13 @@ class SecretService:
 
 def _context(project_id: str, name: str) -> str:
     return f"{project_id}/{name}"
+
+
+def _cipher(key: bytes) -> AESGCM:
+    # Imported where something is sealed or opened: a server without secrets does not keep the library in memory.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key)
 
 
 def _key_id(key: bytes) -> str:
