@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from modelworks.kernel.base.events import Events
-from modelworks.kernel.base.polling import PollingThread
+from modelworks.kernel.base.polling import PollingTask, PollingThread
 
 NEVER_S = 600.0
 
@@ -107,3 +108,66 @@ def test_stopping_ends_the_thread_and_its_subscription(events: Events) -> None:
     assert "watch" not in {each.name for each in threading.enumerate()}
     events.publish("run.changed", run_id="run_1")
     assert looks.num == 1
+
+
+class TestPollingTask:
+    """The same in the event loop."""
+
+    async def test_it_looks_at_once_when_woken_from_a_thread_and_in_time(self) -> None:
+        looked = asyncio.Semaphore(0)
+
+        async def look() -> None:
+            looked.release()
+
+        seldom = PollingTask(look, name="watch", poll_s=NEVER_S)
+        seldom.wake()
+        seldom.start()
+        async with asyncio.timeout(30):
+            await looked.acquire()
+            await asyncio.to_thread(seldom.wake)
+            await looked.acquire()
+        await seldom.stop()
+        often = PollingTask(look, name="watch", poll_s=0.001)
+        often.start()
+        async with asyncio.timeout(30):
+            for _ in range(3):
+                await looked.acquire()
+        await often.stop()
+
+    async def test_what_changes_during_a_look_is_looked_at_again_and_a_failing_one_repeated(self) -> None:
+        looks = asyncio.Semaphore(0)
+        num = 0
+
+        async def look() -> None:
+            nonlocal num
+            num += 1
+            looks.release()
+            if num == 1:
+                task.wake()
+                await asyncio.sleep(0)
+                raise RuntimeError("the database is away")
+
+        task = PollingTask(look, name="watch", poll_s=NEVER_S)
+        task.start()
+        async with asyncio.timeout(30):
+            await looks.acquire()
+            await looks.acquire()
+        await task.stop()
+
+    async def test_stopping_ends_it_and_what_it_began_and_it_can_begin_again(self) -> None:
+        looks = asyncio.Semaphore(0)
+
+        async def look() -> None:
+            looks.release()
+
+        task = PollingTask(look, name="watch", poll_s=NEVER_S)
+        begun = asyncio.create_task(asyncio.sleep(NEVER_S))
+        for _ in range(2):
+            task.start()
+            async with asyncio.timeout(30):
+                await looks.acquire()
+            await task.stop(begun)
+            assert begun.cancelled()
+        task.wake()
+        await asyncio.sleep(0.01)
+        assert looks.locked(), "it looks although it was stopped"

@@ -1,9 +1,12 @@
-"""A thread that looks again and again: soon while there is something to do, seldom otherwise, at once after a change."""
+"""What looks again and again, in a thread or in the event loop: every so often, and at once after a change."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
@@ -82,3 +85,51 @@ class PollingThread:
                 self._wake.clear()
         finally:
             unsubscribe()
+
+
+class PollingTask:
+    """Awaits `look` again and again in the event loop in which it was started; a look that fails is logged and repeated.
+
+    Args:
+        look: one look.
+        name: of what is looked after, for the log.
+        poll_s: seconds between looks that nothing brings forward.
+    """
+
+    def __init__(self, look: Callable[[], Awaitable[None]], *, name: str, poll_s: float) -> None:
+        self._look = look
+        self._name = name
+        self._poll_s = poll_s
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Event, asyncio.Task[None]] | None = None
+
+    def start(self) -> None:
+        """Begin; the first look comes at once."""
+        loop, wake = asyncio.get_running_loop(), asyncio.Event()
+        self._running = loop, wake, loop.create_task(self._looking(wake))
+
+    def wake(self) -> None:
+        """Look again now (thread-safe); nothing where it does not run, since it begins with a look."""
+        if self._running is not None:
+            loop, wake, _ = self._running
+            loop.call_soon_threadsafe(wake.set)
+
+    async def stop(self, *begun: asyncio.Task[Any]) -> None:
+        """Break off the look under way and the tasks that earlier ones began, and wait for their end."""
+        running, self._running = self._running, None
+        tasks = [*begun] if running is None else [running[2], *begun]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _looking(self, wake: asyncio.Event) -> None:
+        while True:
+            # Cleared before the look: what changes from here on is seen by it or wakes the next one.
+            wake.clear()
+            try:
+                await self._look()
+            except Exception:
+                # The database may be away for a while.
+                log.exception("a look failed and is repeated", task=self._name)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_s):
+                    await wake.wait()

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
-from modelworks.contract.errors import Conflict, InvalidRequest, NotFound
+from modelworks.contract.errors import Conflict, NotFound
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
@@ -64,21 +64,9 @@ class BatchService:
         """
         caller.require("inference")
         param = "input_file_id"
-        file = self._files.get(session, caller.project_id, asked.input_file_id, param=param)
-        if file.purpose != PURPOSE:
-            raise InvalidRequest(
-                f"{param}: the file {file.id} was stored for {file.purpose}.",
-                hint=f"Store it with the purpose {PURPOSE}.",
-                param=param,
-                code="invalid_file_purpose",
-            )
-        if file.num_bytes > MAX_FILE_BYTES:
-            raise InvalidRequest(
-                f"{param}: the file {file.id} has {file.num_bytes} bytes; a batch takes {MAX_FILE_BYTES}.",
-                hint="Split the file.",
-                param=param,
-                code="file_too_large",
-            )
+        file = self._files.given(
+            session, caller.project_id, asked.input_file_id, purpose=PURPOSE, param=param, max_bytes=MAX_FILE_BYTES
+        )
         now = self._clock.now()
         life = asked.output_expires_after
         row = BatchRow(

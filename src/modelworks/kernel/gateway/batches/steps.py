@@ -7,7 +7,6 @@ this one stopped.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.polling import PollingTask
 from modelworks.kernel.gateway.batches import file as batch_file
 from modelworks.kernel.gateway.batches.door import Door
 from modelworks.kernel.gateway.batches.file import Question
@@ -69,41 +69,17 @@ class BatchSteps:
         self.gate = asyncio.Semaphore(questions)
         #: With the state in which each began.
         self._tasks: dict[str, tuple[asyncio.Task[None], str]] = {}
-        self._watch: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
+        self._watch = PollingTask(self._look, name="batches", poll_s=_POLL_S)
+        batches.wake = self._watch.wake
 
     def start(self) -> None:
         """Begin; call it in the server's event loop."""
-        loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
-        wake = self._wake
-
-        def announce() -> None:
-            loop.call_soon_threadsafe(wake.set)
-
-        self.batches.wake = announce
-        self._watch = loop.create_task(self._watching())
+        self._watch.start()
 
     async def stop(self) -> None:
         """End what is under way; the next start goes on with it."""
-        self.batches.wake = lambda: None
-        tasks = [task for task in (self._watch, *(task for task, _ in self._tasks.values())) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._watch.stop(*(task for task, _ in self._tasks.values()))
         self._tasks.clear()
-
-    async def _watching(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                await self._look()
-            except Exception:
-                # The database may be away for a while.
-                log.exception("the batches could not be looked after")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_S):
-                    await self._wake.wait()
 
     async def _look(self) -> None:
         wanted = await run_in_threadpool(self.batches.open)
@@ -115,7 +91,7 @@ class BatchSteps:
         for batch_id, state in wanted.items():
             if batch_id not in self._tasks and (state == "cancelling" or len(self._tasks) < _MAX_BATCHES):
                 task = asyncio.create_task(self._guarded(batch_id))
-                task.add_done_callback(lambda _task: self._wake.set())
+                task.add_done_callback(lambda _task: self._watch.wake())
                 self._tasks[batch_id] = task, state
 
     async def _guarded(self, batch_id: str) -> None:

@@ -175,7 +175,14 @@ class EvalService:
         wanted = asked_model(asked.data_source)
         source = items_source(asked.data_source)
         if isinstance(source, FileSource):
-            self._check_file(session, caller.project_id, source.id)
+            self._files.given(
+                session,
+                caller.project_id,
+                source.id,
+                purpose=PURPOSE,
+                param="data_source.source.id",
+                max_bytes=MAX_FILE_BYTES,
+            )
         model = None if wanted is None else wanted[0].model
         if wanted is not None:
             self._check_request(caller, wanted[2])
@@ -452,24 +459,6 @@ class EvalService:
                 code="eval_run_not_found",
             )
         return row, run
-
-    def _check_file(self, session: Session, project_id: str, file_id: str) -> None:
-        param = "data_source.source.id"
-        file = self._files.get(session, project_id, file_id, param=param)
-        if file.purpose != PURPOSE:
-            raise InvalidRequest(
-                f"{param}: the file {file_id} was stored for {file.purpose}.",
-                hint=f"Store it with the purpose {PURPOSE}.",
-                param=param,
-                code="invalid_file_purpose",
-            )
-        if file.num_bytes > MAX_FILE_BYTES:
-            raise InvalidRequest(
-                f"{param}: the file {file_id} has {file.num_bytes} bytes; a run takes {MAX_FILE_BYTES}.",
-                hint="Split the file.",
-                param=param,
-                code="file_too_large",
-            )
 
 
 def models_of(criterion: Mapping[str, Any]) -> list[str]:

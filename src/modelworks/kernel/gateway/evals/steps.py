@@ -7,7 +7,6 @@ where this one stopped.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -26,6 +25,7 @@ from modelworks.contract.errors import (
 from modelworks.contract.grading import Grade, ModelAnswer
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
+from modelworks.kernel.base.polling import PollingTask
 from modelworks.kernel.gateway.errors import REQUEST_ID
 from modelworks.kernel.gateway.evals.grading import GraderLost, GraderProcess
 from modelworks.kernel.gateway.evals.items import (
@@ -90,28 +90,18 @@ class EvalSteps:
         self._patience_s = patience_s
         self._db = evals.db
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._watch: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
+        self._watch = PollingTask(self._look, name="eval runs", poll_s=_POLL_S)
+        evals.wake = self._watch.wake
         self._spare: list[GraderProcess] = []
+        self._idle_looks = 0
 
     def start(self) -> None:
         """Begin; call it in the server's event loop."""
-        loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
-
-        def wake() -> None:
-            loop.call_soon_threadsafe(self._wake.set)
-
-        self._evals.wake = wake
-        self._watch = loop.create_task(self._watching())
+        self._watch.start()
 
     async def stop(self) -> None:
         """End what is under way; the next start goes on with it."""
-        self._evals.wake = lambda: None
-        tasks = [task for task in (self._watch, *self._tasks.values()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._watch.stop(*self._tasks.values())
         self._tasks.clear()
         await self._close_spare()
 
@@ -130,23 +120,10 @@ class EvalSteps:
         while self._spare:
             await self._spare.pop().close()
 
-    async def _watching(self) -> None:
-        idle = 0
-        while True:
-            self._wake.clear()
-            idle = 0 if self._tasks else idle + 1
-            if idle > _IDLE_LOOKS:
-                await self._close_spare()
-            try:
-                await self._look()
-            except Exception:
-                # The database may be away for a while.
-                log.exception("the eval runs could not be looked after")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_S):
-                    await self._wake.wait()
-
     async def _look(self) -> None:
+        self._idle_looks = 0 if self._tasks else self._idle_looks + 1
+        if self._idle_looks > _IDLE_LOOKS:
+            await self._close_spare()
         wanted = await run_in_threadpool(self._open_runs)
         for run_id, task in [*self._tasks.items()]:
             if task.done():
@@ -156,7 +133,7 @@ class EvalSteps:
         for run_id in wanted:
             if run_id not in self._tasks and len(self._tasks) < _MAX_RUNS:
                 task = asyncio.create_task(self._guarded(run_id))
-                task.add_done_callback(lambda _task: self._wake.set())
+                task.add_done_callback(lambda _task: self._watch.wake())
                 self._tasks[run_id] = task
 
     def _open_runs(self) -> list[str]:

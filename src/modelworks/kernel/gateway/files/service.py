@@ -111,6 +111,39 @@ class FileService:
             )
         return row
 
+    def given(
+        self,
+        session: Session,
+        project_id: str,
+        file_id: str,
+        *,
+        purpose: str,
+        param: str,
+        max_bytes: int | None = None,
+    ) -> FileRow:
+        """A file that a request names for one purpose.
+
+        Raises:
+            NotFound: see `get`.
+            InvalidRequest: it was stored for another purpose, or is too large.
+        """
+        file = self.get(session, project_id, file_id, param=param)
+        if file.purpose != purpose:
+            raise InvalidRequest(
+                f"{param}: the file {file_id} was stored for {file.purpose}.",
+                hint=f"Store it with the purpose {purpose}.",
+                param=param,
+                code="invalid_file_purpose",
+            )
+        if max_bytes is not None and file.num_bytes > max_bytes:
+            raise InvalidRequest(
+                f"{param}: the file {file_id} has {file.num_bytes} bytes; at most {max_bytes} are taken here.",
+                hint="Split the file.",
+                param=param,
+                code="file_too_large",
+            )
+        return file
+
     def list(
         self, session: Session, project_id: str, *, purpose: str | None, after: str | None, limit: int, order: str
     ) -> Listing:

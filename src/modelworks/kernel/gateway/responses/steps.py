@@ -7,7 +7,6 @@ One that was under way when the server was killed is failed with that reason, as
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, Final
@@ -19,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from modelworks.contract.errors import InvalidRequest, ModelworksError, Unavailable
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
+from modelworks.kernel.base.polling import PollingTask
 from modelworks.kernel.gateway.errors import REQUEST_ID, bug
 from modelworks.kernel.gateway.metering import CLIENT_GONE, STOPPING
 from modelworks.kernel.gateway.responses.calls import ResponseCall
@@ -87,30 +87,20 @@ class ResponseSteps:
         self._tapes: dict[str, Tape] = {}
         #: Those whose answer is there and is being written down: nobody's wish stops them any more.
         self._finishing: set[str] = set()
-        self._watch: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
+        self._watch = PollingTask(self._look, name="responses in the background", poll_s=_POLL_S)
+        responses.wake = self._watch.wake
+        self._has_failed_lost = False
         self._is_resting = False
         self._expired_at = responses.clock.now()
 
     def start(self) -> None:
         """Begin; call it in the server's event loop."""
-        loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
-        wake = self._wake
-
-        def announce() -> None:
-            loop.call_soon_threadsafe(wake.set)
-
-        self._responses.wake = announce
-        self._watch = loop.create_task(self._watching())
+        self._has_failed_lost = False
+        self._watch.start()
 
     async def stop(self) -> None:
         """End what is under way; the next start goes on with what waits then."""
-        self._responses.wake = lambda: None
-        tasks = [task for task in (self._watch, *self._tasks.values()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._watch.stop(*self._tasks.values())
         self._tasks.clear()
 
     async def rest(self) -> None:
@@ -142,22 +132,6 @@ class ResponseSteps:
             del self._tapes[each]
         return self._tapes.setdefault(response_id, Tape())
 
-    async def _watching(self) -> None:
-        await self._patiently(self._fail_lost)
-        while True:
-            self._wake.clear()
-            await self._patiently(self._look)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_S):
-                    await self._wake.wait()
-
-    async def _patiently(self, what: Any) -> None:
-        try:
-            await what()
-        except Exception:
-            # The database may be away for a while.
-            log.exception("the responses in the background could not be looked after")
-
     async def _fail_lost(self) -> None:
         """What a server before this one was killed over."""
 
@@ -169,6 +143,9 @@ class ResponseSteps:
             await run_in_threadpool(self._fail, response_id, _stopped())
 
     async def _look(self) -> None:
+        if not self._has_failed_lost:
+            await self._fail_lost()
+            self._has_failed_lost = True
         wanted = await run_in_threadpool(self._open)
         for response_id, task in [*self._tasks.items()]:
             if task.done():
@@ -178,7 +155,7 @@ class ResponseSteps:
         for response_id in wanted:
             if response_id not in self._tasks and len(self._tasks) < _MAX_RESPONSES and not self._is_resting:
                 task = asyncio.create_task(self._guarded(response_id))
-                task.add_done_callback(lambda _task: self._wake.set())
+                task.add_done_callback(lambda _task: self._watch.wake())
                 self._tasks[response_id] = task
         now = self._responses.clock.now()
         if now - self._expired_at >= _EXPIRE_EVERY:

@@ -96,7 +96,7 @@ class FineTuningService:
         base = self._base(session, caller.project_id, asked.model)
         for param in ("training_file", "validation_file"):
             if (file_id := getattr(asked, param)) is not None:
-                self._check_file(session, caller.project_id, file_id, param)
+                self._files.given(session, caller.project_id, file_id, purpose="fine-tune", param=param)
         job_id = new_id("ftjob")
         suffix = None if asked.suffix is None else _slug(asked.suffix)
         row = FineTuningJobRow(
@@ -439,16 +439,6 @@ class FineTuningService:
                 code="model_not_supported",
             )
         return version
-
-    def _check_file(self, session: Session, project_id: str, file_id: str, param: str) -> None:
-        row = self._files.get(session, project_id, file_id, param=param)
-        if row.purpose != "fine-tune":
-            raise InvalidRequest(
-                f"{param}: the file {file_id} was stored for {row.purpose}.",
-                hint="Store it with the purpose fine-tune.",
-                param=param,
-                code="invalid_file_purpose",
-            )
 
     def _estimated_finish(self, session: Session, run: RunRecord) -> int | None:
         progress = run.progress or {}
