@@ -188,10 +188,14 @@ class RayServeBackend:
             application.submitted = True
 
     def _proxy_options(self) -> dict[str, Any]:
-        """Where Serve's proxy listens: only heeded when Serve is not running yet."""
+        """Where Serve's proxy listens: only heeded when Serve is not running yet.
+
+        One proxy, on the head: requests go to one address alone, and a proxy on every node comes and goes with the replicas
+        there, ending connections that were just made where nodes share an address.
+        """
         url = httpx.URL(self._proxy_url)
         host = "127.0.0.1" if url.host in ("127.0.0.1", "localhost") else "0.0.0.0"  # noqa: S104 - the cluster's own network
-        return {"http_options": {"host": host, "port": url.port or 8000}}
+        return {"proxy_location": "HeadOnly", "http_options": {"host": host, "port": url.port or 8000}}
 
     def _declare(self, handle: str, spec: ReplicaSpec) -> dict[str, Any]:
         return {
