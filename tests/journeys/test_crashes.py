@@ -69,7 +69,7 @@ def assert_whole(client: Modelworks, run_id: str, name: str) -> dict[str, Any]:
 def test_training_survives_kills_of_server_and_worker(tmp_path: Path) -> None:
     platform = PlatformProcess(tmp_path / "home")
     with platform, platform.client() as client:
-        run_id = submit_training(client, "long", tmp_path / "text", steps=STEPS)["id"]
+        run_id = submit_training(client, "long", tmp_path / "text", steps=STEPS, checkpoint_every=50)["id"]
         wait_for_checkpoint(client, run_id)
         platform.kill()
     # The worker goes on without a server and is taken over by the next one.

@@ -2,16 +2,19 @@
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.capabilities.text.conftest import Conversation, ask, local
 from transformers import AutoModelForCausalLM
 
+from modelworks.capabilities.text.engines import opening, openvino_engine
 from modelworks.capabilities.text.engines.base import Decoding, Emit, Step, Ticket
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.schemas import ServeOptions
@@ -381,6 +384,8 @@ async def test_more_than_fit_at_once_wait_their_turn(model: LocalModel) -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
 async def test_lower_precisions_answer_nearly_alike(model: LocalModel, openvino: Generator, precision: Any) -> None:
+    if precision == "bf16" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("the engine computes in bf16 on two cores or more")
     generator = OpenVINOGenerator(model, ServeOptions(precision=precision, num_threads=1))
     try:
         exact = (await ask(openvino, prompt=PROMPT, temperature=0, max_tokens=1, logprobs=True, top_logprobs=5)).only
@@ -401,6 +406,40 @@ def test_options_that_do_not_fit_are_refused(model: LocalModel) -> None:
         OpenVINOGenerator(model, ServeOptions(precision="f32", kv_cache_precision="bf16"))
     with pytest.raises(InvalidRequest, match="needs a model"):
         Generator(None)
+
+
+def test_bf16_on_one_core_is_refused_and_does_not_end_the_process(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "_num_cores", lambda: 1)
+    with pytest.raises(UnsupportedParameter, match="two cores or more"):
+        OpenVINOGenerator(model, ServeOptions(precision="bf16"))
+
+
+def no_checkpoint(*_: object) -> None:
+    raise AssertionError("the checkpoint was loaded a second time")
+
+
+def test_a_model_made_here_is_proved_by_its_own_answers_alone(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "load_model", no_checkpoint)
+    OpenVINOGenerator(model, ServeOptions(num_threads=1)).close()
+    stranger = model.model_copy(update={"metadata": {}})
+    with pytest.raises(AssertionError, match="loaded a second time"):
+        OpenVINOGenerator(stranger, ServeOptions(num_threads=1))
+
+
+@pytest.mark.parametrize("made_here", [True, False])
+def test_an_engine_that_computes_something_else_is_not_the_weights_fault(
+    model: LocalModel, made_here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = openvino_engine.GraphDecoder.read
+
+    def wrong(*asked: Any) -> Any:
+        logits_v = right(*asked)
+        return logits_v + np.arange(logits_v.size) % 3
+
+    monkeypatch.setattr(openvino_engine.GraphDecoder, "read", wrong)
+    asked = model if made_here else model.model_copy(update={"metadata": {}})
+    with pytest.raises(UnsupportedArchitecture, match="other logits than the checkpoint"):
+        OpenVINOGenerator(asked, ServeOptions(num_threads=1))
 
 
 def changed(model: LocalModel, folder: Path, change: Callable[[Path], None]) -> LocalModel:

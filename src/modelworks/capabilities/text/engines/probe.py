@@ -63,6 +63,11 @@ class Probe:
             default=0.0,
         )
 
+    def agrees(self, got: npt.NDArray[np.float32], tolerance: float) -> bool:
+        """Whether the logits (vocabulary) of an engine after `ids` are those that were kept; see `check`."""
+        # Logits of a sharper model differ by more for the same relative error.
+        return self.difference(got) <= allowed_difference(tolerance, self.spread)
+
     def check(self, got: npt.NDArray[np.float32], tolerance: float, name: str) -> None:
         """Compare the logits (vocabulary) of an engine after `ids`.
 
@@ -72,13 +77,10 @@ class Probe:
         Raises:
             IntegrityFailed: they are not those of the trained graph.
         """
-        difference = self.difference(got)
-        # Logits of a sharper model differ by more for the same relative error.
-        allowed = allowed_difference(tolerance, self.spread)
-        if not difference <= allowed:
+        if not self.agrees(got, tolerance):
             raise IntegrityFailed(
-                f"The model {name!r} would not answer as it was trained: its logits differ by {difference:.3g} from those of "
-                f"the trained graph, where {allowed:.3g} is allowed.",
+                f"The model {name!r} would not answer as it was trained: its logits differ by {self.difference(got):.3g} "
+                f"from those of the trained graph, where {allowed_difference(tolerance, self.spread):.3g} is allowed.",
                 hint="Restore the weights that were trained, or deploy with a higher precision.",
                 code="trained_weights_differ",
             )
