@@ -16,9 +16,26 @@ from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 
 
-async def work(admission: Admission, recorder: UsageRecorder, chance: random.Random, left: Iterator[int]) -> None:
+class Pause:
+    """After so many requests nobody here begins another one until the test says so: one process may not use up everything."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+        self._over = asyncio.Event()
+
+    async def wait(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            await asyncio.to_thread(sys.stdin.readline)
+            self._over.set()
+        if self._left <= 0:
+            await self._over.wait()
+
+
+async def work(admission: Admission, recorder: UsageRecorder, chance: random.Random, left: Iterator[int], pause: Pause) -> None:
     """One caller: asks until the budget has no room for what it wants, or until this process has had its time."""
     while True:
+        await pause.wait()
         prompt, completion = chance.randint(1, 40), chance.randint(1, 60)
         demand = Demand(
             project_id="prj_1",
@@ -71,17 +88,19 @@ async def work(admission: Admission, recorder: UsageRecorder, chance: random.Ran
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def main(url: str, workers: int, seed: int, requests: int) -> None:
+async def main(url: str, workers: int, seed: int, requests: int, pause_after: int) -> None:
     db, clock = Database(url), SystemClock()
     recorder = UsageRecorder(db, Ledger(clock, lease_s=4))
     admission = Admission(db, recorder, clock, Events())
     print("ready", flush=True)
     await asyncio.to_thread(sys.stdin.readline)
-    left = iter(range(requests))
-    await asyncio.gather(*(work(admission, recorder, random.Random(seed * 1000 + number), left) for number in range(workers)))
+    left, pause = iter(range(requests)), Pause(pause_after)
+    await asyncio.gather(
+        *(work(admission, recorder, random.Random(seed * 1000 + number), left, pause) for number in range(workers))
+    )
     recorder.close()
     db.dispose()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))

@@ -43,13 +43,13 @@ def test_requests_ledger_and_invoice_agree_after_kill_9(database: Database) -> N
     url = database.engine.url.render_as_string(hide_password=False)
     processes = [
         subprocess.Popen(
-            [sys.executable, ledger_worker.__file__, url, "32", str(seed), requests],
+            [sys.executable, ledger_worker.__file__, url, "32", str(seed), requests, pause_after],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for seed, requests in ((1, "30"), (2, "1000000"))
+        for seed, requests, pause_after in ((1, "30", "1000000"), (2, "1000000", "120"))
     ]
     first, second = processes
     try:
@@ -62,7 +62,7 @@ def test_requests_ledger_and_invoice_agree_after_kill_9(database: Database) -> N
             process.stdin.flush()
         first.communicate(timeout=120)
         assert first.returncode == -signal.SIGKILL
-        _, errors = second.communicate(timeout=120)
+        _, errors = second.communicate("on\n", timeout=120)
         assert second.returncode == 0, errors
     finally:
         for process in processes:
