@@ -186,6 +186,8 @@ def test_what_a_grader_rewards_is_learnt(stage: Stage) -> None:
     assert sum(rewards[-4:]) > sum(rewards[:4])
     assert any(row["valid_reward_mean"] for row in rows)
     assert isinstance(stage.answer(job.fine_tuned_model), str)
+    # What does not answer any more need not come back with the server in a later test.
+    assert stage.openai.models.delete(job.fine_tuned_model).deleted
 
 
 def test_a_bad_file_costs_nothing(stage: Stage) -> None:

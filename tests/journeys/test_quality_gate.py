@@ -83,10 +83,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def test_the_gate_from_the_first_promotion_to_the_roll_back(stage: Stage) -> None:
     assert stage.promote(1)["moved"], "there is nothing to beat yet"
-    stage.client.deployments.apply(SERVED, model=f"{NAME}@prod")
-    wait_until_ready(stage.client, SERVED)
 
-    # Unmeasured, worse, better.
+    # Unmeasured, and worse: only forced, and then recorded and taken back.
     with pytest.raises(NotFound, match=f"modelworks evaluate text-generation {NAME}@v2 --data held-out@v1"):
         stage.promote(2)
     assert [stage.measure(number, "held-out") for number in (1, 2, 1)] == [1, 1, 0]
@@ -94,6 +92,14 @@ def test_the_gate_from_the_first_promotion_to_the_roll_back(stage: Stage) -> Non
         stage.promote(2)
     assert refused.value.error_code == "gate_refused"
     assert stage.means() == stage.id_of(1)
+    stage.promote(2, force=True, reason="to see it fail")
+    assert stage.means() == stage.id_of(2)
+    stage.client.evaluations.roll_back(NAME, "prod")
+    assert stage.means() == stage.id_of(1)
+    stage.client.deployments.apply(SERVED, model=f"{NAME}@prod")
+    wait_until_ready(stage.client, SERVED)
+
+    # Better.
     stage.measure(3, "held-out", "general")
     stage.measure(1, "general")
     done = stage.promote(3, general="general")
@@ -105,19 +111,16 @@ def test_the_gate_from_the_first_promotion_to_the_roll_back(stage: Stage) -> Non
     measured = stage.client.evaluations.list(model=f"{NAME}@v3", data="held-out").data[0]
     assert measured["metrics"]["loss"] == pytest.approx(found["rows"][0]["candidate"], rel=1e-9)
     stage.serves(stage.id_of(3))
-
-    # Forced, and recorded.
-    stage.promote(2, force=True, reason="to see it fail")
     moves = stage.client.evaluations.moves(NAME, "prod").data
-    assert [(move["to_number"], move["reason"]) for move in moves] == [(2, "to see it fail"), (3, None), (1, None)]
-    stage.serves(stage.id_of(2))
+    said = [(move["to_number"], move["reason"]) for move in moves]
+    assert said == [(3, None), (1, None), (2, "to see it fail"), (1, None)]
 
     # Back, in the middle of a load.
     with Load(stage.openai) as load:
         load.until(5)
         stage.client.evaluations.roll_back(NAME, "prod")
-        assert stage.means() == stage.id_of(3), "the alias moves at once"
-        stage.serves(stage.id_of(3))
+        assert stage.means() == stage.id_of(1), "the alias moves at once"
+        stage.serves(stage.id_of(1))
         load.until(load.num_answered + 5)
     assert load.failures == []
     assert load.num_answered >= 10
