@@ -23,6 +23,7 @@ class Dashboard:
         self.declared: dict[str, Any] = {"theirs": OTHERS}
         self.status: dict[str, dict[str, Any]] = {}
         self.num_puts = 0
+        self.started_with: dict[str, Any] = {}
         self.is_away = False
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -30,7 +31,9 @@ class Dashboard:
             raise httpx.ConnectError("refused")
         if request.method == "PUT":
             self.num_puts += 1
-            self.declared = {each["name"]: each for each in json.loads(request.content)["applications"]}
+            body = json.loads(request.content)
+            self.declared = {each["name"]: each for each in body.pop("applications")}
+            self.started_with |= body
             return httpx.Response(200)
         return httpx.Response(
             200,
@@ -88,6 +91,16 @@ def test_applications_of_others_are_left_as_they_are(dashboard: Dashboard, backe
     while backend.poll(first).state != "stopped":
         pass
     assert dashboard.declared.keys() == {"theirs", second}
+
+
+def test_serve_is_started_with_one_proxy_where_requests_go(
+    dashboard: Dashboard, backend: RayServeBackend, tmp_path: Path
+) -> None:
+    backend.poll(backend.start(spec(tmp_path, "rep_1")))
+    assert dashboard.started_with == {}, "it runs already, with what others started it with"
+    dashboard.declared = {}
+    backend.poll(backend.start(spec(tmp_path, "rep_2")))
+    assert dashboard.started_with == {"proxy_location": "HeadOnly", "http_options": {"host": "0.0.0.0", "port": 8000}}
 
 
 def test_ready_application_stays_ready_while_it_is_repaired(

@@ -292,6 +292,20 @@ async def test_what_cannot_be_asked_for_is_refused_at_once(pile: Pile) -> None:
         )
 
 
+async def test_a_file_that_is_too_large_is_refused_before_it_is_read(pile: Pile, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_id = await pile.file(ask("a"), ask("b"))
+    size = (await pile.client.files.retrieve(file_id)).bytes
+    for limit, accepted in ((size - 1, False), (size, True)):
+        monkeypatch.setattr("modelworks.kernel.gateway.batches.service.MAX_FILE_BYTES", limit)
+        making = pile.client.batches.create(input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h")
+        if accepted:
+            assert (await making).input_file_id == file_id
+            continue
+        with pytest.raises(openai.BadRequestError, match=rf"has {size} bytes; at most {limit} are taken") as error:
+            await making
+        assert (error.value.param, error.value.code) == ("input_file_id", "file_too_large")
+
+
 async def test_the_principal_of_an_inner_request_cannot_come_from_outside(pile: Pile) -> None:
     """Only the server's own scope can name it: a header of that name is nothing but a header."""
     async with httpx.AsyncClient(base_url=pile.url) as http:
