@@ -103,10 +103,10 @@ def example(tp: Any, name: str, stage: Stage) -> Any:
         return get_args(first)[0]
     if is_typeddict(first):
         hints = typing.get_type_hints(first, include_extras=True)
-        # Needed here wherever there is one: the id of a call, and the schema of a form.
-        return {
-            key: example(hints[key], key, stage) for key in sorted(required(first) | ({"call_id", "schema"} & hints.keys()))
-        }
+        # Needed here wherever there is one: the id of a call, the schema of a form, what an eval's run asks whom.
+        needed = {"call_id", "schema"} | ({"model", "input_messages"} if "input_messages" in hints else set())
+        ids = {"id": "items_file_id"} if form_of(first) == "file_id" else {}
+        return {key: example(hints[key], ids.get(key, key), stage) for key in sorted(required(first) | (needed & hints.keys()))}
     if item_of(first) is not None:
         return [example(item_of(first), name, stage)]
     if first is bool:

@@ -66,6 +66,11 @@ class Stage:
         return self.things.file()
 
     @cached_property
+    def items_file(self) -> str:
+        files = {"file": ("items.jsonl", b'{"item": {"a": true}}\n'), "purpose": (None, "evals")}
+        return str(self.http.post(f"{self.url}/v1/files", files=files, timeout=60).json()["id"])
+
+    @cached_property
     def training_file(self) -> str:
         turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello there."}]
         content = "\n".join(json.dumps({"messages": turns}) for _ in range(12)).encode()
@@ -84,6 +89,8 @@ def text_value(name: str, stage: Stage) -> str:
     """A text that fits a field of that name."""
     if name in ("input_file_id", "file_id"):
         return stage.file
+    if name == "items_file_id":
+        return stage.items_file
     if name == "training_file":
         return "file-none"
     return _TEXTS.get(name, "a")
