@@ -100,7 +100,8 @@ def example(tp: Any, name: str, stage: Stage) -> Any:
     (first, *_) = members(tp)
     origin = get_origin(first)
     if origin is Literal:
-        return get_args(first)[0]
+        # A text similarity by vectors needs an embedding model, which is not there.
+        return next(each for each in get_args(first) if each != "cosine")
     if is_typeddict(first):
         hints = typing.get_type_hints(first, include_extras=True)
         # Needed here wherever there is one: the id of a call, the schema of a form, what an eval's run asks whom.
@@ -230,7 +231,7 @@ class Survey:
             for name in value:
                 found |= endpoint.beside.get(name, {})
                 found |= {name: value[name]}
-            return found
+            return endpoint.agree(found)
 
         for tp in endpoint.request:
             for name, hint in typing.get_type_hints(tp, include_extras=True).items():

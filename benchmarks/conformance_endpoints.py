@@ -80,8 +80,9 @@ class Stage:
 
 _TEXTS = {
     "model": MODEL, "url": IMAGE, "image_url": IMAGE, "arguments": "{}", "call_id": "call_1", "tool_call_id": "call_1",
-    "data": "AA==",
-    "name": "act", "role": "user", "calculate_output": "a", "source": "import json\ndef grade(sample, item):\n    return 1.0\n",
+    "data": "AA==", "item_reference": "item.a",
+    "name": "act", "role": "user", "calculate_output": "act",
+    "source": "import json\ndef grade(sample, item):\n    return 1.0\n",
 }  # fmt: skip
 
 
@@ -107,6 +108,7 @@ class Endpoint:
         beside: what a field needs beside itself.
         scenes: further requests, for answers that hold more.
         ends_at: an error about this field means that all others were taken.
+        agree: makes a body agree with itself.
     """
 
     name: str
@@ -120,6 +122,7 @@ class Endpoint:
     not_in_body: frozenset[str] = frozenset()
     scenes: Callable[[Stage], list[dict[str, Any]]] = lambda _: []
     ends_at: str = ""
+    agree: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body
 
     def at(self, stage: Stage) -> str:
         """Its path with real ids."""
@@ -172,6 +175,58 @@ def _response_scenes(stage: Stage) -> list[dict[str, Any]]:
     return found + [{**each, "stream": True} for each in found if "background" not in each]
 
 
+def _with_its_method(body: dict[str, Any]) -> dict[str, Any]:
+    """A method's details are read where the method is that one."""
+    method = body.get("method")
+    details = [name for name in ("reinforcement", "dpo") if isinstance(method, dict) and name in method]
+    return {**body, "method": {**body["method"], "type": details[0]}} if details else body
+
+
+_TURNS = [
+    {"role": "user", "content": "a", "type": "message"},
+    {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
+    {"role": "assistant", "content": {"type": "output_text", "text": "a"}},
+]
+_SAMPLING = {"max_completions_tokens": 4, "seed": 1, "temperature": 0.5, "top_p": 0.5}
+_CHECK = {"type": "string_check", "name": "same", "operation": "eq", "input": "{{item.a}}", "reference": "b"}
+_SIMILAR = {
+    "type": "text_similarity", "name": "near", "evaluation_metric": "bleu", "input": "{{item.a}}", "reference": "b",
+}  # fmt: skip
+_PYTHON = {"type": "python", "name": "code", "source": _TEXTS["source"], "image_tag": "a"}
+_SCORE = {
+    "type": "score_model", "name": "judge", "model": MODEL, "range": [0, 1], "input": _TURNS, "sampling_params": _SAMPLING,
+}  # fmt: skip
+_LABEL = {
+    "type": "label_model", "name": "label", "model": MODEL, "labels": ["a", "b"], "passing_labels": ["a"], "input": _TURNS,
+}  # fmt: skip
+
+
+def _tuning_scenes(stage: Stage) -> list[dict[str, Any]]:
+    base = {"model": MODEL, "training_file": stage.training_file, "validation_file": stage.training_file, "seed": 1}
+    numbers = {"batch_size": 1, "learning_rate_multiplier": 1.0, "n_epochs": 1}
+    steps = {**numbers, "compute_multiplier": 1.0, "eval_interval": 1, "eval_samples": 1}
+    found: list[dict[str, Any]] = [
+        {**base, "hyperparameters": {"n_epochs": 1}, "metadata": {"a": "b"}, "suffix": "a"},
+        {**base, "method": {"type": "supervised", "supervised": {"hyperparameters": numbers}}},
+        {**base, "method": {"type": "dpo", "dpo": {"hyperparameters": {**numbers, "beta": 0.1}}}},
+    ]
+    for grader in (_CHECK, _SIMILAR, _PYTHON, _SCORE):
+        whole = {"type": "multi", "name": "all", "graders": grader, "calculate_output": grader["name"]}
+        for each in (grader, whole):
+            how = {"grader": each, "hyperparameters": steps}
+            found.append({**base, "method": {"type": "reinforcement", "reinforcement": how}})
+    return found
+
+
+def _validation_scenes(_: Stage) -> list[dict[str, Any]]:
+    graders: list[dict[str, Any]] = [_CHECK, _SIMILAR, _PYTHON, _SCORE]
+    found = [{"grader": each} for each in graders]
+    for each in (*graders, _LABEL):
+        whole = {"type": "multi", "name": "all", "graders": each, "calculate_output": each["name"]}
+        found.append({"grader": whole})
+    return found
+
+
 def _grader(_: Stage) -> dict[str, Any]:
     check = {"type": "string_check", "name": "same", "operation": "eq", "input": "{{item.a}}", "reference": "b"}
     return {"grader": check, "item": {"a": "b"}, "model_sample": "b"}
@@ -183,9 +238,31 @@ def _eval(_: Stage) -> dict[str, Any]:
     return {"data_source_config": source, "testing_criteria": [check], "name": "a", "metadata": {"a": "b"}}
 
 
+def _eval_scenes(stage: Stage) -> list[dict[str, Any]]:
+    base = _eval(stage)
+    checks: list[dict[str, Any]] = [_CHECK, _SIMILAR, _PYTHON, _SCORE, _LABEL]
+    logged = {"type": "logs", "metadata": {"a": "b"}}
+    return [base, {**base, "testing_criteria": checks}, {**base, "data_source_config": logged}]
+
+
 def _eval_run(_: Stage) -> dict[str, Any]:
     rows = {"type": "file_content", "content": [{"item": {"a": "b"}}]}
     return {"data_source": {"type": "jsonl", "source": rows}, "name": "a", "metadata": {"a": "b"}}
+
+
+def _eval_run_scenes(stage: Stage) -> list[dict[str, Any]]:
+    base = _eval_run(stage)
+    rows = base["data_source"]["source"]
+    asked = {"type": "template", "template": [{"role": "user", "content": "{{item.a}}"}]}
+    sampling = {"max_completion_tokens": 4, "seed": 1, "temperature": 0.5, "top_p": 0.5}
+    found = [base]
+    for source in (rows, {"type": "file_id", "id": stage.items_file}):
+        whole = {"type": "completions", "model": MODEL, "source": source, "input_messages": asked}
+        found.append({**base, "data_source": {**whole, "sampling_params": sampling}})
+        found.append({**base, "data_source": {"type": "jsonl", "source": source}})
+        respond = {"max_completion_tokens": 4, "temperature": 0.5, "top_p": 0.5}
+        found.append({**base, "data_source": {**whole, "type": "responses", "sampling_params": respond}})
+    return found
 
 
 def _batch(stage: Stage) -> dict[str, Any]:
@@ -258,8 +335,8 @@ ENDPOINTS: list[Endpoint] = [
     Endpoint("batches.retrieve", "GET", "/v1/batches/{batch_id}", t.Batch, scenes=lambda _: [{}]),
     Endpoint(
         "fine_tuning.jobs.create", "POST", "/v1/fine_tuning/jobs", FineTuningJob, (fine_tuning.JobCreateParams,),
-        body=lambda _: {"model": MODEL, "training_file": "file-none"}, ends_at="training_file",
-        scenes=lambda stage: [{"model": MODEL, "training_file": stage.training_file, "hyperparameters": {"n_epochs": 1}}],
+        body=lambda _: {"model": MODEL, "training_file": "file-none"}, ends_at="training_file", agree=_with_its_method,
+        scenes=_tuning_scenes,
     ),
     Endpoint(
         "fine_tuning.alpha.graders.run", "POST", "/v1/fine_tuning/alpha/graders/run", GraderRunResponse,
@@ -267,18 +344,18 @@ ENDPOINTS: list[Endpoint] = [
     ),
     Endpoint(
         "fine_tuning.alpha.graders.validate", "POST", "/v1/fine_tuning/alpha/graders/validate", GraderValidateResponse,
-        (grader_validate_params.GraderValidateParams,), body=_grader,
+        (grader_validate_params.GraderValidateParams,), body=_grader, scenes=_validation_scenes,
     ),
     Endpoint(
-        "evals.create", "POST", "/v1/evals", t.EvalCreateResponse, (t.EvalCreateParams,), body=_eval,
-        scenes=lambda s: [_eval(s)],
+        "evals.create", "POST", "/v1/evals", t.EvalCreateResponse, (t.EvalCreateParams,), body=_eval, scenes=_eval_scenes,
     ),
     Endpoint(
-        "evals.update", "POST", "/v1/evals/{eval_id}", t.EvalUpdateResponse, (t.EvalUpdateParams,), body=lambda _: {"name": "b"}
+        "evals.update", "POST", "/v1/evals/{eval_id}", t.EvalUpdateResponse, (t.EvalUpdateParams,),
+        body=lambda _: {"name": "b"}, scenes=lambda _: [{"name": "c"}],
     ),
     Endpoint(
         "evals.runs.create", "POST", "/v1/evals/{eval_id}/runs", evals.RunCreateResponse, (run_create_params.RunCreateParams,),
-        body=_eval_run, scenes=lambda s: [_eval_run(s)],
+        body=_eval_run, scenes=_eval_run_scenes,
     ),
     Endpoint(
         "evals.runs.retrieve", "GET", "/v1/evals/{eval_id}/runs/{run_id}", evals.RunRetrieveResponse, scenes=lambda _: [{}]

@@ -44,6 +44,10 @@ def _checked(text: str) -> str:
     return text
 
 
+#: Types of parts that hold text.
+_TEXT_PARTS = ("text", "input_text", "output_text")
+
+
 def _flat(content: Any) -> Any:
     """Content parts as one text; parts that are no text stay, and are refused as such."""
     if isinstance(content, dict):
@@ -53,7 +57,7 @@ def _flat(content: Any) -> Any:
     texts = []
     for part in content:
         text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
-        if not isinstance(text, str):
+        if not isinstance(text, str) or (isinstance(part, dict) and part.get("type", "text") not in _TEXT_PARTS):
             raise PydanticCustomError("content_type", "only text can be graded; images and audio cannot")
         texts.append(text)
     return "\n".join(texts)
@@ -103,6 +107,7 @@ class GraderMessage(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
+    type: Literal["message"] = "message"
     role: Role
     content: Annotated[TemplateText, BeforeValidator(_flat)]
 

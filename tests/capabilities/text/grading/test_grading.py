@@ -358,6 +358,11 @@ def test_without_a_door_or_with_a_closed_one_the_reason_is_told() -> None:
         ({**SCORE, "range": [0, math.inf]}, "grader.range.1"),
         ({**SCORE, "input": []}, "grader.input"),
         ({**SCORE, "input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "grader.input.0.content"),
+        (
+            {**SCORE, "input": [{"role": "user", "content": [{"type": "input_image", "text": "a"}]}]},
+            "grader.input.0.content",
+        ),
+        ({**SCORE, "input": [{"role": "user", "content": "a", "type": "reasoning"}]}, "grader.input.0.type"),
         ({**LABEL, "passing_labels": ["fine"]}, "grader"),
         ({"type": "multi", "name": "m", "graders": {}, "calculate_output": "1"}, "grader.graders"),
         (
