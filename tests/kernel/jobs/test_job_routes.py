@@ -121,6 +121,10 @@ def test_followers_see_the_story_to_its_end(rooms: Rooms, http: httpx.Client, tm
     assert [line for line in again.splitlines() if line.startswith("id:")] == [f"id: {numbers[-1]}"]
     resumed = http.get(f"/api/runs/{run.id}/events", headers={"Last-Event-ID": str(numbers[-2])}).text
     assert resumed == again
+    whole = http.get(f"/api/runs/{run.id}/events").text
+    for strange in (b"\xb2", b"9" * 40, b"-1", b"soon"):
+        answer = http.get(f"/api/runs/{run.id}/events", headers={b"Last-Event-ID": strange})
+        assert (answer.status_code, answer.text) == (200, whole)
 
 
 def test_logs_are_followed_over_attempts_while_they_grow(rooms: Rooms, http: httpx.Client, tmp_path: Path) -> None:

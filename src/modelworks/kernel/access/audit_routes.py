@@ -22,7 +22,7 @@ def router(audit: AuditLog, access: AccessService, principal: PrincipalDependenc
     @routes.get("")
     def list_entries(
         caller: Principal = Depends(admin),
-        after: Annotated[int | None, Query(ge=0, description="Go on after this number, oldest first.")] = None,
+        after: Annotated[int | None, Query(ge=0, lt=1 << 63, description="Go on after this number, oldest first.")] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         everything: Annotated[bool, Query(description="Of all projects: the whole chain.")] = False,
     ) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def router(audit: AuditLog, access: AccessService, principal: PrincipalDependenc
     @routes.get("/verify")
     def verify(
         caller: Principal = Depends(admin),
-        seq: Annotated[int | None, Query(ge=0, description="Number of a head that was noted.")] = None,
+        seq: Annotated[int | None, Query(ge=0, lt=1 << 63, description="Number of a head that was noted.")] = None,
         hash: Annotated[str | None, Query(description="Its digest.", min_length=64, max_length=64)] = None,
     ) -> AuditReport:
         """Follow the whole stored chain (administrators of the platform)."""

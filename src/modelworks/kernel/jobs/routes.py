@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -84,7 +85,10 @@ def router(jobs: JobsService, principal: PrincipalDependency, *, keep_alive_s: f
 
     @routes.get("/api/runs/{run_id}/metrics")
     def metrics(
-        run_id: str, caller: Principal = Depends(reader), name: str | None = None, after_step: int | None = None
+        run_id: str,
+        caller: Principal = Depends(reader),
+        name: str | None = None,
+        after_step: Annotated[int | None, Query(ge=-1, lt=1 << 63)] = None,
     ) -> Page[MetricPoint]:
         """Points of the run's curves, by step."""
         with jobs.db.reading() as session:
@@ -94,12 +98,13 @@ def router(jobs: JobsService, principal: PrincipalDependency, *, keep_alive_s: f
     async def events(
         run_id: str,
         caller: Principal = Depends(reader),
-        after_seq: Annotated[int, Query(ge=0)] = 0,
+        after_seq: Annotated[int, Query(ge=0, lt=1 << 63)] = 0,
         follow: bool = False,
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> StreamingResponse:
         """What happened, as server-sent events; with `follow` until the run is over, with progress and the newest metrics."""
-        if last_event_id is not None and last_event_id.isdigit():
+        # A client hands back what it was given; anything else is no number of ours.
+        if last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id):
             after_seq = max(after_seq, int(last_event_id))
         first = await run_in_threadpool(_look, jobs, caller.project_id, run_id, after_seq)
         story = _story(jobs, caller.project_id, run_id, first, after_seq, follow=follow, keep_alive_s=keep_alive_s)

@@ -41,7 +41,7 @@ class ResponseQuery(BaseModel):
     """The query of a response."""
 
     stream: bool = Field(default=False, description="Its events, where it was made with background and stream.")
-    starting_after: int = Field(default=-1, ge=-1, description="Only events with a greater number.")
+    starting_after: int = Field(default=-1, ge=-1, lt=1 << 63, description="Only events with a greater number.")
 
 
 def router(gateway: GatewayService, responses: ResponseService, steps: ResponseSteps) -> APIRouter:
