@@ -57,6 +57,8 @@ async def test_errors_are_answered_as_the_document_says(app: FastAPI, http: http
         ("post", "/v1/chat/completions", {"json": {"model": "none", "messages": [{"role": "user", "content": "a"}]}}, 404),
         ("post", "/v1/messages", {"json": {"model": 1}}, 400),
         ("put", "/api/budgets", {"json": {"metric": "tokens", "amount": -1}}, 422),
+        ("post", "/mcp", {"content": b"{"}, 400),
+        ("post", "/mcp", {"json": {"jsonrpc": "2.0", "id": "a", "method": "none"}}, 200),
         ("get", "/api/usage/requests", {"params": {"limit": "many"}}, 422),
         ("get", "/v1/files", {"headers": {"authorization": "Bearer none"}}, 401),
     ]

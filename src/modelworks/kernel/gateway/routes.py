@@ -44,7 +44,7 @@ _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; a stream of server-sent events where `stream` is true.",
-        "content": {"application/json": {"schema": _ANY_OBJECT}, "text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"application/json": {"schema": _ANY_OBJECT}, "text/event-stream": {"schema": {}}},
     }
 }
 

@@ -58,6 +58,22 @@ _MESSAGE: dict[str, Any] = {
 }
 
 
+#: JSON-RPC 2.0, section 5.1.
+_ERROR: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "jsonrpc": {"const": "2.0"},
+        "id": {"type": ["string", "integer", "null"]},
+        "error": {
+            "type": "object",
+            "properties": {"code": {"type": "integer"}, "message": {"type": "string"}},
+            "required": ["code", "message"],
+        },
+    },
+    "required": ["jsonrpc", "error"],
+}
+
+
 def router(gateway: GatewayService, *, origins: Sequence[str] = ()) -> APIRouter:
     """The route of the protocol.
 
@@ -76,10 +92,18 @@ def router(gateway: GatewayService, *, origins: Sequence[str] = ()) -> APIRouter
                 "description": "The JSON-RPC answer.",
                 "content": {
                     "application/json": {"schema": {"type": "object"}},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": {}},
                 },
             },
             202: {"description": "A notification was taken."},
+            # Refused before it is read as a message, a request has the other form.
+            **{
+                status: {
+                    "description": "A JSON-RPC error, or the request is refused.",
+                    "content": {"application/json": {"schema": {"anyOf": [_ERROR, {"$ref": "#/components/schemas/Error"}]}}},
+                }
+                for status in (400, 404)
+            },
         },
         openapi_extra=described(_MESSAGE),
     )
