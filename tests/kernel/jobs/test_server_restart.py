@@ -90,8 +90,9 @@ class _Died(BaseException):
     """The server ends here."""
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
 def test_a_server_that_dies_right_after_starting_a_worker_finds_it_again(
-    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_ended: bool
 ) -> None:
     gate = tmp_path / "gate"
     run = rooms.submit(params={"wait_at": 1, "wait_for": str(gate)})
@@ -104,6 +105,11 @@ def test_a_server_that_dies_right_after_starting_a_worker_finds_it_again(
         with pytest.raises(_Died):
             rooms.supervisor.tick()
     assert rooms.get(run.id).state == "running"
+    assert rooms.executor.find(run.id, 1) is not None
+    if has_ended:
+        gate.touch()
+        while rooms.executor.find(run.id, 1) is not None:
+            time.sleep(0.01)
     rooms.new_supervisor()
     gate.touch()
     done = rooms.finish(run.id)

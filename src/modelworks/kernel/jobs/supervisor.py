@@ -156,6 +156,8 @@ class Supervisor:
             self._see_off(watch)
         # Without a handle the server died between starting the attempt and noting it.
         handle = run.handle or self._executor.find(run.id, run.attempt)
+        if handle is None and self._has_ended_alone(run):
+            return None
         with self._db.transaction() as session:
             if handle is None:
                 why = "the server stopped before it was started"
@@ -164,6 +166,23 @@ class Supervisor:
             if run.handle is None:
                 self._attempts.record_handle(session, run.id, run.attempt, handle)
         return self._remember(run.id, run.attempt, handle)
+
+    def _has_ended_alone(self, run: ActiveRun) -> bool:
+        """Take in what an attempt left that ended before anybody had noted that it was started; whether it did end."""
+        if self._executor.remote:
+            return False
+        folder = AttemptFolder.of(self._settings.home, run.id, run.attempt)
+        tail = JournalTail(folder.journal)
+        while entries := tail.read():
+            self._attempts.receive(run.id, run.attempt, entries)
+        report = folder.read_exit()
+        with self._db.transaction() as session:
+            if report is not None:
+                self._attempts.ended(session, run.id, run.attempt, Status("exited"), report)
+            return not any(
+                (each.id, each.attempt, each.state) == (run.id, run.attempt, "running")
+                for each in self._attempts.active(session)
+            )
 
     def _remember(self, run_id: str, attempt: int, handle: str) -> _Watch:
         folder = AttemptFolder.of(self._settings.home, run_id, attempt)

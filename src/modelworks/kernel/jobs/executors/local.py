@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from modelworks.kernel.jobs.folder import AttemptFolder
 OUT_OF_MEMORY_COUNTERS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 _RUN = "MODELWORKS_RUN_ID"
 _ATTEMPT = "MODELWORKS_RUN_ATTEMPT"
+#: So long a process may be without its environment.
+_NEWBORN_S = 2.0
 
 
 class LocalExecutor:
@@ -80,13 +83,21 @@ class LocalExecutor:
 
     def find(self, run_id: str, attempt: int) -> str | None:
         """Look for the worker among this machine's processes by its environment."""
-        for process in psutil.process_iter():
-            if process.pid == os.getpid() or not _belongs(process, run_id, attempt):
-                continue
-            with contextlib.suppress(OSError):
-                if os.getsid(process.pid) == process.pid:
-                    return _handle(process.pid, run_id, attempt)
-        return None
+        deadline = time.monotonic() + _NEWBORN_S
+        while True:
+            has_newborn = False
+            for process in psutil.process_iter():
+                if process.pid == os.getpid():
+                    continue
+                if not _belongs(process, run_id, attempt):
+                    has_newborn = has_newborn or _is_newborn(process)
+                    continue
+                with contextlib.suppress(OSError):
+                    if os.getsid(process.pid) == process.pid:
+                        return _handle(process.pid, run_id, attempt)
+            if not has_newborn or time.monotonic() > deadline:
+                return None
+            time.sleep(0.01)
 
     def poll(self, handle: str) -> Status:
         pid = _pid(handle)
@@ -220,6 +231,16 @@ def _belongs(process: psutil.Process, run_id: str, attempt: int) -> bool:
     except (psutil.Error, OSError):
         return False
     return environment.get(_RUN) == run_id and environment.get(_ATTEMPT) == str(attempt)
+
+
+def _is_newborn(process: psutil.Process) -> bool:
+    """Whether a process has begun just now and has no environment yet: execve(2) sets it up after the parent goes on."""
+    try:
+        if time.time() - process.create_time() > _NEWBORN_S:
+            return False
+        return not process.environ() and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, OSError):
+        return False
 
 
 def _describe(code: int) -> str:
