@@ -133,6 +133,12 @@ async def test_choices_differ_and_the_first_is_the_one_alone(generator: Generato
     assert len({tuple(answer.only.token_ids) for answer in unseeded}) == 3
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1.28e-52, 1e-30])
+async def test_a_temperature_next_to_nothing_is_nothing(generator: Generator, temperature: float) -> None:
+    cold = (await ask(generator, prompt=PROMPT, temperature=temperature, max_tokens=8)).only
+    assert cold.token_ids == (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=8)).only.token_ids
+
+
 async def test_text_ends_before_a_stop_string(generator: Generator) -> None:
     whole = (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=30)).only
     assert len(whole.text) > 20

@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from modelworks.capabilities.text.form.constraint import GrammarDesk, GrammarFollower
 
 _MAX_SEED = 2**63
+#: Below this temperature only the most likely token has a chance.
+_COLDEST = 1e-5
 #: Enough of a prompt's end to see whether it opens or closes thoughts.
 _TAIL_TOKENS = 24
 #: Prompts longer than this are encoded in a thread, so that other answers go on meanwhile.
@@ -324,7 +326,8 @@ class Generator:
         temperature = request.temperature if request.temperature is not None else float(own.get("temperature") or 1.0)
         top_p = request.top_p if request.top_p is not None else float(own.get("top_p") or 1.0)
         top_k = request.top_k if request.top_k is not None else (int(own.get("top_k") or 0) or None)
-        return temperature, top_p, top_k
+        # Engines compute in f32, where so small a number is none; the most likely token is all that it leaves.
+        return (0.0 if temperature < _COLDEST else temperature), top_p, top_k
 
 
 class OpenVINOGenerator(Generator):
