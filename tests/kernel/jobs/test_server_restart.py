@@ -161,3 +161,25 @@ def test_a_process_that_got_the_pid_of_a_worker_is_left_alone(rooms: Rooms, tmp_
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_a_worker_that_has_no_environment_yet_is_waited_for(
+    rooms: Rooms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """execve(2) lets the parent go on before the new process's environment can be read."""
+    gate, right, looks = tmp_path / "gate", psutil.Process.environ, []
+
+    def bare_at_first(process: psutil.Process) -> dict[str, str]:
+        found: dict[str, str] = right(process)
+        if found.get("MODELWORKS_RUN_ID") != run.id:
+            return found
+        looks.append(process.pid)
+        return {} if len(looks) < 6 else found
+
+    run = rooms.submit(params={"wait_at": 1, "wait_for": str(gate)})
+    rooms.supervisor.tick()
+    monkeypatch.setattr(psutil.Process, "environ", bare_at_first)
+    assert rooms.executor.find(run.id, 1) == rooms.executor.find(run.id, 1) is not None
+    assert len(looks) > 6
+    gate.touch()
+    assert rooms.finish(run.id).attempt == 1

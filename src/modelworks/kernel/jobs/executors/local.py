@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psutil
@@ -87,14 +87,13 @@ class LocalExecutor:
         while True:
             has_newborn = False
             for process in psutil.process_iter():
-                if process.pid == os.getpid():
-                    continue
-                if not _belongs(process, run_id, attempt):
-                    has_newborn = has_newborn or _is_newborn(process)
-                    continue
-                with contextlib.suppress(OSError):
-                    if os.getsid(process.pid) == process.pid:
-                        return _handle(process.pid, run_id, attempt)
+                environment = None if process.pid == os.getpid() else _environment_of(process)
+                if environment == {} and _is_newborn(process):
+                    has_newborn = True
+                elif environment and _names(environment, run_id, attempt):
+                    with contextlib.suppress(OSError):
+                        if os.getsid(process.pid) == process.pid:
+                            return _handle(process.pid, run_id, attempt)
             if not has_newborn or time.monotonic() > deadline:
                 return None
             time.sleep(0.01)
@@ -226,19 +225,25 @@ def _boot() -> str:
 
 
 def _belongs(process: psutil.Process, run_id: str, attempt: int) -> bool:
-    try:
-        environment = process.environ()
-    except (psutil.Error, OSError):
-        return False
+    return _names(_environment_of(process) or {}, run_id, attempt)
+
+
+def _names(environment: Mapping[str, str], run_id: str, attempt: int) -> bool:
     return environment.get(_RUN) == run_id and environment.get(_ATTEMPT) == str(attempt)
 
 
-def _is_newborn(process: psutil.Process) -> bool:
-    """Whether a process has begun just now and has no environment yet: execve(2) sets it up after the parent goes on."""
+def _environment_of(process: psutil.Process) -> dict[str, str] | None:
+    """A process's environment; None where it is gone or another user's."""
     try:
-        if time.time() - process.create_time() > _NEWBORN_S:
-            return False
-        return not process.environ() and process.status() != psutil.STATUS_ZOMBIE
+        return dict(process.environ())
+    except (psutil.Error, OSError):
+        return None
+
+
+def _is_newborn(process: psutil.Process) -> bool:
+    """Whether a process without an environment has begun just now: execve(2) sets it up after the parent goes on."""
+    try:
+        return time.time() - process.create_time() < _NEWBORN_S and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, OSError):
         return False
 
