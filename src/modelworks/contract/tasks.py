@@ -20,6 +20,9 @@ TASK_MODES: Mapping[str, Mode] = MappingProxyType(
         "summarization": "stream",
         "question-answering": "sync",
         "table-question-answering": "sync",
+        # documents
+        "document-parsing": "job",
+        "passage-retrieval": "sync",
         # sound
         "automatic-speech-recognition": "stream",
         "text-to-speech": "stream",
