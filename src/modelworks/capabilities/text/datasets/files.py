@@ -10,10 +10,15 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
@@ -30,12 +35,17 @@ MAX_LINE_BYTES = 64 << 20
 MAX_WHOLE_BYTES = 512 << 20
 #: Any file, after unpacking: a small archive can hold more than a disk.
 MAX_FILE_BYTES = 64 << 30
+#: What unpacking a Parquet file may take: a page of it is unpacked as a whole, and every row.
+MAX_PARQUET_BYTES = 2 << 30
 
 _ABOUT = frozenset({"readme", "license", "licence", "copying", "notice", "changelog", "citation"})
 #: Empty lines give no record between which a check could look at the time.
 _MAX_EMPTY_LINES = 10_000_000
 _MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 _CHUNK_BYTES = 1 << 20
+#: The last word of a process that got no more memory.
+_MEMORY = "memory"
+_ROWS = Path(__file__).with_name("parquet_rows.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,23 +384,72 @@ def _table(file: Path, name: str) -> Iterator[Record | Fault]:
 
 
 def _parquet(file: Path, name: str) -> Iterator[Record | Fault]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise MissingExtra.of("pyarrow", "parquet") from None
+    """The rows, unpacked by a process of its own within `MAX_PARQUET_BYTES`; see `parquet_rows.py`."""
+    if find_spec("pyarrow") is None:
+        raise MissingExtra.of("pyarrow", "parquet")
     if file.suffix.lower() == ".gz":
         yield Fault(
             name, None, None, "bad_archive", "A packed Parquet file cannot be read.", "Unpack it: Parquet packs itself."
         )
         return
-    row = 0
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=32):
-                for value in batch.to_pylist():
-                    row += 1
-                    yield Record({key: each for key, each in value.items() if each is not None}, name, row)
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        first_line = str(error).partition("\n")[0][:300]
-        yield Fault(name, row or None, None, "not_parquet", f"Not readable as Parquet: {first_line}.", "Write the file again.")
+    row, total, num_empty, problem = 0, 0, 0, None
+    with _rows_of(file) as process:
+        stream = cast(IO[bytes], process.stdout)
+        while line := stream.readline(MAX_LINE_BYTES):
+            total += len(line)
+            if total > MAX_FILE_BYTES:
+                raise _TooLarge(f"The file has more than {MAX_FILE_BYTES >> 30} GiB when unpacked.")
+            if line[:1] != b"{":
+                problem = line[1:].decode("utf-8", "replace").strip()
+                break
+            row += 1
+            if not line.endswith(b"\n"):
+                while (rest := stream.readline(_CHUNK_BYTES)) and not rest.endswith(b"\n"):
+                    total += len(rest)
+                yield Fault(
+                    name,
+                    row,
+                    None,
+                    "line_too_long",
+                    f"The row has more than {MAX_LINE_BYTES >> 20} MiB.",
+                    "Split long texts into several rows.",
+                )
+                continue
+            try:
+                value = json.loads(line)
+            except RecursionError:
+                problem = "it is nested too deeply"
+                break
+            num_empty += not value
+            if num_empty > _MAX_EMPTY_LINES:
+                raise _TooLarge(f"The file has more than {_MAX_EMPTY_LINES:,} empty rows.")
+            yield Record(value, name, row)
+        if problem is None:
+            # It ended without a last word: the kernel ended it, or the library did where it got no memory.
+            problem = _MEMORY if process.wait() < 0 else f"its reader ended with status {process.returncode}"
+    if problem == _MEMORY:
+        yield Fault(
+            name,
+            row or None,
+            None,
+            "file_too_large",
+            f"The file cannot be unpacked within {MAX_PARQUET_BYTES >> 20} MiB of memory.",
+            "Write it with smaller pages and row groups, or as JSON lines.",
+        )
+    elif problem:
+        yield Fault(name, row or None, None, "not_parquet", f"Not readable as Parquet: {problem}.", "Write the file again.")
+
+
+@contextmanager
+def _rows_of(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    argv = [sys.executable, "-P", str(_ROWS), str(file.resolve()), str(MAX_PARQUET_BYTES)]
+    # The system's allocator, as others take address space in advance.
+    env = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
+    process = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, bufsize=_CHUNK_BYTES
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
