@@ -54,6 +54,7 @@ from modelworks.kernel.base.lock import ServerLock
 from modelworks.kernel.base.settings import Settings, load_settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
+from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.gateway import (
     BatchService,
     BatchSteps,
@@ -119,6 +120,7 @@ class Platform:
     pool: ReplicaPool
     #: None in a further process of the same server, which answers requests and does nothing else.
     reconciler: Reconciler | None
+    spaces: DataspaceService
     files: FileService
     tuning: FineTuningService
     tuning_steps: TuningSteps
@@ -195,8 +197,8 @@ class Platform:
         self.closing.close()
 
     def referenced(self, digests: Collection[str]) -> set[str]:
-        """Those of the blobs that a version, a run or a file needs: what the garbage collection must leave."""
-        rooms = (self.catalog, self.jobs, self.files, self.batches)
+        """Those of the blobs that a version, a run, a document or a file needs: what the garbage collection must leave."""
+        rooms = (self.catalog, self.jobs, self.spaces, self.files, self.batches)
         return {digest for room in rooms for digest in room.referenced(digests)}
 
     def metrics(self) -> bytes:
@@ -267,6 +269,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         serving = ServingService(db, catalog, clock, events, settings)
         local_url, remote_url = settings.local_url, settings.public_url or settings.local_url
         jobs.connect(RunDeployments(access, serving, clock, url=local_url, remote_url=remote_url))
+        spaces = DataspaceService(db, jobs, clock, events)
         files = FileService(db, catalog, blobs, clock, max_bytes=settings.max_file_bytes)
         tuning = FineTuningService(db, jobs, catalog, serving, files, clock, project_name=access.project_name)
         pool = ReplicaPool(
@@ -317,6 +320,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
                 make_backends(settings, secrets.value),
                 open_secret=secrets.value,
             ),
+            spaces=spaces,
             files=files,
             tuning=tuning,
             tuning_steps=TuningSteps(tuning, jobs, catalog, files, clock, events),

@@ -83,6 +83,12 @@ DRIVERS: dict[str, dict[str, str]] = {
         "asking.py": "a run's questions to deployments",
         "attempts.py": "how a run moves from attempt to attempt",
     },
+    "dataspace": {
+        "documents.py": "documents, their rights, and what a search may see",
+        "builds.py": "where each build stands",
+        "filters.py": "OpenAI's filters over attributes",
+        "pages.py": "lists between two ids",
+    },
     "serving": {
         "reconciler.py": "the only writer of observed state",
         "backends/": "local processes and Ray Serve, behind one protocol",

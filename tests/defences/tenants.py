@@ -43,6 +43,11 @@ _VALUES: dict[str, Any] = {
     "eval_runs.state": "completed",
     "batches.state": "completed",
     "eval_items.state": "pass",
+    "space_sources.state": "idle",
+    "space_documents.state": "indexed",
+    "space_builds.state": "succeeded",
+    "space_builds.step": "done",
+    "space_events.level": "info",
 }
 _LISTS = {"files", "scopes", "devices", "saves", "outputs", "checkpoint", "fields", "results", "testing_criteria"}
 #: Not of a tenant, or of the platform itself.
@@ -75,6 +80,8 @@ def value(table: Table, column: Column[Any]) -> Any:
             "fields",
             "results",
             "testing_criteria",
+            "access",
+            "faults",
         )
         return [] if is_list or column.name.endswith(("_allow", "_messages", "items")) else {}
     if isinstance(kind, Boolean):
@@ -132,6 +139,11 @@ _NAMED = {
     "response_id": "responses",
     "conversation_id": "conversations",
     "replica_id": "replicas",
+    "space": "spaces",
+    "vector_store_id": "spaces",
+    "document_id": "space_documents",
+    "source_id": "space_sources",
+    "build_id": "space_builds",
     "subject_id": "versions",
     "digest": "",
 }

@@ -52,6 +52,10 @@ Prefix = Literal[
     "hld",
     "batch",
     "batch_req",
+    "vs",
+    "vsfb",
+    "doc",
+    "build",
 ]
 
 

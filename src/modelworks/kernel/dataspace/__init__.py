@@ -1,0 +1,6 @@
+"""Data spaces: documents that people put in or sources bring, their rights, and what became of each."""
+
+from modelworks.kernel.dataspace.schemas import Build, Scope, Source, Space, SpaceDocument, SpaceSettings
+from modelworks.kernel.dataspace.service import DataspaceService
+
+__all__ = ["Build", "DataspaceService", "Scope", "Source", "Space", "SpaceDocument", "SpaceSettings"]

@@ -1,0 +1,384 @@
+"""The documents of a space: put in, changed, removed, listed; and which of them a search may see at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+from sqlalchemy import Select, or_, select
+from sqlalchemy.orm import Session
+
+from modelworks.contract.errors import InvalidRequest, NotFound
+from modelworks.contract.passages import MAX_DOCUMENTS, Fault
+from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.ids import new_id
+from modelworks.kernel.catalog.schemas import Page
+from modelworks.kernel.dataspace.filters import compiled
+from modelworks.kernel.dataspace.pages import page_of, paged
+from modelworks.kernel.dataspace.schemas import Change, Scope, SpaceDocument
+from modelworks.kernel.dataspace.store import DocumentRow, SpaceRow
+
+if TYPE_CHECKING:
+    from modelworks.kernel.dataspace.service import DataspaceService
+
+#: Of the name of a document within its source, in UTF-8: an index of PostgreSQL takes no longer one.
+MAX_KEY_BYTES: Final = 2000
+#: A space with no more documents than this is searched by naming them all: nothing else can answer then.
+_NAMED: Final = 500
+_CHUNK: Final = 400
+
+
+class Documents:
+    """One side of the data space's room; see `DataspaceService`."""
+
+    def __init__(self, spaces: DataspaceService, clock: Clock) -> None:
+        self._spaces = spaces
+        self._clock = clock
+
+    # -- putting in and removing -----------------------------------------------------------------------------------------
+
+    def put(
+        self,
+        session: Session,
+        project_id: str,
+        space: str,
+        *,
+        name: str,
+        digest: str,
+        num_bytes: int,
+        key: str | None = None,
+        source_id: str | None = None,
+        media_type: str | None = None,
+        file_id: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        licence: str | None = None,
+        owner: str | None = None,
+        access: Sequence[str] | None = None,
+        expires_at: datetime | None = None,
+    ) -> tuple[SpaceDocument, Change]:
+        """Put a document in, whose bytes are stored; under a key that is there, it is that document with other content.
+
+        What is None stays as it is. The same key with the same digest asks for no new index.
+
+        Args:
+            space: id or name. name: what a person knows it by. key: by default the name.
+            source_id: the source that brings it; keys of different sources are different documents.
+            access: ids of users and keys that may read it; empty: everybody of the project.
+
+        Raises:
+            NotFound: no such space.
+            InvalidRequest: the key is too long, or the space is full.
+        """
+        key = key or name
+        if len(key.encode()) > MAX_KEY_BYTES:
+            raise InvalidRequest(
+                f"key: it has {len(key.encode())} bytes, at most {MAX_KEY_BYTES} are kept.",
+                hint="Shorten the path or the key.",
+                param="key",
+            )
+        row = self._spaces.row(session, project_id, space, lock=True)
+        found = self._by_key(session, row.id, source_id or "", key)
+        now = self._clock.now()
+        change: Change = "unchanged"
+        if found is None:
+            self._require_room(session, row)
+            found = DocumentRow(
+                id=new_id("doc"),
+                space_id=row.id,
+                project_id=project_id,
+                source_id=source_id or "",
+                key=key,
+                name=name,
+                digest=digest,
+                num_bytes=num_bytes,
+                media_type=media_type,
+                file_id=file_id,
+                attributes=dict(attributes or {}),
+                licence=licence,
+                owner=owner,
+                access=sorted(set(access or ())),
+                is_restricted=bool(access),
+                expires_at=expires_at,
+                state="pending",
+                version=1,
+                indexed_digest=None,
+                faults=[],
+                num_passages=0,
+                num_pages=None,
+                language=None,
+                created_at=now,
+                updated_at=now,
+                removed_at=None,
+            )
+            session.add(found)
+            change = "added"
+        else:
+            if found.digest != digest:
+                found.digest, found.num_bytes = digest, num_bytes
+                found.version += 1
+                found.state, found.faults = "pending", []
+                change = "updated"
+            found.name = name
+            found.media_type = media_type or found.media_type
+            found.file_id = file_id or found.file_id
+            self._describe(found, attributes=attributes, licence=licence, owner=owner, access=access, expires_at=expires_at)
+            if change == "updated":
+                found.updated_at = now
+        if change != "unchanged":
+            self._spaces.changed(session, row)
+        session.flush()
+        return shown(found), change
+
+    def update(
+        self,
+        session: Session,
+        project_id: str,
+        space: str,
+        document_id: str,
+        *,
+        name: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        licence: str | None = None,
+        owner: str | None = None,
+        access: Sequence[str] | None = None,
+        expires_at: datetime | None = None,
+    ) -> SpaceDocument:
+        """Change what is known of a document, not its bytes: it holds from the next search on. Raises NotFound."""
+        row = self._row(session, self._spaces.row(session, project_id, space, lock=True), document_id)
+        row.name = name or row.name
+        self._describe(row, attributes=attributes, licence=licence, owner=owner, access=access, expires_at=expires_at)
+        row.updated_at = self._clock.now()
+        session.flush()
+        return shown(row)
+
+    def remove(self, session: Session, project_id: str, space: str, document_id: str) -> SpaceDocument:
+        """Remove a document: it answers no search from now on, and its passages go with the next build. Raises NotFound."""
+        owner = self._spaces.row(session, project_id, space, lock=True)
+        row = self._row(session, owner, document_id)
+        self._remove(row)
+        self._spaces.changed(session, owner)
+        session.flush()
+        return shown(row)
+
+    def remove_keys(self, session: Session, project_id: str, space: str, source_id: str, keys: Collection[str]) -> int:
+        """Remove the documents of a source that have these keys; how many there were."""
+        owner = self._spaces.row(session, project_id, space, lock=True)
+        wanted, removed = sorted(set(keys)), 0
+        for start in range(0, len(wanted), _CHUNK):
+            query = self._living(owner.id).where(
+                DocumentRow.source_id == source_id, DocumentRow.key.in_(wanted[start : start + _CHUNK])
+            )
+            for row in session.scalars(query):
+                self._remove(row)
+                removed += 1
+        if removed:
+            self._spaces.changed(session, owner)
+        session.flush()
+        return removed
+
+    def expire(self, session: Session, owner: SpaceRow) -> int:
+        """Remove the documents of a space whose time is over; its row is locked by the caller."""
+        rows = [*session.scalars(self._living(owner.id).where(DocumentRow.expires_at <= self._clock.now()))]
+        for row in rows:
+            self._remove(row)
+        if rows:
+            self._spaces.changed(session, owner)
+            self._spaces.tell(session, owner, f"{len(rows)} documents were removed: their time is over.")
+        return len(rows)
+
+    # -- reading ---------------------------------------------------------------------------------------------------------
+
+    def get(self, session: Session, project_id: str, space: str, document_id: str) -> SpaceDocument:
+        """One document that is there; raises NotFound."""
+        return shown(self._row(session, self._spaces.row(session, project_id, space), document_id))
+
+    def list(
+        self,
+        session: Session,
+        project_id: str,
+        space: str,
+        *,
+        state: str | None = None,
+        source_id: str | None = None,
+        search: str | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        limit: int = 20,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> Page[SpaceDocument]:
+        """Documents by their time of creation; removed ones only where `state` asks for them."""
+        owner = self._spaces.row(session, project_id, space)
+        query = select(DocumentRow).where(DocumentRow.space_id == owner.id)
+        query = query.where(DocumentRow.state != "removed" if state is None else DocumentRow.state == state)
+        if source_id is not None:
+            query = query.where(DocumentRow.source_id == source_id)
+        if search:
+            query = query.where(DocumentRow.name.icontains(search, autoescape=True))
+        rows = paged(session, query, DocumentRow.id, after=after, before=before, limit=limit, order=order)
+        return page_of([shown(row) for row in rows[:limit]], has_more=len(rows) > limit)
+
+    def of_file(self, session: Session, project_id: str, space: str, file_id: str) -> SpaceDocument:
+        """The document that was made from a file of /v1/files; raises NotFound."""
+        owner = self._spaces.row(session, project_id, space)
+        row = session.scalar(self._living(owner.id).where(DocumentRow.file_id == file_id).limit(1))
+        if row is None:
+            raise _missing(file_id, owner)
+        return shown(row)
+
+    def known(self, session: Session, project_id: str, space: str, source_id: str | None = None) -> dict[str, str]:
+        """Digest by key of every document of a source (None: those that people put in): what a client need not send again."""
+        owner = self._spaces.row(session, project_id, space)
+        query = self._living(owner.id).where(DocumentRow.source_id == (source_id or ""))
+        rows = session.execute(query.with_only_columns(DocumentRow.key, DocumentRow.digest))
+        return dict(rows.tuples().all())
+
+    # -- searching -------------------------------------------------------------------------------------------------------
+
+    def scope(self, session: Session, caller: Principal, space: str, *, filters: Any = None, param: str = "filters") -> Scope:
+        """What a search may see now: without what was removed, has expired, or is not for the caller.
+
+        Args:
+            filters: OpenAI's filter over attributes; see `filters`.
+
+        Raises:
+            NotFound: no such space. InvalidRequest: the filter is wrong, or leaves more documents than can be named.
+        """
+        test = None if filters is None else compiled(filters, param)
+        owner = self._spaces.row(session, caller.project_id, space)
+        held = select(
+            DocumentRow.id,
+            DocumentRow.state,
+            DocumentRow.access,
+            DocumentRow.expires_at,
+            DocumentRow.attributes,
+        ).where(DocumentRow.space_id == owner.id, DocumentRow.indexed_digest.is_not(None))
+        now = self._clock.now()
+        if test is None:
+            few = [*session.execute(held.limit(_NAMED + 1))]
+            if len(few) > _NAMED:
+                doubtful = held.where(
+                    or_(
+                        DocumentRow.state == "removed",
+                        DocumentRow.is_restricted.is_(True),
+                        DocumentRow.expires_at <= now,
+                    )
+                )
+                hidden = [row.id for row in session.execute(doubtful) if not _may_see(row, caller, now)]
+                if len(hidden) <= MAX_DOCUMENTS:
+                    return Scope(None, tuple(hidden))
+            rows: Sequence[Any] = few if len(few) <= _NAMED else [*session.execute(held)]
+        else:
+            rows = [*session.execute(held)]
+        seen = [row.id for row in rows if _may_see(row, caller, now) and (test is None or test(row.attributes))]
+        if len(seen) > MAX_DOCUMENTS:
+            raise InvalidRequest(
+                f"{param}: {len(seen)} documents are left, at most {MAX_DOCUMENTS} can be searched by name.",
+                hint="Narrow the filter.",
+                param=param,
+            )
+        return Scope(tuple(seen))
+
+    def records(
+        self, session: Session, caller: Principal, space: str, document_ids: Collection[str]
+    ) -> dict[str, SpaceDocument]:
+        """Those of the documents that the caller may see now, by id: whatever else a search found must not be told."""
+        owner = self._spaces.row(session, caller.project_id, space)
+        wanted, now = sorted(set(document_ids)), self._clock.now()
+        found: dict[str, SpaceDocument] = {}
+        for start in range(0, len(wanted), _CHUNK):
+            query = self._living(owner.id).where(DocumentRow.id.in_(wanted[start : start + _CHUNK]))
+            found |= {row.id: shown(row) for row in session.scalars(query) if _may_see(row, caller, now)}
+        return found
+
+    # -- rows ------------------------------------------------------------------------------------------------------------
+
+    def _row(self, session: Session, owner: SpaceRow, document_id: str) -> DocumentRow:
+        row = session.scalar(self._living(owner.id).where(DocumentRow.id == document_id))
+        if row is None:
+            raise _missing(document_id, owner)
+        return row
+
+    def _by_key(self, session: Session, space_id: str, source_id: str, key: str) -> DocumentRow | None:
+        query = self._living(space_id).where(DocumentRow.source_id == source_id, DocumentRow.key == key)
+        return session.scalar(query.limit(1))
+
+    def _living(self, space_id: str) -> Select[DocumentRow]:
+        return select(DocumentRow).where(DocumentRow.space_id == space_id, DocumentRow.state != "removed")
+
+    def _remove(self, row: DocumentRow) -> None:
+        row.state = "removed"
+        row.removed_at = self._clock.now()
+        row.faults = []
+
+    def _describe(
+        self,
+        row: DocumentRow,
+        *,
+        attributes: Mapping[str, Any] | None,
+        licence: str | None,
+        owner: str | None,
+        access: Sequence[str] | None,
+        expires_at: datetime | None,
+    ) -> None:
+        if attributes is not None:
+            row.attributes = dict(attributes)
+        if access is not None:
+            row.access, row.is_restricted = sorted(set(access)), bool(access)
+        row.licence = licence if licence is not None else row.licence
+        row.owner = owner if owner is not None else row.owner
+        row.expires_at = expires_at if expires_at is not None else row.expires_at
+
+    def _require_room(self, session: Session, owner: SpaceRow) -> None:
+        place = self._living(owner.id).with_only_columns(DocumentRow.id).offset(MAX_DOCUMENTS - 1).limit(1)
+        if session.scalar(place) is not None:
+            raise InvalidRequest(
+                f"The data space {owner.name!r} has {MAX_DOCUMENTS} documents: it takes no more.",
+                hint="Make another space.",
+                code="space_full",
+            )
+
+
+def shown(row: DocumentRow) -> SpaceDocument:
+    """A document as its project sees it."""
+    return SpaceDocument(
+        id=row.id,
+        space_id=row.space_id,
+        source_id=row.source_id or None,
+        key=row.key,
+        name=row.name,
+        digest=row.digest,
+        num_bytes=row.num_bytes,
+        media_type=row.media_type,
+        file_id=row.file_id,
+        attributes=row.attributes,
+        licence=row.licence,
+        owner=row.owner,
+        access=row.access,
+        expires_at=row.expires_at,
+        state=cast(Any, row.state),
+        version=row.version,
+        answers=row.indexed_digest is not None and row.state != "removed",
+        faults=[Fault.model_validate(each) for each in row.faults],
+        num_passages=row.num_passages,
+        num_pages=row.num_pages,
+        language=row.language,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        removed_at=row.removed_at,
+    )
+
+
+def _may_see(row: Any, caller: Principal, now: datetime) -> bool:
+    if row.state == "removed" or (row.expires_at is not None and row.expires_at <= now):
+        return False
+    return not row.access or caller.key_id in row.access or (caller.user_id is not None and caller.user_id in row.access)
+
+
+def _missing(document_id: str, owner: SpaceRow) -> NotFound:
+    return NotFound(
+        f"The data space {owner.name!r} has no document {document_id[:80]!r}.",
+        hint=f"`modelworks space documents {owner.id}` lists them.",
+        code="document_not_found",
+    )

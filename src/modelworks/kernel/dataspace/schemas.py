@@ -1,0 +1,277 @@
+"""What is asked of data spaces and what is shown of them."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from modelworks.contract.passages import Fault
+
+SpaceState = Literal["empty", "pending", "building", "ready", "failed", "expired"]
+DocumentState = Literal["pending", "parsing", "indexed", "failed", "removed"]
+BuildStep = Literal["documents", "parsing", "indexing", "deploying", "done"]
+BuildState = Literal["running", "succeeded", "failed", "cancelled"]
+Change = Literal["added", "updated", "unchanged"]
+#: What OpenAI lets a vector store's file say of itself: 16 values.
+Attribute = Annotated[str, Field(max_length=512)] | bool | float
+MAX_ATTRIBUTES, MAX_ATTRIBUTE_CHARS = 16, 64
+
+
+def _attributes(found: dict[str, Any]) -> dict[str, Any]:
+    if len(found) > MAX_ATTRIBUTES:
+        raise ValueError(f"at most {MAX_ATTRIBUTES} attributes are kept")
+    for name in found:
+        if not 0 < len(name) <= MAX_ATTRIBUTE_CHARS:
+            raise ValueError(f"an attribute's name has 1 to {MAX_ATTRIBUTE_CHARS} characters")
+    return found
+
+
+def _name(name: str) -> str:
+    name = unicodedata.normalize("NFC", name).strip()
+    if not name or not name.isprintable() or "/" in name or name.startswith("vs_"):
+        raise ValueError("use printable characters without '/', and not the form of an id (vs_…)")
+    return name
+
+
+Attributes = Annotated[dict[str, Attribute], AfterValidator(_attributes)]
+SpaceName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_name)]
+Deployed = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class SpaceSettings(BaseModel):
+    """What a space is built and answers with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: Deployments by name. Without a language model it answers by quoting, without an encoder it searches words alone.
+    language_model: Deployed | None = None
+    encoder: Deployed | None = None
+    reranker: Deployed | None = None
+    #: Parameters of the task document-parsing, such as the sizes of passages.
+    parsing: dict[str, Any] = Field(default_factory=dict, max_length=32)
+    #: Parameters of the training of passage-retrieval.
+    index: dict[str, Any] = Field(default_factory=dict, max_length=32)
+    #: What the client of /v1/vector_stores said about sizes, in its own words.
+    chunking_strategy: dict[str, Any] | None = None
+
+
+#: A change of one of these asks for another index.
+BUILT_WITH = ("encoder", "parsing", "index")
+
+
+class SpaceCreate(BaseModel):
+    """POST /api/spaces."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: By default the space's id.
+    name: SpaceName | None = None
+    description: str | None = Field(default=None, max_length=4096)
+    metadata: dict[str, Annotated[str, Field(max_length=512)]] = Field(default_factory=dict, max_length=16)
+    settings: SpaceSettings = Field(default_factory=SpaceSettings)
+    #: It ends so many days after its last use.
+    expires_after_days: int | None = Field(default=None, ge=1, le=365)
+
+
+class SpaceUpdate(BaseModel):
+    """PATCH /api/spaces/{space}: what is not given stays; `settings` is taken as a whole."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: SpaceName | None = None
+    description: str | None = Field(default=None, max_length=4096)
+    metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = Field(default=None, max_length=16)
+    settings: SpaceSettings | None = None
+    #: 0: it does not end any more.
+    expires_after_days: int | None = Field(default=None, ge=0, le=365)
+
+
+class DocumentCounts(BaseModel):
+    """Documents of a space by state."""
+
+    pending: int = 0
+    parsing: int = 0
+    indexed: int = 0
+    failed: int = 0
+
+    @property
+    def total(self) -> int:
+        """All that are there."""
+        return self.pending + self.parsing + self.indexed + self.failed
+
+
+class Build(BaseModel):
+    """One way from documents to an index that answers: the documents as a data set, parsing, indexing, deploying."""
+
+    object: Literal["space.build"] = "space.build"
+    id: str
+    space_id: str
+    revision: int
+    state: BuildState
+    step: BuildStep
+    #: The two runs; their logs and curves are shown at /api/runs.
+    parsing_run_id: str | None
+    indexing_run_id: str | None
+    documents_version_id: str | None
+    passages_version_id: str | None
+    index_version_id: str | None
+    counts: dict[str, Any]
+    #: Of the current step's run: done, total and their unit.
+    progress: dict[str, Any] | None = None
+    error: dict[str, Any] | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class Space(BaseModel):
+    """A data space as its project sees it."""
+
+    object: Literal["space"] = "space"
+    id: str
+    name: str
+    description: str | None
+    metadata: dict[str, str]
+    settings: SpaceSettings
+    state: SpaceState
+    #: Whether the index that answers has taken in every change.
+    is_current: bool
+    documents: DocumentCounts
+    num_bytes: int
+    num_passages: int
+    documents_version_id: str | None
+    passages_version_id: str | None
+    index_version_id: str | None
+    #: What its index is deployed as.
+    deployment: str
+    #: The build under way, else the last one.
+    build: Build | None = None
+    error: dict[str, Any] | None
+    expires_after_days: int | None
+    expires_at: datetime | None
+    last_active_at: datetime
+    created_at: datetime
+    updated_at: datetime
+
+
+class DocumentPut(BaseModel):
+    """POST /api/spaces/{space}/documents as JSON: bytes that are stored already, by digest or as a file of /v1/files."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    digest: str | None = Field(default=None, max_length=80)
+    file_id: str | None = Field(default=None, max_length=40)
+    #: By default the file's.
+    name: str | None = Field(default=None, min_length=1, max_length=1024)
+    #: What names it from now on; by default its name. Putting another content under the same key is a new version.
+    key: str | None = Field(default=None, min_length=1, max_length=2000)
+    media_type: str | None = Field(default=None, max_length=256)
+    attributes: Attributes | None = None
+    licence: str | None = Field(default=None, max_length=256)
+    owner: str | None = Field(default=None, max_length=256)
+    #: Ids of users and keys that may read it; empty: everybody of the project.
+    access: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(default=None, max_length=1000)
+    expires_at: datetime | None = None
+
+
+class DocumentUpdate(BaseModel):
+    """PATCH /api/spaces/{space}/documents/{document}: what is not given stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(default=None, min_length=1, max_length=1024)
+    attributes: Attributes | None = None
+    licence: str | None = Field(default=None, max_length=256)
+    owner: str | None = Field(default=None, max_length=256)
+    access: list[Annotated[str, Field(min_length=1, max_length=64)]] | None = Field(default=None, max_length=1000)
+    expires_at: datetime | None = None
+
+
+class SpaceDocument(BaseModel):
+    """A document of a space and what became of it."""
+
+    object: Literal["space.document"] = "space.document"
+    id: str
+    space_id: str
+    source_id: str | None
+    key: str
+    name: str
+    digest: str
+    num_bytes: int
+    media_type: str | None
+    file_id: str | None
+    attributes: dict[str, Any]
+    licence: str | None
+    owner: str | None
+    access: list[str]
+    expires_at: datetime | None
+    state: DocumentState
+    version: int
+    #: Whether passages of it answer now, be it those of an older version.
+    answers: bool
+    faults: list[Fault]
+    num_passages: int
+    num_pages: int | None
+    language: str | None
+    created_at: datetime
+    updated_at: datetime
+    removed_at: datetime | None
+
+
+class DocumentChange(BaseModel):
+    """What putting a document did."""
+
+    change: Change
+    document: SpaceDocument
+
+
+class Source(BaseModel):
+    """Where documents of a space come from by themselves."""
+
+    object: Literal["space.source"] = "space.source"
+    id: str
+    space_id: str
+    kind: str
+    uri: str
+    settings: dict[str, Any]
+    secret_name: str | None
+    every_s: int | None
+    is_paused: bool
+    state: Literal["idle", "syncing", "failed"]
+    report: dict[str, Any]
+    error: dict[str, Any] | None
+    last_sync_at: datetime | None
+    next_sync_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class SpaceEvent(BaseModel):
+    """Something that happened to a space; `seq` rises."""
+
+    object: Literal["space.event"] = "space.event"
+    seq: int
+    time: datetime
+    level: Literal["info", "warn", "error"]
+    message: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which documents a search may see at this moment.
+
+    Either `documents` names all of them (perhaps none), or it is None and `without` names those that an index may hold and
+    that must not answer.
+    """
+
+    documents: tuple[str, ...] | None
+    without: tuple[str, ...] = field(default=())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can be found."""
+        return self.documents is not None and not self.documents
