@@ -14,6 +14,7 @@ from modelworks.contract.errors import InvalidRequest, NotFound
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import FixedClock
 from modelworks.kernel.dataspace import DataspaceService, Scope, documents
+from modelworks.kernel.dataspace.schemas import Known
 from modelworks.kernel.dataspace.store import DocumentRow
 
 
@@ -48,11 +49,11 @@ def test_the_same_key_is_the_same_document_and_the_same_bytes_change_nothing(
     assert (again.attributes, again.licence) == ({"year": 2024}, "CC-BY-4.0")
     with spaces.db.reading() as session:
         assert spaces.row(session, PROJECT, "manual").revision == revision
-    changed = put("guide/a.md", "two")
+    changed = put("guide/a.md", "two", fingerprint="etag-2")
     assert (changed.id, changed.version, changed.state, changed.answers) == (first.id, 2, "pending", True)
     with spaces.db.reading() as session:
         space = spaces.get(session, PROJECT, "manual")
-        assert spaces.documents.known(session, PROJECT, "manual") == {"guide/a.md": changed.digest}
+        assert spaces.documents.known(session, PROJECT, "manual") == {"guide/a.md": Known(changed.id, changed.digest, "etag-2")}
     assert (space.state, space.is_current, space.documents.total) == ("pending", False, 1)
 
 
@@ -125,7 +126,7 @@ def test_documents_are_listed_by_state_and_name(spaces: DataspaceService, put: P
     with spaces.db.transaction() as session:
         listed = spaces.documents.list(session, PROJECT, "manual", state="indexed").data
         assert [document.name for document in listed] == ["alpha.md"]
-        assert spaces.documents.of_file(session, PROJECT, "manual", "file_1") == listed[0]
+        assert spaces.documents.find(session, PROJECT, "manual", "file_1") == listed[0]
         assert [each.name for each in spaces.documents.list(session, PROJECT, "manual", search="BET").data] == ["beta.md"]
         assert list(spaces.documents.known(session, PROJECT, "manual", "src_1")) == ["k"]
         assert spaces.documents.remove_keys(session, PROJECT, "manual", "src_1", ["k", "never there"]) == 1

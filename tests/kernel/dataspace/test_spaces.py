@@ -44,7 +44,7 @@ def test_a_name_is_taken_once_in_a_project_and_free_when_its_space_is_gone(space
         assert gone.id in spaces.builds.due(session)
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a/b", "vs_01", "two\nlines"])
+@pytest.mark.parametrize("name", ["", "  ", "a/b", "a:b", "vs_01", "two\nlines"])
 def test_names_that_could_mean_something_else_are_refused(name: str) -> None:
     with pytest.raises(ValidationError):
         SpaceCreate(name=name)

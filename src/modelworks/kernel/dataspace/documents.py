@@ -17,7 +17,7 @@ from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.dataspace.filters import compiled
 from modelworks.kernel.dataspace.pages import page_of, paged
-from modelworks.kernel.dataspace.schemas import Change, Scope, SpaceDocument
+from modelworks.kernel.dataspace.schemas import Change, Known, Scope, SpaceDocument
 from modelworks.kernel.dataspace.store import DocumentRow, SpaceRow
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Documents:
         key: str | None = None,
         source_id: str | None = None,
         media_type: str | None = None,
+        fingerprint: str | None = None,
         file_id: str | None = None,
         attributes: Mapping[str, Any] | None = None,
         licence: str | None = None,
@@ -65,6 +66,7 @@ class Documents:
         Args:
             space: id or name. name: what a person knows it by. key: by default the name.
             source_id: the source that brings it; keys of different sources are different documents.
+            fingerprint: what the source says of the content, kept for its next look.
             access: ids of users and keys that may read it; empty: everybody of the project.
 
         Raises:
@@ -94,6 +96,7 @@ class Documents:
                 digest=digest,
                 num_bytes=num_bytes,
                 media_type=media_type,
+                fingerprint=fingerprint,
                 file_id=file_id,
                 attributes=dict(attributes or {}),
                 licence=licence,
@@ -122,6 +125,7 @@ class Documents:
                 change = "updated"
             found.name = name
             found.media_type = media_type or found.media_type
+            found.fingerprint = fingerprint or found.fingerprint
             found.file_id = file_id or found.file_id
             self._describe(found, attributes=attributes, licence=licence, owner=owner, access=access, expires_at=expires_at)
             if change == "updated":
@@ -219,20 +223,21 @@ class Documents:
         rows = paged(session, query, DocumentRow.id, after=after, before=before, limit=limit, order=order)
         return page_of([shown(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
-    def of_file(self, session: Session, project_id: str, space: str, file_id: str) -> SpaceDocument:
-        """The document that was made from a file of /v1/files; raises NotFound."""
+    def find(self, session: Session, project_id: str, space: str, ref: str) -> SpaceDocument:
+        """A document by its own id or by that of the file of /v1/files that it was made from; raises NotFound."""
         owner = self._spaces.row(session, project_id, space)
-        row = session.scalar(self._living(owner.id).where(DocumentRow.file_id == file_id).limit(1))
+        named = or_(DocumentRow.id == ref, DocumentRow.file_id == ref)
+        row = session.scalar(self._living(owner.id).where(named).order_by(DocumentRow.id).limit(1))
         if row is None:
-            raise _missing(file_id, owner)
+            raise _missing(ref, owner)
         return shown(row)
 
-    def known(self, session: Session, project_id: str, space: str, source_id: str | None = None) -> dict[str, str]:
-        """Digest by key of every document of a source (None: those that people put in): what a client need not send again."""
+    def known(self, session: Session, project_id: str, space: str, source_id: str | None = None) -> dict[str, Known]:
+        """Every document of a source by its key (None: those that people put in): what need not be sent again."""
         owner = self._spaces.row(session, project_id, space)
         query = self._living(owner.id).where(DocumentRow.source_id == (source_id or ""))
-        rows = session.execute(query.with_only_columns(DocumentRow.key, DocumentRow.digest))
-        return dict(rows.tuples().all())
+        columns = (DocumentRow.key, DocumentRow.id, DocumentRow.digest, DocumentRow.fingerprint)
+        return {key: Known(*rest) for key, *rest in session.execute(query.with_only_columns(*columns))}
 
     # -- searching -------------------------------------------------------------------------------------------------------
 

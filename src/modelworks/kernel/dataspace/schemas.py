@@ -32,8 +32,8 @@ def _attributes(found: dict[str, Any]) -> dict[str, Any]:
 
 def _name(name: str) -> str:
     name = unicodedata.normalize("NFC", name).strip()
-    if not name or not name.isprintable() or "/" in name or name.startswith("vs_"):
-        raise ValueError("use printable characters without '/', and not the form of an id (vs_…)")
+    if not name or not name.isprintable() or set(name) & set("/:") or name.startswith("vs_"):
+        raise ValueError("use printable characters without '/' and ':', and not the form of an id (vs_…)")
     return name
 
 
@@ -57,6 +57,8 @@ class SpaceSettings(BaseModel):
     index: dict[str, Any] = Field(default_factory=dict, max_length=32)
     #: What the client of /v1/vector_stores said about sizes, in its own words.
     chunking_strategy: dict[str, Any] | None = None
+    #: How answers are checked and worded.
+    answering: dict[str, Any] = Field(default_factory=dict, max_length=32)
 
 
 #: A change of one of these asks for another index.
@@ -239,8 +241,10 @@ class Source(BaseModel):
     settings: dict[str, Any]
     secret_name: str | None
     every_s: int | None
+    daily_at: str | None
     is_paused: bool
     state: Literal["idle", "syncing", "failed"]
+    run_id: str | None
     report: dict[str, Any]
     error: dict[str, Any] | None
     last_sync_at: datetime | None
@@ -258,6 +262,15 @@ class SpaceEvent(BaseModel):
     level: Literal["info", "warn", "error"]
     message: str
     data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a source needs to know of a document that it brought."""
+
+    id: str
+    digest: str
+    fingerprint: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,10 @@ class SpaceRow(Base):
     updated_at: Mapped[datetime]
 
 
-@watched("source", only=("id", "space_id", "project_id", "kind", "uri", "settings", "secret_name", "every_s", "is_paused"))
+@watched(
+    "source",
+    only=("id", "space_id", "project_id", "kind", "uri", "settings", "secret_name", "every_s", "daily_at", "is_paused"),
+)
 class SourceRow(Base):
     """Where documents of a space come from by themselves."""
 
@@ -81,9 +84,13 @@ class SourceRow(Base):
     secret_name: Mapped[str | None] = mapped_column(String(100))
     #: Seconds between two looks; None: only when somebody asks.
     every_s: Mapped[int | None]
+    #: A time of the day in UTC ("03:30") instead.
+    daily_at: Mapped[str | None] = mapped_column(String(5))
     is_paused: Mapped[bool]
     #: idle, syncing or failed.
     state: Mapped[str] = mapped_column(String(16))
+    #: The run that looks.
+    run_id: Mapped[str | None] = mapped_column(String(40))
     #: Where the next look goes on, in the source's own words.
     cursor: Mapped[dict[str, Any]]
     #: What the last look found and did.
@@ -137,6 +144,8 @@ class DocumentRow(Base):
     digest: Mapped[str] = mapped_column(String(80))
     num_bytes: Mapped[int] = mapped_column(BigInteger)
     media_type: Mapped[str | None] = mapped_column(String(256))
+    #: What its source said of the content (an ETag, a time with a size): where it is the same, nothing is fetched again.
+    fingerprint: Mapped[str | None] = mapped_column(String(200))
     #: The file of /v1/files that it was made from.
     file_id: Mapped[str | None] = mapped_column(String(40))
     attributes: Mapped[dict[str, Any]]
