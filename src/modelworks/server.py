@@ -70,10 +70,12 @@ from modelworks.kernel.gateway import (
     Measuring,
     ResponseService,
     ResponseSteps,
+    ToolRegister,
     ToolServers,
     TuningSteps,
 )
 from modelworks.kernel.gateway.forwarding import Behind, Forward
+from modelworks.kernel.gateway.mcp import register_routes
 from modelworks.kernel.gateway.processes import GatewayProcesses, command_of, listeners
 from modelworks.kernel.gateway.protocol import GuardedProtocol
 from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, RunDeployments, Supervisor
@@ -126,6 +128,7 @@ class Platform:
     tuning_steps: TuningSteps
     evals: EvalService
     eval_steps: EvalSteps
+    tool_register: ToolRegister
     responses: ResponseService
     response_steps: ResponseSteps
     batches: BatchService
@@ -286,7 +289,10 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         evals = EvalService(db, asked, files, clock, base_url=settings.public_url or settings.local_url)
         life = timedelta(days=settings.response_days)
         tool_servers = ToolServers(settings.egress_allow, timeout_s=settings.tool_timeout_s)
-        responses = ResponseService(db, ConversationService(db, clock), clock, life=life, tool_servers=tool_servers)
+        tool_register = ToolRegister(db, clock, tool_servers, secrets.value, settings.egress_allow)
+        responses = ResponseService(
+            db, ConversationService(db, clock), clock, life=life, tool_servers=tool_servers, register=tool_register
+        )
         response_steps = ResponseSteps(responses, asked)
         batches = BatchService(db, files, clock)
         door = Door(asked, responses, response_steps, max_body_bytes=settings.max_body_bytes)
@@ -326,6 +332,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
             tuning_steps=TuningSteps(tuning, jobs, catalog, files, clock, events),
             evals=evals,
             eval_steps=EvalSteps(evals, asked, files, Measuring(db, catalog, files)),
+            tool_register=tool_register,
             responses=responses,
             response_steps=response_steps,
             batches=batches,
@@ -411,6 +418,7 @@ def create_app(platform: Platform) -> FastAPI:
     oidc = OidcSignIn.from_settings(settings, sessions, platform.sealer, platform.clock)
     app.include_router(oidc_routes.router(oidc, secure=secure))
     app.include_router(secret_routes.router(platform.secrets, principal))
+    app.include_router(register_routes.router(platform.tool_register, principal))
     app.include_router(audit_routes.router(platform.audit, platform.access, principal))
     allowances, prices = Allowances(platform.clock, platform.events), Prices(platform.clock, platform.events)
     app.include_router(account_routes.router(platform.access, allowances, prices, principal))

@@ -140,3 +140,25 @@ def test_a_secret_is_read_from_where_nobody_else_sees_it(cli: Cli, server: FakeS
     server.on("DELETE", "/api/secrets/openai", {"name": "openai"})
     assert cli("secrets", "ls", "-o", "name").out == "openai\n"
     assert cli("secrets", "rm", "openai", "-y").code == 0
+
+
+def test_tool_servers(cli: Cli, server: FakeServer) -> None:
+    server.on("PUT", "/api/mcp-servers/docs", lambda asked: Answer({"name": "docs", **asked.json}))
+    done = cli("mcp", "add", "docs", "https://h/mcp", "--header", "x-team=team", "--bearer-secret", "token", "--trust-reads")
+    assert done.code == 0, done.err
+    assert server.asked[-1].json == {
+        "url": "https://h/mcp",
+        "authorization_secret": "token",
+        "header_secrets": {"x-team": "team"},
+        "require_approval": {"never": {"read_only": True}},
+    }
+    assert cli("mcp", "add", "docs", "https://h/mcp", "--tool", "look", "-o", "json").json["allowed_tools"] == ["look"]
+    assert cli("mcp", "add", "docs", "https://h/mcp", "--header", "x-team").code == 2
+    assert cli("mcp", "add", "docs", "https://h/mcp", "--never-ask", "--unasked", "look").code == 2
+    server.on("GET", "/api/mcp-servers/docs/tools", page([{"name": "look", "annotations": {"readOnlyHint": True}}]))
+    assert "look" in cli("mcp", "tools", "docs", "--refresh").out
+    assert server.asked[-1].query == {"refresh": "true"}
+    server.on("GET", "/api/mcp-servers", page([{"name": "docs", "url": "https://h/mcp", "require_approval": "always"}]))
+    assert cli("mcp", "ls", "-o", "name").out == "docs\n"
+    server.on("DELETE", "/api/mcp-servers/docs", {"name": "docs"})
+    assert cli("mcp", "rm", "docs", "-y").code == 0

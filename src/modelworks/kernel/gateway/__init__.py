@@ -21,6 +21,7 @@ from modelworks.kernel.gateway.files import routes as file_routes
 from modelworks.kernel.gateway.files.service import FileService
 from modelworks.kernel.gateway.idempotency import Idempotency
 from modelworks.kernel.gateway.mcp import routes as mcp_routes
+from modelworks.kernel.gateway.mcp.register import ToolRegister
 from modelworks.kernel.gateway.mcp.servers import ToolServers
 from modelworks.kernel.gateway.messages import routes as message_routes
 from modelworks.kernel.gateway.middleware import Edge, Observer
@@ -54,6 +55,7 @@ __all__ = [
     "Observer",
     "ResponseService",
     "ResponseSteps",
+    "ToolRegister",
     "ToolServers",
     "TuningSteps",
     "install",

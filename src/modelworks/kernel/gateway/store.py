@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelworks.kernel.base.changes import watched
@@ -340,3 +340,25 @@ class IdempotencyRow(Base):
     #: None where the answer holds a secret and so cannot be given again.
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     expires_at: Mapped[datetime]
+
+
+@watched("mcp_server", without=("tools", "listed_at"))
+class McpServerRow(Base):
+    """A tool server elsewhere that responses of the project may name, and its tools as they were listed last."""
+
+    __tablename__ = "mcp_servers"
+
+    project_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    url: Mapped[str] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(Text)
+    #: Names of the project's secrets, by the header that carries them.
+    authorization_secret: Mapped[str | None] = mapped_column(String(100))
+    header_secrets: Mapped[dict[str, Any]]
+    allowed_tools: Mapped[Any] = mapped_column(JSON(none_as_null=True), nullable=True)
+    require_approval: Mapped[Any] = mapped_column(JSON)
+    timeout_s: Mapped[float | None]
+    tools: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))
+    listed_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]

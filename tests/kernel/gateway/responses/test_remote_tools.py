@@ -411,7 +411,7 @@ async def test_lists_are_kept_for_a_while_and_each_project_and_key_apart(stage: 
     ("changed", "param"),
     [
         ({"server_label": "no label"}, "tools.0.server_label"),
-        ({"server_url": None}, "tools.0.server_url"),
+        ({"server_url": ""}, "tools.0.server_url"),
         ({"server_url": "ftp://host/x"}, "tools.0.server_url"),
         ({"connector_id": "connector_gmail"}, "tools.0.connector_id"),
         ({"headers": {"host": "x"}}, "tools.0.headers"),

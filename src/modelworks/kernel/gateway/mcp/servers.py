@@ -58,6 +58,8 @@ class Server:
 
     url: str
     headers: Mapping[str, str] = field(repr=False, default_factory=dict)
+    #: For one question and its answer; by default as all servers.
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,10 @@ class ToolServers:
         #: Whether a server speaks the stateless form.
         self._stateless: dict[str, bool] = {}
 
-    async def tools(self, project_id: str, server: Server) -> list[dict[str, Any]]:
+    async def tools(self, project_id: str, server: Server, *, refresh: bool = False) -> list[dict[str, Any]]:
         """The tools of a server: name, description, input_schema and annotations of each; what is malformed is left out.
+
+        With `refresh` a list that is kept does not count.
 
         Raises:
             PermissionDenied, InvalidRequest: the address must not be reached, or is none.
@@ -98,7 +102,7 @@ class ToolServers:
         """
         key = _key(project_id, server)
         kept = self._lists.get(key)
-        if kept is not None and kept[0] > time.monotonic():
+        if kept is not None and kept[0] > time.monotonic() and not refresh:
             return kept[1]
         found: list[dict[str, Any]] = []
         keep_s, cursor = self.keep_s, None
@@ -138,16 +142,17 @@ class ToolServers:
     async def _talking(self, server: Server) -> AsyncIterator[_Talk]:
         # Addresses that are written as numbers never reach the resolver, so that the guard looks at them here.
         target = await asyncio.to_thread(check_url, server.url, self._allow)
+        timeout_s = server.timeout_s or self.timeout_s
         connector = aiohttp.TCPConnector(resolver=GuardedResolver(self._allow), use_dns_cache=False, limit=1)
         try:
             async with (
-                asyncio.timeout(self.timeout_s),
+                asyncio.timeout(timeout_s),
                 aiohttp.ClientSession(
                     connector=connector,
                     cookie_jar=aiohttp.DummyCookieJar(),
                     auto_decompress=False,
                     trust_env=False,
-                    timeout=aiohttp.ClientTimeout(total=self.timeout_s),
+                    timeout=aiohttp.ClientTimeout(total=timeout_s),
                 ) as http,
             ):
                 talk = _Talk(http, str(target.url), server.headers, self.max_bytes)
@@ -168,7 +173,7 @@ class ToolServers:
             self._stateless.pop(_key("", server), None)
             raise
         except TimeoutError as error:
-            raise ServerFault(f"The server did not answer within {self.timeout_s:g} seconds.", code=-32001) from error
+            raise ServerFault(f"The server did not answer within {timeout_s:g} seconds.", code=-32001) from error
         except aiohttp.ClientError as error:
             raise ServerFault(f"The server cannot be reached: {type(error).__name__}.") from error
 

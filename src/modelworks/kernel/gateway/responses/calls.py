@@ -273,7 +273,8 @@ class ResponseCall:
 
         await self.reading.gather()
         if self.reading.remotes:
-            box = Toolbox(self._responses.tool_servers, self._principal.project_id, self.reading.remotes)
+            known = self._responses
+            box = Toolbox(known.tool_servers, self._principal.project_id, self.reading.remotes, known.register)
             agency = Agency(self._gateway, self._principal, self._meter, self.reading, self._asked, self.composer, box)
             used = await agency.work(emit, out)
         else:

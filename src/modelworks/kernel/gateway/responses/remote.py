@@ -6,24 +6,19 @@ becomes the turn of a tool.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from starlette.concurrency import run_in_threadpool
 
-from modelworks.contract.errors import InvalidRequest, ModelworksError, UnsupportedParameter, UpstreamFailed
+from modelworks.contract.errors import ModelworksError, NotFound, UnsupportedParameter, UpstreamFailed
+from modelworks.kernel.gateway.mcp.register import Registered, ToolRegister
+from modelworks.kernel.gateway.mcp.rules import LABEL, VALUE, Choice, choice, is_sendable, unasked, wrong
 from modelworks.kernel.gateway.mcp.servers import Server, ServerFault, ToolServers
 from modelworks.kernel.gateway.responses.items import Item, function_name
 
-_LABEL: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
-_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
-_VALUE: Final = re.compile(r"[\x20-\x7e\t]{0,8192}")
-#: Headers that are the protocol's and the connection's own.
-_OWN_HEADERS: Final = re.compile(
-    r"(?i)host|connection|content-.*|transfer-encoding|accept.*|te|trailer|upgrade|expect|mcp-.*|cookie"
-)
 _KNOWN: Final = {
     "type",
     "server_label",
@@ -36,20 +31,6 @@ _KNOWN: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Some tools of a server: by name, or by whether they say that they only read. Without either, all."""
-
-    names: frozenset[str] | None = None
-    read_only: bool | None = None
-
-    def holds(self, tool: Mapping[str, Any]) -> bool:
-        if self.names is not None and tool["name"] not in self.names:
-            return False
-        reads = bool((tool.get("annotations") or {}).get("readOnlyHint"))
-        return self.read_only is None or reads == self.read_only
-
-
 @dataclass(slots=True)
 class Remote:
     """One server that a request names."""
@@ -60,12 +41,16 @@ class Remote:
     allowed: Choice
     #: Tools that may be called at once; all others wait for approval.
     unasked: Choice | None
+    #: Whether the project's register knows it under the label, and what that says of it, of which nothing is taken back.
+    is_named: bool = False
+    registered: Registered | None = None
     tools: list[dict[str, Any]] = field(default_factory=list)
 
     def needs_approval(self, name: str) -> bool:
         """Whether a person must agree before the tool is called."""
         tool = next((each for each in self.tools if each["name"] == name), None)
-        return tool is None or self.unasked is None or not self.unasked.holds(tool)
+        rules = [self.unasked] if self.registered is None else [self.unasked, self.registered.unasked]
+        return tool is None or any(rule is None or not rule.holds(tool) for rule in rules)
 
 
 def parse(tools: Sequence[Mapping[str, Any]] | None) -> list[Remote]:
@@ -78,7 +63,7 @@ def parse(tools: Sequence[Mapping[str, Any]] | None) -> list[Remote]:
     labels = [each.label for each in found]
     for each in found:
         if labels.count(each.label) > 1:
-            raise _wrong(f"{each.place}.server_label", f"{each.label!r} stands there twice")
+            raise wrong(f"{each.place}.server_label", f"{each.label!r} stands there twice")
     return found
 
 
@@ -86,68 +71,50 @@ def _remote(tool: Mapping[str, Any], place: str) -> Remote:
     for name, value in tool.items():
         if name not in _KNOWN and value is not None:
             raise UnsupportedParameter(
-                f"{place}.{name}: is not supported.", hint="Name the server by its server_url.", param=f"{place}.{name}"
+                f"{place}.{name}: is not supported.",
+                hint="Name the server by its address, or by its name in the project as server_label.",
+                param=f"{place}.{name}",
             )
     label, url = tool.get("server_label"), tool.get("server_url")
-    if not isinstance(label, str) or not _LABEL.fullmatch(label):
-        raise _wrong(f"{place}.server_label", "must be a name of letters, digits, _ and -, beginning with a letter")
+    if not isinstance(label, str) or not LABEL.fullmatch(label):
+        raise wrong(f"{place}.server_label", "must be a name of letters, digits, _ and -, beginning with a letter")
+    allowed = choice(tool.get("allowed_tools"), f"{place}.allowed_tools")
+    if url is None:
+        return _named(tool, place, label, allowed)
     if not isinstance(url, str) or not url:
-        raise _wrong(f"{place}.server_url", "must be the address of a server")
+        raise wrong(f"{place}.server_url", "must be the address of a server")
     headers = tool.get("headers") or {}
     if not isinstance(headers, dict):
-        raise _wrong(f"{place}.headers", "must be an object of texts")
+        raise wrong(f"{place}.headers", "must be an object of texts")
     for name, value in headers.items():
-        if (
-            not _HEADER.fullmatch(name)
-            or _OWN_HEADERS.fullmatch(name)
-            or not (isinstance(value, str) and _VALUE.fullmatch(value))
-        ):
-            raise _wrong(f"{place}.headers", f"the header {str(name)[:80]!r} cannot be sent")
+        if not is_sendable(name, value):
+            raise wrong(f"{place}.headers", f"the header {str(name)[:80]!r} cannot be sent")
     token = tool.get("authorization")
     if token is not None:
-        if not isinstance(token, str) or not _VALUE.fullmatch(token):
-            raise _wrong(f"{place}.authorization", "must be a token")
+        if not isinstance(token, str) or not VALUE.fullmatch(token):
+            raise wrong(f"{place}.authorization", "must be a token")
         headers = {**headers, "Authorization": f"Bearer {token}"}
-    allowed = _choice(tool.get("allowed_tools"), f"{place}.allowed_tools")
-    return Remote(place, label, Server(url, headers), allowed, _unasked(tool.get("require_approval"), place))
+    rule = unasked(tool.get("require_approval"), f"{place}.require_approval")
+    return Remote(place, label, Server(url, headers), allowed, rule)
 
 
-def _choice(given: Any, place: str) -> Choice:
-    if given is None:
-        return Choice()
-    if isinstance(given, list):
-        given = {"tool_names": given}
-    names, read_only = (given.get("tool_names"), given.get("read_only")) if isinstance(given, dict) else (5, None)
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise _wrong(place, "must be a list of names, or an object with tool_names or read_only")
-    if read_only is not None and not isinstance(read_only, bool):
-        raise _wrong(f"{place}.read_only", "must be true or false")
-    return Choice(None if names is None else frozenset(names), read_only)
-
-
-def _unasked(given: Any, place: str) -> Choice | None:
-    """What `never` names; everything else needs approval, as with OpenAI nothing said means always."""
-    place = f"{place}.require_approval"
-    if given in (None, "always"):
-        return None
-    if given == "never":
-        return Choice()
-    if not isinstance(given, dict) or {*given} - {"always", "never"} or not given:
-        raise _wrong(place, "must be always, never, or say which tools of both")
-    never = None if given.get("never") is None else _choice(given["never"], f"{place}.never")
-    always = Choice() if given.get("always") is None else _choice(given["always"], f"{place}.always")
-    if never is not None and never.names is not None and always.names is not None and never.names & always.names:
-        raise _wrong(place, "names a tool under both always and never")
-    return never
-
-
-def _wrong(place: str, what: str) -> InvalidRequest:
-    return InvalidRequest(f"{place}: {what}.", param=place, code="invalid_value")
+def _named(tool: Mapping[str, Any], place: str, label: str, allowed: Choice) -> Remote:
+    """A server of the project's register, which a label without an address names."""
+    for field_name in ("headers", "authorization"):
+        if tool.get(field_name):
+            raise wrong(f"{place}.{field_name}", "what is sent to a server of the project is said where it is registered")
+    # Where nothing is said, the register's own rule holds; what is said can only add to it.
+    said = tool.get("require_approval")
+    rule = Choice() if said is None else unasked(said, f"{place}.require_approval")
+    return Remote(place, label, Server(""), allowed, rule, is_named=True)
 
 
 def shown(tool: Mapping[str, Any]) -> dict[str, Any]:
     """A server as the response shows it: without what is secret, which addresses below the host may be too."""
-    origin = "/".join(str(tool.get("server_url")).split("/")[:3])
+    address = tool.get("server_url")
+    if isinstance(address, str):
+        origin = "/".join(address.split("/")[:3])
+        address = origin if origin == address else f"{origin}/<redacted>"
     kept = {name: value for name, value in tool.items() if name not in ("headers", "authorization")}
     return {
         "allowed_tools": None,
@@ -155,7 +122,7 @@ def shown(tool: Mapping[str, Any]) -> dict[str, Any]:
         "server_description": None,
         **kept,
         "headers": None,
-        "server_url": origin if origin == tool.get("server_url") else f"{origin}/<redacted>",
+        "server_url": address,
     }
 
 
@@ -164,10 +131,14 @@ class Toolbox:
 
     Args:
         project_id: whose lists of tools these are.
+        register: the servers that the project names; without it there are none.
     """
 
-    def __init__(self, servers: ToolServers, project_id: str, remotes: Sequence[Remote]) -> None:
+    def __init__(
+        self, servers: ToolServers, project_id: str, remotes: Sequence[Remote], register: ToolRegister | None = None
+    ) -> None:
         self._servers = servers
+        self._register = register
         self._project_id = project_id
         self.remotes = remotes
         #: By the name under which the model calls it.
@@ -180,7 +151,7 @@ class Toolbox:
             UpstreamFailed: the server cannot be asked. PermissionDenied, InvalidRequest: its address must not be reached.
         """
         try:
-            tools = await self._servers.tools(self._project_id, remote.server)
+            tools = await self._tools(remote)
         except ServerFault as fault:
             raise UpstreamFailed(
                 f"{remote.place}: the tools of the server {remote.label!r} cannot be listed: {fault.message}",
@@ -189,12 +160,21 @@ class Toolbox:
                 code="tool_server_failed",
             ) from fault
         except ModelworksError as error:
-            error.param = f"{remote.place}.server_url"
+            error.param = f"{remote.place}.{'server_label' if remote.is_named else 'server_url'}"
             raise
         remote.tools = [tool for tool in tools if remote.allowed.holds(tool)]
         for tool in remote.tools:
             self._functions[function_name(remote.label, tool["name"])] = remote, tool["name"]
         return {"server_label": remote.label, "tools": remote.tools, "error": None}
+
+    async def _tools(self, remote: Remote) -> list[dict[str, Any]]:
+        if not remote.is_named:
+            return await self._servers.tools(self._project_id, remote.server)
+        if self._register is None:
+            raise NotFound(f"There is no tool server {remote.label!r}: servers cannot be registered here.")
+        remote.registered = await run_in_threadpool(self._register.find, self._project_id, remote.label)
+        remote.server = remote.registered.server
+        return (await self._register.tools(self._project_id, remote.label)).tools
 
     def functions(self) -> list[dict[str, Any]]:
         """The tools as a chat offers them."""
@@ -213,7 +193,7 @@ class Toolbox:
             if remote.label == wanted.get("server_label") and wanted.get("name") in (None, tool)
         ]
         if not names:
-            raise _wrong("tool_choice", "names no tool of the servers")
+            raise wrong("tool_choice", "names no tool of the servers")
         named = [{"type": "function", "function": {"name": name}} for name in names]
         return {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": named}}
 

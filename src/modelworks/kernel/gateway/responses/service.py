@@ -15,6 +15,7 @@ from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.gateway.evals.service import Order
 from modelworks.kernel.gateway.files.service import Listing
+from modelworks.kernel.gateway.mcp.register import ToolRegister
 from modelworks.kernel.gateway.mcp.servers import ToolServers
 from modelworks.kernel.gateway.responses.conversations import ConversationService
 from modelworks.kernel.gateway.responses.items import REFERENCE, Item
@@ -34,6 +35,7 @@ class ResponseService:
         life: how long a response is kept.
         wake: called after a commit that leaves something to do in the background.
         tool_servers: asks tool servers elsewhere; without it those on the public network alone.
+        register: the tool servers that projects name; without it there are none.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class ResponseService:
         life: timedelta = timedelta(days=30),
         wake: Callable[[], None] = lambda: None,
         tool_servers: ToolServers | None = None,
+        register: ToolRegister | None = None,
     ) -> None:
         self.db = db
         self.conversations = conversations
         self.tool_servers = tool_servers or ToolServers()
+        self.register = register
         self.clock = clock
         self.wake = wake
         self._life = life
