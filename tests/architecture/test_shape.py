@@ -112,6 +112,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "tuning/": "/v1/fine_tuning",
         "files/": "/v1/files and /v1/uploads",
         "retrieval/": "/v1/embeddings and /v1/rerank",
+        "spaces/": "data spaces: searching, answering, /v1/vector_stores",
         "moderation/": "/v1/moderations",
         "mcp/": "/mcp: routes as tools for agents",
         "inside.py": "a route asked in the same process",
