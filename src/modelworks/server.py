@@ -70,6 +70,7 @@ from modelworks.kernel.gateway import (
     Measuring,
     ResponseService,
     ResponseSteps,
+    SpaceSteps,
     ToolRegister,
     ToolServers,
     TuningSteps,
@@ -123,6 +124,7 @@ class Platform:
     #: None in a further process of the same server, which answers requests and does nothing else.
     reconciler: Reconciler | None
     spaces: DataspaceService
+    space_steps: SpaceSteps
     files: FileService
     tuning: FineTuningService
     tuning_steps: TuningSteps
@@ -149,6 +151,7 @@ class Platform:
         self.supervisor.start()
         self.reconciler.start()
         self.tuning_steps.start()
+        self.space_steps.start()
         self.eval_steps.start()
         self.response_steps.start()
         self.batch_steps.start()
@@ -190,6 +193,7 @@ class Platform:
         await self.batch_steps.stop()
         await self.response_steps.stop()
         await run_in_threadpool(self.tuning_steps.stop)
+        await run_in_threadpool(self.space_steps.stop)
         await run_in_threadpool(self.reconciler.close)
         await run_in_threadpool(self.supervisor.stop)
         await self.pool.close()
@@ -327,6 +331,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
                 open_secret=secrets.value,
             ),
             spaces=spaces,
+            space_steps=SpaceSteps(spaces, jobs, catalog, serving, blobs, events),
             files=files,
             tuning=tuning,
             tuning_steps=TuningSteps(tuning, jobs, catalog, files, clock, events),

@@ -47,7 +47,7 @@ def test_a_build_that_ends_well_marks_what_its_index_holds(spaces: DataspaceServ
     good, broken, changing, removed = put("good.PDF"), put("broken.pdf"), put("changing.md", "old"), put("removed.md")
     begun(spaces)
     with spaces.db.reading() as session:
-        told = {document.id: document for document, _ in spaces.builds.handed_over(session, good.space_id)}
+        told = {document.id: document for document in spaces.builds.handed_over(session, good.space_id)}
     assert told[good.id].path == f"files/{good.id}.pdf"
     assert len(told) == 4
     with spaces.db.transaction() as session:

@@ -96,14 +96,14 @@ class Builds:
         self._spaces.tell(session, row, "A build has begun.", data={"build_id": build.id, "revision": build.revision})
         return build
 
-    def handed_over(self, session: Session, space_id: str) -> Iterator[tuple[Document, str]]:
-        """The documents that are there, as the parser is told of them, with the digests of their files."""
+    def handed_over(self, session: Session, space_id: str) -> Iterator[Document]:
+        """The documents that are there, as the parser is told of them."""
         query = select(DocumentRow).where(DocumentRow.space_id == space_id, DocumentRow.state != "removed")
         for row in session.scalars(query.order_by(DocumentRow.id)):
             # What a person called it is no safe path, but readers may go by the ending.
             ending = row.name.rpartition(".")[2].lower() if "." in row.name else ""
             plain = ending if ending.isascii() and ending.isalnum() and len(ending) < _ENDING_CHARS else "bin"
-            document = Document(
+            yield Document(
                 id=row.id,
                 path=f"files/{row.id}.{plain}",
                 name=row.name,
@@ -114,7 +114,6 @@ class Builds:
                 owner=row.owner,
                 attributes=row.attributes,
             )
-            yield document, row.digest
 
     def mark_parsing(self, session: Session, row: SpaceRow, document_ids: Collection[str]) -> None:
         """Say of the documents that wait that they are being read."""
@@ -174,6 +173,17 @@ class Builds:
         message = f"The build failed while {build.step}: {error.get('message')}"
         self._spaces.tell(session, row, message, level="error", data={"build_id": build.id, "code": error.get("code")})
         self._spaces.announce(session, row)
+
+    def rest(self, session: Session, row: SpaceRow, build: SpaceBuildRow | None) -> None:
+        """The time of a space is over: no index holds its documents, which wait in case that it begins anew."""
+        if build is not None:
+            build.state, build.finished_at = "cancelled", self._clock.now()
+        query = select(DocumentRow).where(DocumentRow.space_id == row.id, DocumentRow.state != "removed")
+        for document in session.scalars(query):
+            document.indexed_digest, document.state = None, "pending"
+        row.documents_version_id = row.passages_version_id = row.index_version_id = None
+        row.built_revision, row.waiting_since = 0, None
+        self._spaces.tell(session, row, "The space answers no more: its time is over.")
 
     def list(self, session: Session, project_id: str, space: str, *, after: str | None = None, limit: int = 20) -> Page[Build]:
         """Builds of a space, newest first."""

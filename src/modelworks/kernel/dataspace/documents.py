@@ -237,7 +237,8 @@ class Documents:
         owner = self._spaces.row(session, project_id, space)
         query = self._living(owner.id).where(DocumentRow.source_id == (source_id or ""))
         columns = (DocumentRow.key, DocumentRow.id, DocumentRow.digest, DocumentRow.fingerprint)
-        return {key: Known(*rest) for key, *rest in session.execute(query.with_only_columns(*columns))}
+        rows = session.execute(query.with_only_columns(*columns)).tuples()
+        return {key: Known(id_, digest, fingerprint) for key, id_, digest, fingerprint in rows}
 
     # -- searching -------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog.schemas import Page
-from modelworks.kernel.dataspace.builds import Builds, shown_build
+from modelworks.kernel.dataspace.builds import PATIENCE, Builds, shown_build
 from modelworks.kernel.dataspace.documents import Documents
 from modelworks.kernel.dataspace.pages import page_of, paged
 from modelworks.kernel.dataspace.schemas import (
@@ -136,6 +136,10 @@ class DataspaceService:
         if asked.expires_after_days is not None:
             row.expires_after_days = asked.expires_after_days or None
             self._prolong(row)
+            if row.revision > row.built_revision and row.waiting_since is None and not self.is_over(row):
+                # It had ended, and begins anew.
+                row.waiting_since = self._clock.now()
+                self.announce(session, row)
         row.updated_at = self._clock.now()
         if asked.settings is not None:
             before, after = row.settings, asked.settings.model_dump(mode="json")
@@ -174,10 +178,9 @@ class DataspaceService:
         """
         row = self.row(session, project_id, ref, lock=True)
         row.failed_revision = 0
-        row.waiting_since = row.changed_at = self._clock.now() - timedelta(days=1)
-        if anew:
-            row.revision += 1
-            row.documents_version_id = None
+        row.revision += anew
+        if row.revision > row.built_revision:
+            row.waiting_since = row.changed_at = self._clock.now() - PATIENCE
         session.flush()
         self.announce(session, row)
         return self.show(session, row)
@@ -301,8 +304,12 @@ class DataspaceService:
             updated_at=row.updated_at,
         )
 
+    def is_over(self, row: SpaceRow) -> bool:
+        """Whether the time of a space is over."""
+        return row.expires_at is not None and row.expires_at <= self._clock.now()
+
     def _state(self, row: SpaceRow, counts: DocumentCounts, build: SpaceBuildRow | None) -> SpaceState:
-        if row.expires_at is not None and row.expires_at <= self._clock.now():
+        if self.is_over(row):
             return "expired"
         if build is not None and build.state == "running":
             return "building"

@@ -130,6 +130,7 @@ class DocumentRow(Base):
         Index("ix_space_documents_space_id_state", "space_id", "state"),
         Index("ix_space_documents_digest", "digest"),
         Index("ix_space_documents_file_id", "file_id"),
+        Index("ix_space_documents_expires_at", "expires_at"),
         Index("ix_space_documents_key", "space_id", "source_id", "key"),
     )
 

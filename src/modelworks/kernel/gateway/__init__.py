@@ -35,6 +35,7 @@ from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.shutdown import Drain, DrainingServer
+from modelworks.kernel.gateway.spaces.steps import SpaceSteps
 from modelworks.kernel.gateway.tuning import routes as tuning_routes
 from modelworks.kernel.gateway.tuning.service import FineTuningService
 from modelworks.kernel.gateway.tuning.steps import TuningSteps
@@ -55,6 +56,7 @@ __all__ = [
     "Observer",
     "ResponseService",
     "ResponseSteps",
+    "SpaceSteps",
     "ToolRegister",
     "ToolServers",
     "TuningSteps",

@@ -357,6 +357,10 @@ class JobsService:
                 found |= wanted & {file["digest"] for file in files}
         return found
 
+    def is_read(self, session: Session, project_id: str, version_id: str) -> bool:
+        """Whether a run that is not over reads a version."""
+        return bool(self._needed(session, project_id, [version_id]))
+
     def counts(self, session: Session) -> dict[str, int]:
         """How many runs of all projects are in each state: for metrics and `status`."""
         query = select(RunRow.state, func.count()).group_by(RunRow.state)

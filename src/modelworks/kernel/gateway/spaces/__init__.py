@@ -1,1 +1,1 @@
-"""Data spaces at the gateway: searching them, answering from them, and OpenAI's vector stores over them."""
+"""Data spaces at the gateway: building and searching them, answering from them, and OpenAI's vector stores over them."""

@@ -102,6 +102,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("space_documents", schema=None) as batch_op:
         batch_op.create_index("ix_space_documents_digest", ["digest"], unique=False)
+        batch_op.create_index("ix_space_documents_expires_at", ["expires_at"], unique=False)
         batch_op.create_index("ix_space_documents_file_id", ["file_id"], unique=False)
         batch_op.create_index("ix_space_documents_key", ["space_id", "source_id", "key"], unique=False)
         batch_op.create_index("ix_space_documents_space_id_id", ["space_id", "id"], unique=False)
