@@ -91,6 +91,7 @@ async def test_what_does_not_fit_is_refused_in_each_clients_form(stage: Stage) -
     ] * 2
 
 
+@pytest.mark.signs_of_life
 async def test_a_stream_that_waits_says_so_and_is_answered_in_the_end(stage: Stage) -> None:
     gated = Gated(stage, capacity=1)
     first = asyncio.create_task(ask(stage, "first"))
@@ -105,6 +106,7 @@ async def test_a_stream_that_waits_says_so_and_is_answered_in_the_end(stage: Sta
     assert (await first)[0] == 200
 
 
+@pytest.mark.signs_of_life
 async def test_a_stream_that_waited_in_vain_ends_with_the_reason(stage: Stage) -> None:
     stage.pool._room._queue_wait_s = 0.4
     gated = Gated(stage, capacity=1)

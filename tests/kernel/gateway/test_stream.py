@@ -32,6 +32,7 @@ def hang_after(*chunks: Any) -> Any:
     return lines
 
 
+@pytest.mark.signs_of_life
 async def test_comments_keep_a_silent_stream_open(stage: Stage) -> None:
     async def lines(_request: dict[str, Any]) -> AsyncIterator[Any]:
         await asyncio.sleep(0.4)
@@ -53,6 +54,7 @@ async def test_comments_keep_a_silent_stream_open(stage: Stage) -> None:
     assert "".join(texts) == "ab"
 
 
+@pytest.mark.signs_of_life
 async def test_while_a_model_loads_a_stream_says_so_and_then_answers(stage: Stage) -> None:
     stage.deploy("late", urls=[], state="loading")
     asking = asyncio.create_task(stage.events("/v1/chat/completions", {"model": "late", "messages": HI}))
@@ -63,6 +65,7 @@ async def test_while_a_model_loads_a_stream_says_so_and_then_answers(stage: Stag
     assert blocks[-1] == "data: [DONE]"
 
 
+@pytest.mark.signs_of_life
 async def test_a_failure_after_the_first_keep_alive_is_an_event(stage: Stage) -> None:
     stage.deploy("late", urls=[], state="loading")
     asking = asyncio.create_task(stage.events("/v1/chat/completions", {"model": "late", "messages": HI}))

@@ -239,6 +239,7 @@ async def test_what_is_no_message_is_refused(stage: Stage) -> None:
             assert (answer.status, answer.headers["allow"]) == (405, "POST")
 
 
+@pytest.mark.signs_of_life
 async def test_a_slow_tool_keeps_its_connection_open(stage: Stage) -> None:
     async def slowly(_request: dict[str, Any]) -> AsyncIterator[Any]:
         yield chunk(usage=usage(5, 0))

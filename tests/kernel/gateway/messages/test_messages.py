@@ -85,6 +85,7 @@ async def test_a_streamed_message_is_the_same(stage: Stage, client: AsyncAnthrop
     assert not plain.streamed
 
 
+@pytest.mark.signs_of_life
 async def test_silence_is_filled_with_pings(stage: Stage) -> None:
     async def lines(_request: dict[str, Any]) -> AsyncIterator[Any]:
         yield chunk(usage=usage(5, 0))
