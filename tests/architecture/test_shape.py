@@ -88,6 +88,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "builds.py": "where each build stands",
         "filters.py": "OpenAI's filters over attributes",
         "pages.py": "lists between two ids",
+        "sources/": "one file per kind: folder, archive, web, feed, s3, git, mail, database, rest",
     },
     "serving": {
         "reconciler.py": "the only writer of observed state",

@@ -17,7 +17,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,12 @@ def check_url(url: str, allow: Sequence[str] = (), *, resolver: Resolver = resol
     if parsed.userinfo:
         raise InvalidRequest("The URL holds a user name or password.", hint="Give credentials apart from it.", param="url")
     port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    return ResolvedTarget(parsed, host, port, check_host(host, port, allow, resolver=resolver))
+
+
+def check_host(host: str, port: int, allow: Sequence[str] = (), *, resolver: Resolver = resolve) -> tuple[str, ...]:
+    """Addresses of a host that may be reached, for protocols other than HTTP; raises as `check_url` does."""
+    host = host.rstrip(".").lower()
     try:
         addresses = tuple(dict.fromkeys(address.partition("%")[0] for address in resolver(host, port)))
     except (OSError, UnicodeError) as error:
@@ -113,7 +119,7 @@ def check_url(url: str, allow: Sequence[str] = (), *, resolver: Resolver = resol
             _check_address(address, host, networks)
     if not addresses:
         raise UpstreamFailed(f"The host {host!r} has no address.", hint="Check the address and the network.")
-    return ResolvedTarget(parsed, host, port, addresses)
+    return addresses
 
 
 def fetch(
@@ -200,6 +206,8 @@ class Answer:
     status: int
     content: bytes
     media_type: str
+    #: By name in small letters.
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def ask(
@@ -244,7 +252,10 @@ def ask(
                 response.close()
         except _Retry as retry:
             raise retry.error from retry.error.__cause__
-    return Answer(response.status_code, bytes(got), response.headers.get("content-type", "").partition(";")[0].strip().lower())
+    media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return Answer(
+        response.status_code, bytes(got), media_type, {name.lower(): value for name, value in response.headers.items()}
+    )
 
 
 class _Retry(Exception):
