@@ -16,6 +16,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "clock.py": "the one source of time",
         "events.py": "announcements after a commit",
         "changes.py": "what a transaction changes, and who",
+        "imports.py": "heavy modules, brought in sooner",
         "polling.py": "a thread, or a task, that looks again and again",
         "migration.py": "backup, then Alembic in one transaction",
         "migrations/": "Alembic's environment and versions",

@@ -28,7 +28,10 @@ def serve(
         settings = settings_from({"host": host, "port": port, "gateways": gateways})
         for variable, meant in mistyped().items():
             note(tr("{variable} is no setting and has no effect. Is {meant} meant?", variable=variable, meant=meant))
-        from modelworks.server import serve as start
+        from modelworks.kernel.base.imports import importing
+
+        with importing("modelworks.server"):
+            from modelworks.server import serve as start
     except ModuleNotFoundError as error:
         raise missing_server(error) from error
     start(settings)

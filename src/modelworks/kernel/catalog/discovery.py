@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from modelworks.contract.capability import ENTRY_POINT_GROUP, Capability, ImportPath, Task
 from modelworks.contract.errors import InvalidRequest, MissingExtra, NotFound
+from modelworks.kernel.base.imports import importing
 from modelworks.kernel.catalog.schemas import Preset
 
 log = structlog.get_logger(__name__)
@@ -147,7 +148,8 @@ def resolve_import(path: ImportPath) -> object:
     """
     module_name, _, attribute = path.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        with importing(module_name):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         missing = error.name or module_name
         if module_name == missing or module_name.startswith(missing + "."):
