@@ -70,6 +70,7 @@ from modelworks.kernel.gateway import (
     Measuring,
     ResponseService,
     ResponseSteps,
+    SpaceDoor,
     SpaceSteps,
     ToolRegister,
     ToolServers,
@@ -288,7 +289,15 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         pool.on_unknown(tuning.kept.when_asked)
         # Models that evals ask are asked as clients ask them.
         asked = GatewayService(
-            access=access, usage=usage, accounts=accounts, pool=pool, db=db, jobs=jobs, catalog=catalog, clock=clock
+            access=access,
+            usage=usage,
+            accounts=accounts,
+            pool=pool,
+            db=db,
+            jobs=jobs,
+            catalog=catalog,
+            clock=clock,
+            spaces=SpaceDoor(spaces),
         )
         evals = EvalService(db, asked, files, clock, base_url=settings.public_url or settings.local_url)
         life = timedelta(days=settings.response_days)
@@ -398,6 +407,7 @@ def create_app(platform: Platform) -> FastAPI:
             jobs=platform.jobs,
             catalog=platform.catalog,
             clock=platform.clock,
+            spaces=SpaceDoor(platform.spaces),
             keep_alive_s=settings.keep_alive_s,
             problems=platform.problems,
             metrics=platform.metrics,

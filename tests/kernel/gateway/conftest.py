@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import orjson
@@ -24,7 +25,10 @@ from modelworks.kernel.base.clock import FixedClock, SystemClock
 from modelworks.kernel.base.database import Base, Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.catalog import discovery
+from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.gateway import ConversationService, GatewayService, ResponseService, ResponseSteps, install
+from modelworks.kernel.gateway.spaces.calls import SpaceDoor
+from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.serving import DeployedModel, ReplicaPool, Route
 from modelworks.kernel.serving.target import Slot, Target
 
@@ -185,6 +189,16 @@ class FakeJobs:
         self.submitted: list[Any] = []
 
 
+class FakeCatalog:
+    """Knows what versions say of themselves."""
+
+    def __init__(self) -> None:
+        self.metadata: dict[str, dict[str, Any]] = {}
+
+    def get_version(self, _session: Any, _project_id: str, version_id: str) -> Any:
+        return SimpleNamespace(metadata=self.metadata[version_id])
+
+
 @dataclass
 class Stage:
     """Everything a test needs."""
@@ -198,6 +212,8 @@ class Stage:
     access: AccessService
     recorder: UsageRecorder
     db: Database
+    spaces: DataspaceService
+    catalog: FakeCatalog
     bus: Events
     replica: FakeReplica
     upstream: FakeUpstream
@@ -312,6 +328,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
         replica, upstream = FakeReplica(), FakeUpstream()
         replica_url = await listen(replica.app(), stack)
         upstream_url = await listen(upstream.app(), stack)
+        spaces, catalog = DataspaceService(db, cast(JobsService, FakeJobs()), SystemClock(), events), FakeCatalog()
         gateway = GatewayService(
             access=access,
             usage=recorder,
@@ -319,7 +336,8 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
             pool=pool,
             db=db,
             jobs=FakeJobs(),
-            catalog=FakeJobs(),
+            catalog=catalog,
+            spaces=SpaceDoor(spaces),
             clock=SystemClock(),
             # A busy machine is silent for a while anywhere: comments come where a test is about them.
             keep_alive_s=0.15 if request.node.get_closest_marker("signs_of_life") else 60.0,
@@ -343,6 +361,8 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
             gateway=gateway,
             responses=responses,
             steps=steps,
+            spaces=spaces,
+            catalog=catalog,
             bus=events,
             app=app,
             pool=pool,

@@ -42,6 +42,19 @@ SpaceName = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_
 Deployed = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+class AnsweringSettings(BaseModel):
+    """How the model `space:NAME` answers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: What becomes of a sentence that no passage supports.
+    unsupported: Literal["remove", "mark"] = "remove"
+    #: Passages that an answer is made from.
+    passages: int = Field(default=6, ge=1, le=20)
+    #: The share of a question's words that a passage must have to be answered from; None: what was measured to be best.
+    least_coverage: float | None = Field(default=None, ge=0, le=1)
+
+
 class SpaceSettings(BaseModel):
     """What a space is built and answers with."""
 
@@ -57,8 +70,7 @@ class SpaceSettings(BaseModel):
     index: dict[str, Any] = Field(default_factory=dict, max_length=32)
     #: What the client of /v1/vector_stores said about sizes, in its own words.
     chunking_strategy: dict[str, Any] | None = None
-    #: How answers are checked and worded.
-    answering: dict[str, Any] = Field(default_factory=dict, max_length=32)
+    answering: AnsweringSettings = Field(default_factory=AnsweringSettings)
 
 
 #: A change of one of these asks for another index.

@@ -35,6 +35,7 @@ from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.shutdown import Drain, DrainingServer
+from modelworks.kernel.gateway.spaces.calls import SpaceDoor
 from modelworks.kernel.gateway.spaces.steps import SpaceSteps
 from modelworks.kernel.gateway.tuning import routes as tuning_routes
 from modelworks.kernel.gateway.tuning.service import FineTuningService
@@ -56,6 +57,7 @@ __all__ = [
     "Observer",
     "ResponseService",
     "ResponseSteps",
+    "SpaceDoor",
     "SpaceSteps",
     "ToolRegister",
     "ToolServers",

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway import tasks
-from modelworks.kernel.gateway.generation.language import ChatCall, CompletionCall
+from modelworks.kernel.gateway.generation.language import ChatCall, CompletionCall, chat_call
 from modelworks.kernel.gateway.schemas import ChatRequest, CompletionRequest, ModelList, ModelObject, inline_schema
 from modelworks.kernel.gateway.service import GatewayService, json_object
 from modelworks.kernel.gateway.stream import Form, JsonBytes, StreamedAnswer, whole_answer
@@ -62,7 +62,7 @@ def router(gateway: GatewayService) -> APIRouter:
 def _language(found: APIRouter, gateway: GatewayService) -> None:
     async def answer(request: Request, kind: type[ChatCall] | type[CompletionCall]) -> Response:
         async with gateway.question(request, "/v1" + kind.path) as (principal, meter, body):
-            call = kind(gateway, principal, meter, body)
+            call = chat_call(gateway, principal, meter, body) if kind is ChatCall else kind(gateway, principal, meter, body)
         if call.stream:
             return StreamedAnswer(call.stream_to, meter, "sse", gateway.keep_alive_s)
         return await whole_answer(call.whole, meter, request.receive)
@@ -93,7 +93,10 @@ def _models(found: APIRouter, gateway: GatewayService) -> None:
         "/v1/models", summary="List the models that can be asked", tags=["OpenAI"], responses={200: {"model": ModelList}}
     )
     async def list_models(request: Request) -> Response:
-        models = gateway.models(await gateway.caller(request.scope))
+        caller = await gateway.caller(request.scope)
+        models = gateway.models(caller)
+        if gateway.spaces is not None:
+            models = [*models, *await gateway.spaces.models(caller)]
         return _json(
             ModelList(
                 data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None
@@ -108,7 +111,10 @@ def _models(found: APIRouter, gateway: GatewayService) -> None:
         openapi_extra=in_path("model"),
     )
     async def retrieve_model(request: Request) -> Response:
-        return _json(gateway.model(await gateway.caller(request.scope), request.path_params["model"]).model_dump())
+        caller, name = await gateway.caller(request.scope), request.path_params["model"]
+        if gateway.spaces is not None and gateway.spaces.is_space(name):
+            return _json((await gateway.spaces.model(gateway, caller, name)).model_dump())
+        return _json(gateway.model(caller, name).model_dump())
 
 
 def _tasks(found: APIRouter, gateway: GatewayService) -> None:

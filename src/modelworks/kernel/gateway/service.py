@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -51,6 +51,26 @@ class Submitter(Protocol):
     ) -> RunRecord: ...
 
 
+class Spaces(Protocol):
+    """Data spaces, asked under names that begin with `space:`; `spaces.calls.SpaceDoor`."""
+
+    def is_space(self, model: str) -> bool:
+        """Whether a model's name is that of a space."""
+        ...
+
+    def call(self, gateway: GatewayService, principal: Principal, meter: Meter, body: Mapping[str, Any]) -> Any:
+        """One chat with a space, asked as a `ChatCall` is."""
+        ...
+
+    async def models(self, principal: Principal) -> Sequence[ModelObject]:
+        """Those that the caller may ask."""
+        ...
+
+    async def model(self, gateway: GatewayService, principal: Principal, name: str) -> ModelObject:
+        """One of them; raises NotFound."""
+        ...
+
+
 class Versions(Protocol):
     """Looks versions up; the catalog's service."""
 
@@ -65,6 +85,7 @@ class GatewayService:
         access: checks keys.
         usage: records requests.
         accounts: prices and budgets; without them nothing costs and nothing is limited.
+        spaces: data spaces that are asked as models; without them there are none.
         pool: finds replicas.
         db: for the two task modes that need the database (job, static).
         jobs: accepts runs for tasks of mode job.
@@ -84,6 +105,7 @@ class GatewayService:
     catalog: Versions
     clock: Clock
     accounts: Accounts | None = None
+    spaces: Spaces | None = None
     keep_alive_s: float = 15.0
     problems: Callable[[], Mapping[str, str]] = dict
     metrics: Callable[[], bytes] = bytes

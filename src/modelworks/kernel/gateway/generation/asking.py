@@ -14,7 +14,7 @@ from modelworks.contract.generation import Message, Sampling
 from modelworks.contract.grading import ModelAnswer
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.gateway.errors import bug
-from modelworks.kernel.gateway.generation.language import ChatCall
+from modelworks.kernel.gateway.generation.language import chat_call
 from modelworks.kernel.gateway.middleware import BODY_BYTES, HEADERS
 from modelworks.kernel.gateway.service import GatewayService, model_name
 
@@ -42,7 +42,7 @@ async def complete(
         principal.require("inference")
         meter.model = model_name(body)
         principal.require_model(meter.model)
-        answer = await ChatCall(gateway, principal, meter, body).whole()
+        answer = await chat_call(gateway, principal, meter, body).whole()
     except ModelworksError as error:
         await meter.record(error.status, error)
         raise
@@ -65,10 +65,12 @@ def check(gateway: GatewayService, principal: Principal, body: dict[str, Any]) -
         PermissionDenied, ModelNotFound, InvalidRequest: as `complete` would; nothing is asked and nothing recorded.
     """
     principal.require("inference")
-    gateway.model(principal, model_name(body))
+    name = model_name(body)
+    if gateway.spaces is None or not gateway.spaces.is_space(name):
+        gateway.model(principal, name)
     meter = gateway.meter(principal, {"type": "internal"}, _ENDPOINT)
-    meter.model = body["model"]
-    ChatCall(gateway, principal, meter, body)
+    meter.model = name
+    chat_call(gateway, principal, meter, body)
 
 
 class Asking:

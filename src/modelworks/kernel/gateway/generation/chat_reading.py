@@ -14,7 +14,7 @@ import orjson
 
 from modelworks.contract.errors import InvalidRequest, UpstreamFailed
 from modelworks.kernel.access.schemas import Principal
-from modelworks.kernel.gateway.generation.language import ChatCall
+from modelworks.kernel.gateway.generation.language import chat_call
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.stream import Outlet
@@ -66,14 +66,14 @@ class Chat:
         body: as of POST /v1/chat/completions; `stream` and its options are set here.
 
     Raises (on construction):
-        InvalidRequest: as `ChatCall`.
+        InvalidRequest: as `chat_call`.
     """
 
     def __init__(self, gateway: GatewayService, principal: Principal, meter: Meter, body: Mapping[str, Any]) -> None:
         asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
         # Turns that were stored before count too.
         meter.prompt_bytes = len(orjson.dumps(body.get("messages")))
-        self._call = ChatCall(gateway, principal, meter, asked)
+        self._call = chat_call(gateway, principal, meter, asked)
 
     async def read(self, take: Callable[[Chunk], Awaitable[None]], out: Outlet | None = None) -> None:
         """Hand over every `chat.completion.chunk` until the answer is complete; the last one holds the usage.
@@ -99,7 +99,7 @@ async def count_tokens(gateway: GatewayService, principal: Principal, meter: Met
     """
     model = gateway.pool.peek(principal.project_id, meter.model)
     if model is None or model.kind != "openai":
-        return await ChatCall(gateway, principal, meter, dict(body)).num_prompt_tokens()
+        return await chat_call(gateway, principal, meter, dict(body)).num_prompt_tokens()
 
     async def pass_over(_chunk: Chunk) -> None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import orjson
@@ -153,6 +153,36 @@ class ChatCall:
 
             await read_chunks(response, take)
             return answer.last_event() + DONE
+
+
+class Answering(Protocol):
+    """A chat under way: a `ChatCall`, or one of what stands behind `GatewayService.spaces`."""
+
+    stream: bool
+
+    async def whole(self) -> bytes:
+        """The answer in one piece."""
+        ...
+
+    async def stream_to(self, out: Outlet) -> bytes:
+        """The answer in pieces; returns the last event."""
+        ...
+
+    async def num_prompt_tokens(self) -> int:
+        """How many tokens the model reads for it."""
+        ...
+
+
+def chat_call(gateway: GatewayService, principal: Principal, meter: Meter, body: dict[str, Any]) -> Answering:
+    """A chat with whatever the meter's model is: a deployment, or a data space.
+
+    Raises:
+        InvalidRequest: as `ChatCall`.
+    """
+    if gateway.spaces is not None and gateway.spaces.is_space(meter.model):
+        found: Answering = gateway.spaces.call(gateway, principal, meter, body)
+        return found
+    return ChatCall(gateway, principal, meter, body)
 
 
 class CompletionCall:

@@ -220,7 +220,11 @@ class ResponseCall:
                     hint="Ask without background, or a server that needs no headers.",
                     param=each.place,
                 )
-        self._gateway.model(self._principal, self._asked.model)
+        spaces = self._gateway.spaces
+        if spaces is not None and spaces.is_space(self._asked.model):
+            await spaces.model(self._gateway, self._principal, self._asked.model)
+        else:
+            self._gateway.model(self._principal, self._asked.model)
         await self.reading.gather()
         self.reading.check(self._gateway, self._meter)
         asked = {**self._asked.model_dump(exclude_none=True), "input": self.reading.given}
@@ -267,8 +271,11 @@ class ResponseCall:
         Raises:
             ModelworksError: as the chat's route; the composer knows how far it came.
         """
+        said: dict[str, Any] | None = None
 
         async def take(chunk: Chunk) -> None:
+            nonlocal said
+            said = chunk.get("usage") or said
             await emit([*self.composer.begin(), *self.composer.take(chunk)])
 
         await self.reading.gather()
@@ -280,7 +287,11 @@ class ResponseCall:
         else:
             await self.reading.ask(self._gateway, self._meter, take, out)
             used = self._meter.tallies[0]
-        return self.composer.complete(used.as_openai(), self._gateway.now_s())
+        usage = used.as_openai()
+        if said is not None and self._gateway.spaces is not None and self._gateway.spaces.is_space(self._meter.model):
+            # The models behind a space have records of their own.
+            usage = said
+        return self.composer.complete(usage, self._gateway.now_s())
 
     async def keep(self, response: dict[str, Any]) -> None:
         """Store the response where it shall be, and its turn in the conversation."""

@@ -56,7 +56,10 @@ class Composer:
         self._pieces: list[str] = []
         self._entries: list[dict[str, Any]] = []
         self._arguments: dict[int, list[str]] = {}
+        self._annotations: list[dict[str, Any]] = []
         self._finish: str | None = None
+        #: How a data space came to its answer.
+        self._grounding: Mapping[str, Any] | None = None
         self.begun = False
 
     # -- the whole -------------------------------------------------------------------------------------------------------
@@ -88,6 +91,9 @@ class Composer:
                 self._write(text or "", entries or [])
             if refusal := delta.get("refusal"):
                 self._refuse(refusal)
+            for annotation in delta.get("annotations") or ():
+                self._annotate(annotation)
+            self._grounding = delta.get("grounding") or self._grounding
             for call in delta.get("tool_calls") or ():
                 self._call(call)
             self._finish = choice.get("finish_reason") or self._finish
@@ -133,7 +139,10 @@ class Composer:
 
     def response(self, status: str, **more: Any) -> dict[str, Any]:
         """The response object as it stands."""
-        return {**self._head, "status": status, "output": [{**item} for item in self.output], **more}
+        found = {**self._head, "status": status, "output": [{**item} for item in self.output], **more}
+        if self._grounding is not None:
+            found["grounding"] = self._grounding
+        return found
 
     def _emit(self, kind: str, **fields: Any) -> None:
         self._events.append({"type": kind, "sequence_number": self._sequence, **fields})
@@ -246,6 +255,17 @@ class Composer:
         if text or entries:
             self._emit("response.output_text.delta", **self._in_part(place), delta=text, logprobs=entries)
 
+    def _annotate(self, annotation: Mapping[str, Any]) -> None:
+        """An annotation of the text so far; what a chat has in a field of its type's name, a response has beside the type."""
+        kind = annotation.get("type")
+        within = annotation.get(str(kind))
+        flat = {"type": kind, **within} if isinstance(within, Mapping) else dict(annotation)
+        place = self._opened("message", "output_text")
+        number = len(self._annotations)
+        self._annotations.append(flat)
+        event = "response.output_text.annotation.added"
+        self._emit(event, **self._in_part(place), annotation_index=number, annotation=flat)
+
     def _refuse(self, text: str) -> None:
         place = self._opened("message", "refusal")
         self._pieces.append(text)
@@ -260,9 +280,10 @@ class Composer:
         last = {**last, field: "".join(self._pieces)}
         if last["type"] == "output_text":
             last["logprobs"] = self._entries
+            last["annotations"] = self._annotations
         # Parts are replaced, never changed: events made before hold the earlier ones.
         self.output[self._open]["content"] = [*before, last]
-        self._pieces, self._entries = [], []
+        self._pieces, self._entries, self._annotations = [], [], []
 
     def _close_part(self) -> None:
         self._settle()
