@@ -163,6 +163,14 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "loop.py": "the training loop of both tasks",
         "scores.py": "how good a ranking is, and how sure that is",
     },
+    "retrieval": {
+        "terms.py": "what is counted of a text",
+        "words.py": "search by words",
+        "vectors.py": "search by meaning",
+        "search.py": "both together, with phrases and filters",
+        "encoding.py": "vectors from a deployed encoder, resumable",
+        "layout.py": "the folder of an index",
+    },
     "text": {
         "engines/": "one file per engine that a deployment may name",
         "form/": "what an answer must be, held while it is written",

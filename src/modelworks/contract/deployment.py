@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,6 +22,16 @@ class Answer(BaseModel):
     version_id: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+class Vectors(BaseModel):
+    """What an encoder made of some texts: one vector for each, in their order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    vectors: list[list[float]]
+    #: The version that answered; None where a server elsewhere did.
+    version_id: str | None = None
 
 
 @runtime_checkable
@@ -43,4 +53,8 @@ class Deployment(Protocol):
             Unavailable: it stayed away for too long; the run is tried again from its last checkpoint.
             Cancelled: the user has asked the run to stop.
         """
+        ...
+
+    def embed(self, texts: Sequence[str], *, kind: Literal["query", "document"] = "document") -> Vectors:
+        """Vectors of texts, in one request; a text longer than the model reads is cut. Waits and raises as `complete`."""
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,11 +45,14 @@ class Stage:
     #: What to refuse next, and who asked.
     refusals: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     asked: list[tuple[Principal, dict[str, Any]]] = field(default_factory=list)
+    #: What is answered instead of vectors, where it is set.
+    vectors: list[Any] | None = None
 
     def get(self, _session: Any, _project_id: str, name: str) -> _Deployed:
-        if name not in ("oracle", "eye"):
+        tasks = {"oracle": "text-generation", "eye": "image-classification", "encoder": "feature-extraction"}
+        if name not in tasks:
             raise NotFound(f"There is no deployment {name!r}.", code="deployment_not_found")
-        return _Deployed(name, "text-generation" if name == "oracle" else "image-classification", self.version_id)
+        return _Deployed(name, tasks[name], self.version_id)
 
     def label(self, **known: Any) -> Any:
         inputs = {"data": "corpus", "teacher": "deployment:oracle"}
@@ -71,8 +76,7 @@ def stage(rooms: Rooms) -> Iterator[Stage]:
     server = Server(rooms)
     made = Stage(rooms, access, server, teacher.id)
 
-    @server.app.post("/v1/chat/completions")
-    def answer(request: Request, body: dict[str, Any]) -> Any:
+    def refusal(request: Request, body: dict[str, Any]) -> Any:
         principal = access.authenticate(request.headers["authorization"].partition(" ")[2])
         principal.require("inference")
         principal.require_model(body["model"])
@@ -80,6 +84,23 @@ def stage(rooms: Rooms) -> Iterator[Stage]:
         if made.refusals:
             status, error = made.refusals.pop(0)
             return JSONResponse({"error": error}, status)
+        return None
+
+    @server.app.post("/v1/embeddings")
+    def embed(request: Request, body: dict[str, Any]) -> Any:
+        if (refused := refusal(request, body)) is not None:
+            return refused
+        vectors = made.vectors
+        if vectors is None:
+            vectors = [base64.b64encode(struct.pack("<2f", len(text), 0.5)).decode() for text in body["input"]]
+        rows = [{"index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+        # The order of the list is not the order of the texts.
+        return {"data": rows[::-1], "system_fingerprint": teacher.id}
+
+    @server.app.post("/v1/chat/completions")
+    def answer(request: Request, body: dict[str, Any]) -> Any:
+        if (refused := refusal(request, body)) is not None:
+            return refused
         said = {"role": "assistant", "content": body["messages"][-1]["content"].upper()}
         return {
             "choices": [{"index": 0, "message": said, "finish_reason": "stop"}],
@@ -240,3 +261,41 @@ def test_an_answer_that_is_none_is_an_upstream_failure(stage: Stage) -> None:
     with pytest.raises(ModelworksError) as failed:
         asked(stage, secret_of(stage)).complete([{"role": "user", "content": "x"}])
     assert failed.value.error_code == "bad_upstream_answer"
+
+
+def test_an_encoder_gives_vectors_and_says_which_version_made_them(stage: Stage) -> None:
+    stage.refusals.append((503, {"message": "It is loading.", "code": "unavailable"}))
+    versions: list[str] = []
+    oracle = asked(stage, secret_of(stage), calls=(lambda: None, versions.append))
+    found = oracle.embed(["one", "three"])
+    assert found.vectors == [[3.0, 0.5], [5.0, 0.5]]
+    assert found.version_id == stage.version_id
+    stage.vectors = [[1, 2.5]]
+    assert oracle.embed(["x"], kind="query").vectors == [[1.0, 2.5]]
+    assert versions == [stage.version_id]
+    body = stage.asked[0][1]
+    assert (body["input"], body["input_type"], body["truncate"], body["encoding_format"]) == (
+        ["one", "three"],
+        "document",
+        True,
+        "base64",
+    )
+    assert stage.asked[-1][1]["input_type"] == "query"
+    assert oracle.embed([]).vectors == []
+    assert len(stage.asked) == 3
+
+
+@pytest.mark.parametrize("vectors", [[[1.0]], [[1.0], [1.0, 2.0]], ["!!", "!!"], [None, None]])
+def test_vectors_that_are_none_are_an_upstream_failure(stage: Stage, vectors: list[Any]) -> None:
+    stage.vectors = vectors
+    with pytest.raises(ModelworksError, match="no vectors") as failed:
+        asked(stage, secret_of(stage)).embed(["a", "b"])
+    assert failed.value.error_code == "bad_upstream_answer"
+
+
+def test_an_encoder_may_be_an_input(stage: Stage) -> None:
+    with stage.rooms.db.reading() as session:
+        found = RunDeployments(stage.access, stage, SystemClock(), url="", remote_url="").find(
+            session, PROJECT, "encoder", "encoder"
+        )
+    assert found.task == "feature-extraction"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
-from modelworks.contract.deployment import Answer
+from modelworks.contract.deployment import Answer, Vectors
 from modelworks.contract.errors import (
     AuthenticationFailed,
     ModelworksError,
@@ -77,21 +80,40 @@ class AskedDeployment:
         body: dict[str, Any] = {"model": self._name, "messages": [dict(each) for each in messages], **sampling}
         if tools:
             body["tools"] = [dict(each) for each in tools]
-        answer = _read(self._ask(body))
-        if answer.version_id is not None:
-            with self._lock:
-                if answer.version_id not in self._seen:
-                    self._on_version(answer.version_id)
-                    self._seen.add(answer.version_id)
+        answer = _read(self._ask("/v1/chat/completions", body))
+        self._note(answer.version_id)
         return answer
 
-    def _ask(self, body: dict[str, Any]) -> Any:
+    def embed(self, texts: Sequence[str], *, kind: Literal["query", "document"] = "document") -> Vectors:
+        """See the contract."""
+        if not texts:
+            return Vectors(vectors=[])
+        body = {
+            "model": self._name,
+            "input": list(texts),
+            "input_type": kind,
+            "encoding_format": "base64",
+            "truncate": True,
+        }
+        found = _read_vectors(self._ask("/v1/embeddings", body), len(texts))
+        self._note(found.version_id)
+        return found
+
+    def _note(self, version_id: str | None) -> None:
+        """Tell of a version once."""
+        if version_id is not None:
+            with self._lock:
+                if version_id not in self._seen:
+                    self._on_version(version_id)
+                    self._seen.add(version_id)
+
+    def _ask(self, path: str, body: dict[str, Any]) -> Any:
         deadline = time.monotonic() + self._patience_s
         pause_s = _PAUSE_S
         while True:
             self._check_cancelled()
             try:
-                response = self._http.post("/v1/chat/completions", json=body)
+                response = self._http.post(path, json=body)
             except httpx.TransportError as error:
                 # The server restarts, or its machine is not reached.
                 passing: ModelworksError = Unavailable(f"The server of this run cannot be reached: {type(error).__name__}.")
@@ -130,14 +152,12 @@ def _read(response: httpx.Response) -> Answer:
         body = response.json()
         choice, usage = body["choices"][0], body.get("usage") or {}
         message = choice["message"]
-        fingerprint = body.get("system_fingerprint")
         return Answer(
             content=message.get("content"),
             reasoning_content=message.get("reasoning_content"),
             tool_calls=message.get("tool_calls") or [],
             finish_reason=choice.get("finish_reason"),
-            # A server elsewhere has fingerprints of its own.
-            version_id=fingerprint if isinstance(fingerprint, str) and fingerprint.startswith("mdl_") else None,
+            version_id=_version_in(body),
             prompt_tokens=usage.get("prompt_tokens") or 0,
             completion_tokens=usage.get("completion_tokens") or 0,
         )
@@ -145,6 +165,36 @@ def _read(response: httpx.Response) -> Answer:
         raise UpstreamFailed(
             f"The deployment answered with what is no chat completion: {response.text[:200]}", code="bad_upstream_answer"
         ) from error
+
+
+def _read_vectors(response: httpx.Response, count: int) -> Vectors:
+    try:
+        body = response.json()
+        rows = sorted(body["data"], key=lambda row: int(row["index"]))
+        vectors = [_numbers(row["embedding"]) for row in rows]
+        if len(vectors) != count or len({len(vector) for vector in vectors}) != 1:
+            raise ValueError(f"{len(vectors)} vectors for {count} texts, or of different lengths")
+        return Vectors(vectors=vectors, version_id=_version_in(body))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UpstreamFailed(
+            f"The deployment answered with what are no vectors ({error}): {response.text[:200]}", code="bad_upstream_answer"
+        ) from error
+
+
+def _numbers(told: Any) -> list[float]:
+    """A vector as it was asked for, or as a server writes it that knows no base64."""
+    if not isinstance(told, str):
+        return [float(number) for number in told]
+    found = array("f", base64.b64decode(told, validate=True))
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found.tolist()
+
+
+def _version_in(body: Mapping[str, Any]) -> str | None:
+    """The version that answered; a server elsewhere has fingerprints of its own, or none."""
+    fingerprint = body.get("system_fingerprint")
+    return fingerprint if isinstance(fingerprint, str) and fingerprint.startswith("mdl_") else None
 
 
 def _error_of(response: httpx.Response) -> ModelworksError:

@@ -14,8 +14,8 @@ from modelworks.kernel.base.clock import Clock
 
 #: An attempt that asks for longer gets no answer any more, ends, and is followed by one with a key of its own.
 KEY_LIFE = timedelta(hours=24)
-#: The tasks whose deployments answer chats.
-_ASKABLE = frozenset({"text-generation"})
+#: The tasks whose deployments a run may ask: for answers, and for vectors.
+_ASKABLE = frozenset({"text-generation", "feature-extraction"})
 
 
 class Deployed(Protocol):
@@ -55,13 +55,13 @@ class RunDeployments:
 
         Raises:
             NotFound: there is none of that name.
-            InvalidRequest: it does not answer chats.
+            InvalidRequest: it answers neither chats nor with vectors.
         """
         found = self._finder.get(session, project_id, name)
         if found.task not in _ASKABLE:
             raise InvalidRequest(
                 f"The input {role!r} names the deployment {name!r}, whose task is {found.task}: it cannot be asked.",
-                hint="Name a deployment of a language model.",
+                hint="Name a deployment of a language model or of an encoder.",
                 param=f"inputs.{role}",
             )
         return found

@@ -35,6 +35,8 @@ async def test_the_official_client_asks_for_base64_and_gets_numbers(stage: Stage
     assert [each.embedding for each in answer.data] == VECTORS
     assert [each.index for each in answer.data] == [0, 1]
     assert (answer.model, answer.usage.prompt_tokens, answer.usage.total_tokens) == ("embed", 7, 7)
+    # Whose vectors these are, as chats say it.
+    assert answer.model_extra == {"system_fingerprint": "mdl_01"}
     [asked] = [EmbeddingInput.model_validate(each) for each in stage.replica.requests]
     assert (asked.texts, asked.encoding_format, asked.dimensions) == (["a", "b"], "base64", 2)
     [record] = stage.used()

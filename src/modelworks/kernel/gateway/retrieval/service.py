@@ -165,6 +165,8 @@ class EmbeddingsCall(RetrievalCall):
                 for index, vector in enumerate(output["embeddings"])
             ],
             "model": self._meter.model,
+            # As chats have it: an index names the version whose vectors it holds.
+            "system_fingerprint": None if self._meter.route is None else self._meter.route.version_id,
             "usage": {"prompt_tokens": used, "total_tokens": used},
         }
 

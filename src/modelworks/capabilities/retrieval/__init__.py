@@ -1,0 +1,1 @@
+"""Capability `retrieval`: an index of passages, searched by words and by meaning."""
