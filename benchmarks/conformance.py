@@ -1,6 +1,6 @@
 """How much of OpenAI's API the server covers: every property of requests and answers, of the endpoints that it offers.
 
-    python benchmarks/conformance.py [--only responses] [--list unknown]
+    python benchmarks/conformance.py [--only responses,evals] [--list unknown] [--keep FOLDER]
 
 The measure is OpenAI's own document, through the types of the installed `openai` package, which are generated from it. Each
 property is asked of a real server with a very small model, however deep it lies; unions are followed into each of their forms,
@@ -12,8 +12,9 @@ Of a *request* a property counts by what the server does with it:
 - refused: a fitting value is refused with a 400 that names the property, or the form that holds it: not offered, and said so.
 - unknown: both are taken (it is ignored), or what is said does not name it.
 
-Of an *answer* a property is answered when some answer of this run held it. It is not offered where it belongs to a form (a call
-of a tool that requests are refused for) that no answer can hold, and missing otherwise.
+Of an *answer* a property is answered when some answer of that endpoint in this run held it, wherever its form stands. It is not
+offered where it belongs to a form (a call of a tool that requests are refused for) that no answer can hold, or to one of the
+places that `conformance_endpoints.BEYOND` names with the reason, and missing otherwise.
 
 Covered is what is read, refused by name, answered, or not offered by the same refusal. The peer's figure (OGX, 91.7 %) compares
 two documents instead, property by property, over the endpoints that both have; nothing is asked of its server. The strict share
@@ -32,14 +33,16 @@ import typing
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Required, Union, get_args, get_origin
 
 import openai
 import requests
-from conformance_endpoints import ENDPOINTS, NOT_OFFERED, Endpoint, Stage, text_value
+from conformance_endpoints import BEYOND, ENDPOINTS, NOT_OFFERED, Endpoint, Stage, text_value
+from elsewhere import Elsewhere
 from private_server import PrivateServer
 from pydantic import BaseModel
-from tiny_models import deploy_encoder, deploy_language
+from tiny_models import deploy_encoder, deploy_language, wait_until_ready
 from typing_extensions import is_typeddict
 
 Wrap = Callable[[Any], dict[str, Any]]
@@ -92,6 +95,7 @@ def item_of(tp: Any) -> Any:
     return None
 
 
+_UNDER_WAY = ("validating_files", "validating", "queued", "in_progress", "running", "finalizing")
 _WRONG = {"object": {"wrong": [1]}, "array": [[["wrong"]]], "string": "wrong", "number": 17.5, "boolean": True}
 
 
@@ -106,6 +110,7 @@ def example(tp: Any, name: str, stage: Stage) -> Any:
         hints = typing.get_type_hints(first, include_extras=True)
         # Needed here wherever there is one: the id of a call, the schema of a form, what an eval's run asks whom.
         needed = {"call_id", "schema"} | ({"model", "input_messages"} if "input_messages" in hints else set())
+        needed |= {"server_url", "allowed_tools"} if "server_label" in hints else {"image_url"}
         ids = {"id": "items_file_id"} if form_of(first) == "file_id" else {}
         return {key: example(hints[key], ids.get(key, key), stage) for key in sorted(required(first) | (needed & hints.keys()))}
     if item_of(first) is not None:
@@ -206,10 +211,10 @@ class Survey:
         self.num_requests = 0
         self.document = stage.http.get(f"{stage.url}/openapi.json", timeout=60).json()
 
-    def ask(self, endpoint: Endpoint, given: dict[str, Any]) -> tuple[int, Any]:
-        """Send a request; what was answered is kept."""
+    def ask(self, endpoint: Endpoint, given: dict[str, Any], thing: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """Send a request, about `thing` where one is given; what was answered is kept."""
         self.num_requests += 1
-        path = endpoint.at(self.stage)
+        path = endpoint.at(self.stage, thing)
         options: dict[str, Any] = {"params": given} if endpoint.method == "GET" else {"json": given}
         response = self.stage.http.request(endpoint.method, self.stage.url + path, timeout=180, **options)
         if "event-stream" in response.headers.get("content-type", ""):
@@ -220,6 +225,19 @@ class Survey:
         if response.status_code < 300:
             self.answers[endpoint.name].append(said)
         return response.status_code, said
+
+    def follow(self, endpoint: Endpoint) -> None:
+        """Ask about everything that another endpoint answered with in this run, when what is under way there has ended."""
+        answers = [each for each in self.answers[endpoint.follows] if isinstance(each, dict)]
+        streamed = [each.get("response") for each in self.answers[f"{endpoint.follows} events"] if isinstance(each, dict)]
+        entries = [entry for each in answers for entry in each.get("data") or [each]]
+        things = {each["id"]: each for each in [*entries, *filter(None, streamed)] if "id" in each}
+        deadline = time.monotonic() + 120
+        for thing in things.values():
+            status, said = self.ask(endpoint, endpoint.body(self.stage), thing)
+            while status == 200 and isinstance(said, dict) and said.get("status") in _UNDER_WAY and time.monotonic() < deadline:
+                time.sleep(0.2)
+                status, said = self.ask(endpoint, endpoint.body(self.stage), thing)
 
     def request(self, endpoint: Endpoint, result: Result) -> None:
         """Try every property of an endpoint's requests."""
@@ -285,46 +303,79 @@ class Survey:
             return True
         return bool(param) and param.split(".")[-1] == path[-1]
 
-    def answer(self, name: str, tp: Any, result: Result) -> None:
-        """Hold the kept answers of an endpoint against the type of its answers."""
-        off = refused_forms(result.request)
-        self._hold(tp, "", self.answers[name], result, set(), "event " if name.endswith(" events") else "", off)
+    def answer(self, name: str, tp: Any, result: Result, asked_before: dict[str, str]) -> None:
+        """Hold the kept answers of an endpoint against the type of its answers.
 
-    def _hold(
-        self,
-        tp: Any,
-        label: str,
-        values: list[Any],
-        result: Result,
-        seen: set[Any],
-        prefix: str,
-        off: set[str],
-        gone: bool = False,
-    ) -> None:
+        Args:
+            asked_before: what is known of the requests of the endpoint that it follows.
+        """
+        held: dict[Any, list[Any]] = defaultdict(list)
+        gather(tp, self.answers[name], held)
+        _Holding(name, held, result, asked_before).look(tp, "", self.answers[name])
+
+
+def gather(tp: Any, values: list[Any], held: dict[Any, list[Any]]) -> None:
+    """Sort what was answered by its forms, wherever they stand."""
+    if not (values := [value for value in values if value is not None]):
+        return
+    forms = members(tp)
+    models = [each for each in forms if isinstance(each, type) and issubclass(each, BaseModel)]
+    for form in forms:
+        if (item := item_of(form)) is not None:
+            gather(item, [each for value in values if isinstance(value, list) for each in value], held)
+    for model in models:
+        mine = [each for each in values if isinstance(each, dict) and (len(models) == 1 or fits(model, each))]
+        if mine:
+            held[model] += mine
+            for key, described in model.model_fields.items():
+                name = described.alias or key
+                gather(described.annotation, [each[name] for each in mine if name in each], held)
+
+
+class _Holding:
+    """Every property of an answer, each form once, held against what was answered."""
+
+    def __init__(self, name: str, held: dict[Any, list[Any]], result: Result, asked_before: dict[str, str]) -> None:
+        self._prefix = "event " if name.endswith(" events") else ""
+        self._name = name
+        self._held = held
+        self._result = result
+        self._off = refused_forms(result.request | asked_before)
+        self._seen: set[Any] = set()
+
+    def look(self, tp: Any, label: str, values: list[Any], gone: bool = False) -> None:
         forms = members(tp)
         models = [each for each in forms if isinstance(each, type) and issubclass(each, BaseModel)]
         for form in forms:
             item = item_of(form)
             if item is not None:
                 items = [each for value in values if isinstance(value, list) for each in value]
-                self._hold(item, f"{label}[]", items, result, seen, prefix, off, gone)
+                self.look(item, f"{label}[]", items, gone)
         for model in models:
-            if model in seen:
+            if model in self._seen:
                 continue
-            seen.add(model)
+            self._seen.add(model)
             form = form_of(model)
             shown = f"{label}({form})" if len(models) > 1 else label
-            mine = [each for each in values if isinstance(each, dict) and (len(models) == 1 or fits(model, each))]
-            absent = gone or (len(models) > 1 and not mine and any(word in form for word in off))
+            mine = self._held.get(model, [])
+            absent = gone or (len(models) > 1 and not mine and any(word in form for word in self._off))
             for key, described in model.model_fields.items():
                 name = described.alias or key
-                place = f"{prefix}{shown}.{name}".replace(" .", " ").lstrip(".")
-                held = [each[name] for each in mine if name in each]
-                unoffered = absent or result.request.get(place) == "refused" or name in NOT_OFFERED
-                state = "answered" if held else "not offered" if unoffered else "missing"
-                if result.answer.get(place) != "answered":
-                    result.answer[place] = state
-                self._hold(described.annotation, f"{shown}.{name}", held, result, seen, prefix, off, state == "not offered")
+                place = f"{self._prefix}{shown}.{name}".replace(" .", " ").lstrip(".")
+                found = [each[name] for each in mine if name in each]
+                state = "answered" if found else "not offered" if absent or self._unoffered(place, name) else "missing"
+                if self._result.answer.get(place) != "answered":
+                    self._result.answer[place] = state
+                self.look(described.annotation, f"{shown}.{name}", found, state == "not offered")
+
+    def _unoffered(self, place: str, name: str) -> bool:
+        if name in NOT_OFFERED or self._result.request.get(place.rpartition("response.")[2]) == "refused":
+            return True
+        for endpoint, pattern, reason in BEYOND:
+            if re.search(endpoint, self._name) and re.search(pattern, place):
+                self._result.why[place] = reason
+                return True
+        return False
 
 
 def refused_forms(asked: dict[str, str]) -> set[str]:
@@ -371,29 +422,42 @@ def show(results: dict[str, Result], listed: str | None) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", default="", help="only endpoints whose name contains this")
+    parser.add_argument("--only", default="", help="only endpoints whose names contain one of these, with commas between")
+    parser.add_argument("--keep", type=Path, help="a folder for the server and its models, used again where they are there")
     parser.add_argument("--list", choices=["unknown", "missing", "refused", "not offered", "read", "answered"])
     parser.add_argument("--at-least", type=float, default=0.97)
     arguments = parser.parse_args()
     began = time.monotonic()
-    with PrivateServer(shown=False, log_level="error", slots_cpu="1") as server:
+    settings = {"log_level": "error", "slots_cpu": "1", "egress_allow": '["127.0.0.1"]'}
+    with Elsewhere() as elsewhere, PrivateServer(shown=False, keep=arguments.keep, **settings) as server:
         with server.client() as client:
-            deploy_language(client, "tiny", server.folder / "text", context_length=1024, tools=True)
-            deploy_encoder(client, "encoder", server.folder / "pairs")
+            client.deployments.apply("refusing", base_url=f"{elsewhere.url}/v1")
+            there = [each["name"] for each in client.deployments.list()]
+            if "tiny" not in there:
+                deploy_language(client, "tiny", server.folder / "text", context_length=1024, tools=True)
+            if "encoder" not in there:
+                deploy_encoder(client, "encoder", server.folder / "pairs")
+            for name in ("tiny", "encoder"):
+                wait_until_ready(client, name)
             http = requests.Session()
             http.headers["authorization"] = f"Bearer {server.key}"
-            survey = Survey(Stage(server.url, http, client))
+            survey = Survey(Stage(server.url, http, client, elsewhere.url))
         results: dict[str, Result] = {}
         for endpoint in ENDPOINTS:
-            if arguments.only not in endpoint.name:
+            if not any(part in endpoint.name for part in arguments.only.split(",")):
                 continue
             result = results[endpoint.name] = Result()
             survey.request(endpoint, result)
             for body in endpoint.scenes(survey.stage):
-                survey.ask(endpoint, body)
-            survey.answer(endpoint.name, endpoint.answer, result)
+                status, said = survey.ask(endpoint, body)
+                if status >= 300:
+                    print(f"{endpoint.name}: {status} {json.dumps(said)[:300]}", file=sys.stderr)
+            if endpoint.follows:
+                survey.follow(endpoint)
+            before = results[endpoint.follows].request if endpoint.follows in results else {}
+            survey.answer(endpoint.name, endpoint.answer, result, before)
             if endpoint.events is not None:
-                survey.answer(f"{endpoint.name} events", endpoint.events, result)
+                survey.answer(f"{endpoint.name} events", endpoint.events, result, before)
             counts = dict(Counter([*result.request.values(), *result.answer.values()]))
             print(f"{endpoint.name}: {counts}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     print(f"openai {openai.__version__}, {survey.num_requests} requests")

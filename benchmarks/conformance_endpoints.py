@@ -6,16 +6,19 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import requests
+from elsewhere import TOOLS
 from fuzz_bodies import MODEL
 from openai import types as t
+from openai.pagination import SyncCursorPage
 from openai.types import chat, conversations, evals, fine_tuning, responses
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.completion_create_params import CompletionCreateParamsBase
 from openai.types.evals import run_create_params
-from openai.types.evals.runs import OutputItemRetrieveResponse
+from openai.types.evals.runs import OutputItemListResponse, OutputItemRetrieveResponse
+from openai.types.evals.runs.output_item_list_params import OutputItemListParams
 from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.alpha import (
     GraderRunResponse,
@@ -28,9 +31,31 @@ from things import Things
 
 #: Words in forms of items, tools and events, and names of fields, that only a request which is refused could bring about.
 NOT_OFFERED = {
-    "file_search", "web_search", "computer", "image_generation", "image_gen", "code_interpreter", "shell", "apply_patch", "mcp",
-    "tool_search", "compaction", "compacting", "configuration_update", "audio", "moderation", "program", "steer",
+    "file_search", "web_search", "computer", "image_generation", "image_gen", "code_interpreter", "shell", "apply_patch",
+    "additional_tools", "tool_search", "compaction", "compacting", "configuration_update", "audio", "moderation",
+    "program", "steer",
 }  # fmt: skip
+_EXPLAINED = "an error is null in the answer that creates a thing; the endpoint that retrieves it is asked, too"
+_STORED_PROMPT = "a list where a stored prompt was asked for, and the parameter prompt is refused by name"
+#: Places of answers that nothing which can be asked for would fill: pattern of endpoints, pattern of places, why.
+BEYOND: Final[tuple[tuple[str, str, str], ...]] = (
+    ("responses", r"(^|[. ])instructions\[\]", _STORED_PROMPT),
+    ("responses", r"(^|response\.)(prompt|image|access_programs)(\.|$)", "the parameter of that name is refused by name"),
+    ("responses", r"input_transformations", "reasoning is never withheld from a model"),
+    ("responses", r"prompt_cache_diagnostics\((cache_|comparison)", "what was cached for another response is not recorded"),
+    ("responses", r"misalignment", "no review stands between a model and its caller"),
+    ("responses", r"tool_usage", "of hosted image generation and web search, which are refused by name"),
+    ("responses", r"event \(error\)", "a failure in a stream is told by response.failed"),
+    ("responses", r"mcp_list_tools.failed", "a server whose tools cannot be listed fails the whole response"),
+    ("chat", r"(message|delta)\.(function_call|annotations\[\])", "of functions and web_search_options, refused by name"),
+    ("conversations", r"content\[\]\((text|summary_text|reasoning_text)\)", "no item that is taken holds such parts"),
+    (
+        "responses.(create|retrieve)",
+        r"output\[\]\((function|custom)_(tool_)?call_output\)",
+        "outputs are the caller's, of items it sends",
+    ),
+    ("responses.(create|retrieve)$", r"error\.", _EXPLAINED),
+)
 IMAGE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
@@ -46,8 +71,8 @@ class Stage:
         "bytes": 4,
     }
 
-    def __init__(self, url: str, http: requests.Session, client: Any) -> None:
-        self.url, self.http = url, http
+    def __init__(self, url: str, http: requests.Session, client: Any, elsewhere: str) -> None:
+        self.url, self.http, self.elsewhere = url, http, elsewhere
         self.things = Things(url, http, client)
         self._ids: dict[str, str] = {}
         #: Whether values are sent in a query, where everything is text.
@@ -55,6 +80,9 @@ class Stage:
 
     def id(self, name: str) -> str:
         """Of a thing of that kind, made when first asked for."""
+        if name == "fine_tuning_job_id" and name not in self._ids:
+            body = {"model": MODEL, "training_file": self.training_file}
+            self._ids[name] = self.http.post(f"{self.url}/v1/fine_tuning/jobs", json=body, timeout=60).json()["id"]
         if name not in self._ids:
             # A run and its items come with their eval.
             maker = "eval_id" if name in ("run_id", "output_item_id") else name
@@ -81,7 +109,7 @@ class Stage:
 _TEXTS = {
     "model": MODEL, "url": IMAGE, "image_url": IMAGE, "arguments": "{}", "call_id": "call_1", "tool_call_id": "call_1",
     "data": "AA==", "item_reference": "item.a",
-    "name": "act", "role": "user", "calculate_output": "act",
+    "name": "act", "role": "user", "calculate_output": "act", "tool_names": "look", "allowed_tools": "look",
     "source": "import json\ndef grade(sample, item):\n    return 1.0\n",
 }  # fmt: skip
 
@@ -92,6 +120,8 @@ def text_value(name: str, stage: Stage) -> str:
         return stage.file
     if name == "items_file_id":
         return stage.items_file
+    if name == "server_url":
+        return f"{stage.elsewhere}/mcp"
     if name == "training_file":
         return "file-none"
     return _TEXTS.get(name, "a")
@@ -109,6 +139,7 @@ class Endpoint:
         scenes: further requests, for answers that hold more.
         ends_at: an error about this field means that all others were taken.
         agree: makes a body agree with itself.
+        follows: another endpoint: this one is asked about each thing that was answered there, until it has ended.
     """
 
     name: str
@@ -123,14 +154,21 @@ class Endpoint:
     scenes: Callable[[Stage], list[dict[str, Any]]] = lambda _: []
     ends_at: str = ""
     agree: Callable[[dict[str, Any]], dict[str, Any]] = lambda body: body
+    follows: str = ""
 
-    def at(self, stage: Stage) -> str:
-        """Its path with real ids."""
+    def at(self, stage: Stage, thing: dict[str, Any] | None = None) -> str:
+        """Its path with real ids: those of `thing`, whose own id is the last one of the path."""
         path = self.path
         while "{" in path:
             name = path.partition("{")[2].partition("}")[0]
-            path = path.replace("{" + name + "}", stage.id(name))
+            last = path.count("{") == 1
+            found = None if thing is None else thing["id"] if last else thing.get(name)
+            path = path.replace("{" + name + "}", stage.id(name) if found is None else str(found))
         return path
+
+
+def _everything(_: Stage) -> list[dict[str, Any]]:
+    return [{"limit": 100}]
 
 
 _SAID = [{"role": "user", "content": "Say something."}]
@@ -141,7 +179,7 @@ _CUSTOM = {"type": "custom", "name": "act", "description": "Acts."}
 
 
 def _chat_scenes(_: Stage) -> list[dict[str, Any]]:
-    base = {"model": MODEL, "messages": _SAID, "max_tokens": 60}
+    base = {"model": MODEL, "messages": _SAID, "max_tokens": 60, "service_tier": "auto"}
     found = [
         {**base, "tools": [_CHAT_TOOL], "tool_choice": "required"},
         {**base, "tools": [{"type": "custom", "custom": {"name": "act"}}], "tool_choice": "required"},
@@ -151,7 +189,34 @@ def _chat_scenes(_: Stage) -> list[dict[str, Any]]:
     return found + [{**each, "stream": True, "stream_options": {"include_usage": True}} for each in found]
 
 
+_ENTRY = {"token": "a", "bytes": [97], "logprob": -1.0, "top_logprobs": [{"token": "a", "bytes": [97], "logprob": -1.0}]}
+_CITATIONS: list[dict[str, Any]] = [
+    {"type": "file_citation", "file_id": "a", "filename": "a", "index": 0},
+    {"type": "url_citation", "url": "https://a.example", "title": "a", "start_index": 0, "end_index": 1},
+    {"type": "container_file_citation", "container_id": "a", "file_id": "a", "filename": "a", "start_index": 0, "end_index": 1},
+    {"type": "file_path", "file_id": "a", "index": 0},
+]
+_MARK = {"prompt_cache_breakpoint": {"mode": "explicit", "ttl": "30m"}}
+_EVERY_ITEM: list[dict[str, Any]] = [
+    {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a", **_MARK}]},
+    {"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": IMAGE, "detail": "auto", **_MARK}]},
+    {
+        "type": "message", "role": "assistant", "phase": "final_answer", "content": [
+            {"type": "output_text", "text": "a", "annotations": _CITATIONS, "logprobs": [_ENTRY]},
+            {"type": "refusal", "refusal": "a"},
+        ],
+    },
+    {
+        "type": "reasoning", "encrypted_content": "a", "summary": [{"type": "summary_text", "text": "a"}],
+        "content": [{"type": "reasoning_text", "text": "a"}],
+    },
+    {"type": "message", "role": "user", "content": "a"},
+]  # fmt: skip
+
+
 def _response_scenes(stage: Stage) -> list[dict[str, Any]]:
+    thinking = {"effort": "low", "context": "auto", "mode": "standard", "generate_summary": "auto", "summary": "auto"}
+    cache = {"mode": "implicit", "ttl": "30m", "comparison_response_id": "resp_none"}
     base: dict[str, Any] = {"model": MODEL, "input": "Say something.", "max_output_tokens": 60, "metadata": {"a": "b"}}
     found: list[dict[str, Any]] = [
         {**base, "max_output_tokens": 16},
@@ -169,10 +234,21 @@ def _response_scenes(stage: Stage) -> list[dict[str, Any]]:
             "text": {"format": {"type": "json_schema", "name": "a", "schema": _SCHEMA, "description": "d", "strict": True}},
         },
         {**base, "text": {"format": {"type": "json_object"}}},
-        {**base, "conversation": stage.id("conversation_id"), "instructions": "Be brief.", "reasoning": {"effort": "low"}},
+        {**base, "conversation": stage.id("conversation_id"), "instructions": "Be brief.", "reasoning": thinking},
+        {**base, "text": {"verbosity": "low"}},
+        {**base, "tools": [_CUSTOM], "tool_choice": {"type": "custom", "name": "act"}},
+        {**base, "prompt_cache_options": cache, "prompt_cache_retention": "24h"},
+        {**base, "model": "refusing", "input": _EVERY_ITEM},
         {**base, "background": True},
+        # Longer than the model can read: it fails where nobody waits.
+        {**base, "background": True, "input": "Say something. " * 2000},
     ]
-    return found + [{**each, "stream": True} for each in found if "background" not in each]
+    server = {"type": "mcp", "server_label": "a", "server_url": f"{stage.elsewhere}/mcp", "require_approval": "never"}
+    for name in TOOLS:
+        wanted = {"type": "mcp", "server_label": "a", "name": name}
+        found.append({**base, "tools": [server], "tool_choice": wanted, "max_tool_calls": 1, "max_output_tokens": 200})
+    found.append({**found[-1], "tools": [{**server, "require_approval": "always"}]})
+    return found + [{**each, "stream": True} for each in found]
 
 
 def _with_its_method(body: dict[str, Any]) -> dict[str, Any]:
@@ -305,10 +381,10 @@ ENDPOINTS: list[Endpoint] = [
         },
         scenes=_response_scenes,
     ),
-    Endpoint("responses.retrieve", "GET", "/v1/responses/{response_id}", responses.Response, scenes=lambda _: [{}]),
+    Endpoint("responses.retrieve", "GET", "/v1/responses/{response_id}", responses.Response, follows="responses.create"),
     Endpoint(
         "responses.input_items.list", "GET", "/v1/responses/{response_id}/input_items", responses.ResponseItemList,
-        (responses.InputItemListParams,), scenes=lambda _: [{}],
+        (responses.InputItemListParams,), follows="responses.create",
     ),
     Endpoint(
         "responses.input_tokens.count", "POST", "/v1/responses/input_tokens", responses.InputTokenCountResponse,
@@ -318,7 +394,7 @@ ENDPOINTS: list[Endpoint] = [
     ),
     Endpoint(
         "conversations.create", "POST", "/v1/conversations", conversations.Conversation,
-        (conversations.ConversationCreateParams,),
+        (conversations.ConversationCreateParams,), scenes=lambda _: [{"items": _EVERY_ITEM}],
     ),
     Endpoint(
         "conversations.update", "POST", "/v1/conversations/{conversation_id}", conversations.Conversation,
@@ -326,17 +402,32 @@ ENDPOINTS: list[Endpoint] = [
     ),
     Endpoint(
         "conversations.items.list", "GET", "/v1/conversations/{conversation_id}/items", conversations.ConversationItemList,
-        (conversations.ItemListParams,), scenes=lambda _: [{}],
+        (conversations.ItemListParams,), follows="conversations.create",
     ),
     Endpoint("models.retrieve", "GET", "/v1/models/{model}", t.Model, scenes=lambda _: [{}]),
-    Endpoint("files.list", "GET", "/v1/files/{file_id}", t.FileObject, scenes=lambda _: [{}]),
+    Endpoint("models.list", "GET", "/v1/models", SyncCursorPage[t.Model], scenes=lambda _: [{}]),
+    Endpoint("files.list", "GET", "/v1/files", SyncCursorPage[t.FileObject], (t.FileListParams,), scenes=lambda _: [{}]),
+    Endpoint("files.retrieve", "GET", "/v1/files/{file_id}", t.FileObject, scenes=lambda _: [{}]),
     Endpoint("uploads.create", "POST", "/v1/uploads", t.Upload, (t.UploadCreateParams,), body=_upload),
     Endpoint("batches.create", "POST", "/v1/batches", t.Batch, (t.BatchCreateParams,), body=_batch),
-    Endpoint("batches.retrieve", "GET", "/v1/batches/{batch_id}", t.Batch, scenes=lambda _: [{}]),
+    Endpoint("batches.list", "GET", "/v1/batches", SyncCursorPage[t.Batch], (t.BatchListParams,), scenes=lambda _: [{}]),
+    Endpoint("batches.retrieve", "GET", "/v1/batches/{batch_id}", t.Batch, follows="batches.create"),
     Endpoint(
         "fine_tuning.jobs.create", "POST", "/v1/fine_tuning/jobs", FineTuningJob, (fine_tuning.JobCreateParams,),
         body=lambda _: {"model": MODEL, "training_file": "file-none"}, ends_at="training_file", agree=_with_its_method,
         scenes=_tuning_scenes,
+    ),
+    Endpoint(
+        "fine_tuning.jobs.list", "GET", "/v1/fine_tuning/jobs", SyncCursorPage[FineTuningJob], (fine_tuning.JobListParams,),
+        scenes=_everything,
+    ),
+    Endpoint(
+        "fine_tuning.jobs.retrieve", "GET", "/v1/fine_tuning/jobs/{fine_tuning_job_id}", FineTuningJob,
+        follows="fine_tuning.jobs.create",
+    ),
+    Endpoint(
+        "fine_tuning.jobs.list_events", "GET", "/v1/fine_tuning/jobs/{fine_tuning_job_id}/events",
+        SyncCursorPage[fine_tuning.FineTuningJobEvent], (fine_tuning.JobListEventsParams,), follows="fine_tuning.jobs.create",
     ),
     Endpoint(
         "fine_tuning.alpha.graders.run", "POST", "/v1/fine_tuning/alpha/graders/run", GraderRunResponse,
@@ -351,18 +442,24 @@ ENDPOINTS: list[Endpoint] = [
     ),
     Endpoint(
         "evals.update", "POST", "/v1/evals/{eval_id}", t.EvalUpdateResponse, (t.EvalUpdateParams,),
-        body=lambda _: {"name": "b"}, scenes=lambda _: [{"name": "c"}],
+        body=lambda _: {"name": "b"}, follows="evals.create",
     ),
+    Endpoint("evals.list", "GET", "/v1/evals", SyncCursorPage[t.EvalListResponse], (t.EvalListParams,), scenes=_everything),
     Endpoint(
         "evals.runs.create", "POST", "/v1/evals/{eval_id}/runs", evals.RunCreateResponse, (run_create_params.RunCreateParams,),
         body=_eval_run, scenes=_eval_run_scenes,
     ),
     Endpoint(
-        "evals.runs.retrieve", "GET", "/v1/evals/{eval_id}/runs/{run_id}", evals.RunRetrieveResponse, scenes=lambda _: [{}]
+        "evals.runs.retrieve", "GET", "/v1/evals/{eval_id}/runs/{run_id}", evals.RunRetrieveResponse,
+        follows="evals.runs.create",
+    ),
+    Endpoint(
+        "evals.runs.output_items.list", "GET", "/v1/evals/{eval_id}/runs/{run_id}/output_items",
+        SyncCursorPage[OutputItemListResponse], (OutputItemListParams,), follows="evals.runs.create",
     ),
     Endpoint(
         "evals.runs.output_items.retrieve", "GET", "/v1/evals/{eval_id}/runs/{run_id}/output_items/{output_item_id}",
-        OutputItemRetrieveResponse, scenes=lambda _: [{}],
+        OutputItemRetrieveResponse, follows="evals.runs.output_items.list",
     ),
 ]  # fmt: skip
 

@@ -28,6 +28,9 @@ CLIENT_GONE = 499
 _UNKNOWN_CONTEXT = 4096
 #: The status recorded when the server was stopped before the answer was complete.
 STOPPING = 503
+#: What engines here count none of: they read and write text, put no price on filling a cache, and run ahead on no prediction.
+_READ: Final = {"audio_tokens": 0, "image_tokens": 0, "cache_write_tokens": 0}
+_WRITTEN: Final = {"audio_tokens": 0, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0}
 
 
 class Recorder(Protocol):
@@ -110,8 +113,12 @@ class Tally:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+            "prompt_tokens_details": {**_READ, "cached_tokens": self.cached_tokens, "text_tokens": self.prompt_tokens},
+            "completion_tokens_details": {
+                **_WRITTEN,
+                "reasoning_tokens": self.reasoning_tokens,
+                "text_tokens": self.completion_tokens,
+            },
         }
         if self.rate is not None:
             found["cost"] = self.cost / 1_000_000

@@ -73,7 +73,9 @@ class ChatMessage(Wire):
 
 class StreamOptions(Wire):
     include_usage: bool | None = None
-    include_obfuscation: bool | None = Field(default=None, description="Taken, and never done.")
+    include_obfuscation: bool | None = Field(
+        default=None, description="Pads the pieces of a chat to equal lengths; only where it is asked for."
+    )
 
 
 class CacheOptions(Wire):
@@ -212,6 +214,7 @@ class ModelObject(BaseModel):
     root: str | None = None
     parent: str | None = None
     max_model_len: int | None = None
+    shutdown_date: str | None = Field(default=None, description="Always null: models stay until somebody takes them away.")
     task: str | None = None
     state: str | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.kernel.gateway.conftest import Stage
+from tests.kernel.gateway.conftest import Stage, chunk, usage
 
 HI: dict[str, Any] = {"role": "user", "content": "Hi"}
 
@@ -113,3 +113,42 @@ async def test_what_would_change_the_answer_or_is_of_the_wrong_kind_is_refused(
     base: dict[str, Any] = {"messages": [HI]} if "chat" in path else {"input": "Hi"}
     status, answer, _ = await stage.post(path, {"model": "tiny", **base, **more})
     assert (status, answer["error"]["param"]) == (400, place), answer
+
+
+async def test_an_answer_says_again_what_it_was_labelled_with_and_which_tier_did_the_work(stage: Stage) -> None:
+    asked = {"model": "tiny", "messages": [HI], "metadata": {"a": "b"}, "service_tier": "priority"}
+    _, answer, _ = await stage.post("/v1/chat/completions", asked)
+    assert (answer["metadata"], answer["service_tier"]) == ({"a": "b"}, "default")
+    assert answer["choices"][0]["message"]["annotations"] == []
+    stream = await stage.client.chat.completions.create(model="tiny", messages=[HI], stream=True, service_tier="flex")  # type: ignore[list-item]
+    assert {each.service_tier async for each in stream} == {"default"}
+    _, plain, _ = await stage.post("/v1/chat/completions", {"model": "tiny", "messages": [HI]})
+    assert not {"metadata", "service_tier"} & set(plain)
+
+
+async def test_the_details_of_what_was_used_add_up(stage: Stage) -> None:
+    _, answer, _ = await stage.post("/v1/chat/completions", {"model": "tiny", "messages": [HI]})
+    used = answer["usage"]
+    read, written = used["prompt_tokens_details"], used["completion_tokens_details"]
+    assert read["text_tokens"] + read["audio_tokens"] + read["image_tokens"] == used["prompt_tokens"]
+    assert written["text_tokens"] + written["audio_tokens"] == used["completion_tokens"]
+    assert written["accepted_prediction_tokens"] == written["rejected_prediction_tokens"] == 0
+
+
+async def test_a_padded_stream_tells_nobody_the_lengths_of_its_pieces(stage: Stage) -> None:
+    stage.replica.answer(chunk("a"), chunk("much more of it"), chunk(finish_reason="stop", usage=usage(1, 2)))
+    options = {"include_obfuscation": True}
+    asked = {"model": "tiny", "messages": [HI], "stream": True}
+    _, raw, _ = await stage.post("/v1/chat/completions", {**asked, "stream_options": options})
+    pieces = [line for line in raw.decode().splitlines() if '"content":' in line and '"obfuscation":' in line]
+    assert len(pieces) >= 2
+    assert len({len(line) for line in pieces}) == 1
+    _, raw, _ = await stage.post("/v1/chat/completions", asked)
+    assert b"obfuscation" not in raw
+
+
+async def test_a_mark_in_a_prediction_is_checked(stage: Stage) -> None:
+    part = {"type": "text", "text": "a", "prompt_cache_breakpoint": {"mode": 1}}
+    asked = {"model": "tiny", "messages": [HI], "prediction": {"type": "content", "content": [part]}}
+    status, answer, _ = await stage.post("/v1/chat/completions", asked)
+    assert (status, answer["error"]["param"]) == (400, "prediction.content.0.prompt_cache_breakpoint.mode"), answer

@@ -322,7 +322,8 @@ async def test_a_failure_in_the_middle_is_the_last_event(stage: Stage) -> None:
     events = events_of(blocks)
     assert events[-1]["type"] == "response.failed"
     failed = events[-1]["response"]
-    assert (failed["status"], failed["error"]) == ("failed", {"code": "server_error", "message": "Out of blocks. Wait."})
+    told = {"code": "server_error", "message": "Out of blocks. Wait.", "type": "server_error", "param": None}
+    assert (failed["status"], failed["error"]) == ("failed", told)
     assert failed["output"][0]["content"][0]["text"] == "Hel"
     assert blocks[-1] == "data: [DONE]"
     [record] = stage.used()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
 
 import orjson
 from pydantic import ValidationError
@@ -15,6 +17,9 @@ from modelworks.kernel.gateway.generation.sampling import refuse_unsupported, sa
 from modelworks.kernel.gateway.generation.tools import tools_of
 from modelworks.kernel.gateway.metering import Tally
 from modelworks.kernel.gateway.schemas import CacheOptions, ChatMessage, ChatRequest
+
+#: Pieces of a padded stream are a multiple of this long.
+_PADDED_BYTES: Final = 64
 
 
 def to_generation(request: ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
@@ -30,6 +35,10 @@ def to_generation(request: ChatRequest, body: dict[str, Any]) -> dict[str, Any]:
             "top_logprobs is given without logprobs.", hint="Set logprobs to true.", param="top_logprobs", code="invalid_value"
         )
     found = sampling(request)
+    expected = None if request.prediction is None else request.prediction.content
+    for number, part in enumerate(expected if isinstance(expected, list) else ()):
+        if part.get("prompt_cache_breakpoint") is not None:
+            checked_mark(part["prompt_cache_breakpoint"], f"prediction.content.{number}.prompt_cache_breakpoint")
     for position, message in enumerate(body["messages"]):
         for name in ("audio", "function_call"):
             if message.get(name):
@@ -116,6 +125,8 @@ class ChatAnswer:
         include_usage: whether a streamed answer ends with a usage chunk.
         tally: of the one prompt.
         may_call: whether tools are on offer.
+        told: what the request has the answer say again.
+        padded: whether the pieces of a stream are made equally long, so that nobody learns the text from their lengths.
     """
 
     def __init__(
@@ -130,8 +141,14 @@ class ChatAnswer:
         include_usage: bool,
         tally: Tally,
         may_call: bool = False,
+        told: Mapping[str, Any] | None = None,
+        padded: bool = False,
     ) -> None:
         self._head = {"id": answer_id, "created": created, "model": model, "system_fingerprint": fingerprint}
+        self._told = told or {}
+        if "service_tier" in self._told:
+            self._head["service_tier"] = self._told["service_tier"]
+        self._padded = padded
         self._n = n
         self._logprobs = logprobs
         self._include_usage = include_usage
@@ -184,6 +201,8 @@ class ChatAnswer:
         }
         if self._include_usage:
             body["usage"] = None
+        if self._padded and delta:
+            body["obfuscation"] = padding(orjson.dumps(delta))
         return b"data: " + orjson.dumps(body) + b"\n\n"
 
     def _delta(self, index: int, piece: dict[str, Any]) -> dict[str, Any]:
@@ -242,12 +261,14 @@ class ChatAnswer:
             }
             for index in range(self._n)
         ]
-        return orjson.dumps({**self._head, "object": "chat.completion", "choices": choices, "usage": self._tally.as_openai()})
+        head = {**self._head, **self._told, "object": "chat.completion"}
+        return orjson.dumps({**head, "choices": choices, "usage": self._tally.as_openai()})
 
     def _message(self, index: int) -> dict[str, Any]:
         """Calls, and thoughts apart from the content, stand only where there are some."""
         text, thoughts, calls = "".join(self._texts[index]), "".join(self._thoughts[index]), self._calls[index]
-        message: dict[str, Any] = {"role": "assistant", "content": None if calls and not text else text, "refusal": None}
+        content = None if calls and not text else text
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
         if thoughts:
             message["reasoning_content"] = thoughts
         if calls:
@@ -256,6 +277,21 @@ class ChatAnswer:
 
     def _require_finished(self) -> None:
         require_finished(self._finish)
+
+
+def told_again(request: ChatRequest) -> dict[str, Any]:
+    """What an answer repeats of its request: labels, and the tier that did the work, which is the only one there is."""
+    found: dict[str, Any] = {}
+    if request.metadata is not None:
+        found["metadata"] = request.metadata
+    if request.service_tier is not None:
+        found["service_tier"] = "default"
+    return found
+
+
+def padding(piece: bytes) -> str:
+    """Random letters that, put beside a piece, make it as long as every other piece but the longest ones."""
+    return secrets.token_urlsafe(_PADDED_BYTES)[: _PADDED_BYTES - len(piece) % _PADDED_BYTES]
 
 
 def require_finished(finish: list[str | None]) -> None:

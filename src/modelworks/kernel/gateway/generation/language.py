@@ -85,6 +85,8 @@ class ChatCall:
             include_usage=wants_usage(self._body),
             tally=self._meter.tallies[0],
             may_call="tools" in self._generation,
+            told=chat.told_again(request),
+            padded=bool(request.stream_options and request.stream_options.include_obfuscation),
         )
 
     async def whole(self) -> bytes:

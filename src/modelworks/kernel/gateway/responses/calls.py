@@ -313,6 +313,8 @@ def head(asked: ResponseCreate, *, response_id: str, created_at: int) -> dict[st
     text = {"format": {"type": "text"}}
     if asked.text is not None:
         text |= asked.text.model_dump(exclude_none=True)
+    reasoning = {} if asked.reasoning is None else asked.reasoning.model_dump(exclude_none=True)
+    options = asked.prompt_cache_options
     return {
         "id": response_id,
         "object": "response",
@@ -333,13 +335,14 @@ def head(asked: ResponseCreate, *, response_id: str, created_at: int) -> dict[st
         "parallel_tool_calls": asked.parallel_tool_calls is not False,
         "presence_penalty": 0.0,
         "previous_response_id": asked.previous_response_id,
+        "prompt_cache_diagnostics": _diagnostics(asked),
         "prompt_cache_key": asked.prompt_cache_key,
-        "reasoning": {
-            "effort": None if asked.reasoning is None else asked.reasoning.effort,
-            "summary": None if asked.reasoning is None else asked.reasoning.summary,
-        },
+        "prompt_cache_options": None if options is None else options.model_dump(exclude_none=True),
+        "prompt_cache_retention": asked.prompt_cache_retention,
+        "reasoning": {"effort": None, "summary": None, **reasoning},
         "safety_identifier": asked.safety_identifier,
-        "service_tier": asked.service_tier or "default",
+        # There is one tier, and it does the work whichever was asked for.
+        "service_tier": "default",
         "store": asked.store is not False,
         "temperature": 1.0 if asked.temperature is None else asked.temperature,
         "text": text,
@@ -351,6 +354,12 @@ def head(asked: ResponseCreate, *, response_id: str, created_at: int) -> dict[st
         "usage": None,
         "user": asked.user,
     }
+
+
+def _diagnostics(asked: ResponseCreate) -> dict[str, str] | None:
+    """What is known of the cache in comparison with another response: nothing is written down of it."""
+    options = asked.prompt_cache_options
+    return None if options is None or options.comparison_response_id is None else {"type": "unavailable"}
 
 
 def _shown(tool: dict[str, Any]) -> dict[str, Any]:

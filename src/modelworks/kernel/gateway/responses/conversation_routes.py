@@ -16,7 +16,7 @@ from modelworks.contract.errors import UnsupportedParameter
 from modelworks.kernel.gateway.files.routes import answer, parse, query_of
 from modelworks.kernel.gateway.responses.conversations import ConversationService
 from modelworks.kernel.gateway.responses.items import Item, checked, references
-from modelworks.kernel.gateway.responses.routes import ItemQuery
+from modelworks.kernel.gateway.responses.routes import ItemQuery, page_of_items
 from modelworks.kernel.gateway.responses.wire import ConversationCreate, ConversationUpdate, ItemsCreate
 from modelworks.kernel.gateway.routes import PlainRoute, described, in_path
 from modelworks.kernel.gateway.schemas import inline_schema
@@ -117,8 +117,8 @@ def _items(found: APIRouter, door: _Door) -> None:
 
     @found.get(_ITEMS, summary="List the items of a conversation", openapi_extra=_in_path("conversation_id", query=ItemQuery))
     async def list_items(request: Request) -> Response:
-        asked = parse(ItemQuery, dict(request.query_params))
-        return await door.look(request, lambda *who, **page: conversations.list(*who, **page).wire(), **asked.model_dump())
+        page = page_of_items(request)
+        return await door.look(request, lambda *who, **page: conversations.list(*who, **page).wire(), **page)
 
     @found.get(_ITEM, summary="One item of a conversation", openapi_extra=_in_path("conversation_id", "item_id"))
     async def retrieve_item(request: Request) -> Response:

@@ -371,7 +371,11 @@ def as_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     """A chat's usage in a response's words."""
     return {
         "input_tokens": usage["prompt_tokens"],
-        "input_tokens_details": {"cached_tokens": usage["prompt_tokens_details"]["cached_tokens"], "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
+            "cache_write_tokens": 0,
+            "cache_write_tokens_details": {"ttl_12h_tokens": 0, "ttl_30m_tokens": 0},
+        },
         "output_tokens": usage["completion_tokens"],
         "output_tokens_details": {"reasoning_tokens": usage["completion_tokens_details"]["reasoning_tokens"]},
         "total_tokens": usage["total_tokens"],
@@ -385,7 +389,8 @@ def as_error(error: ModelworksError) -> dict[str, Any]:
         code = "rate_limit_exceeded"
     elif isinstance(error, InvalidRequest):
         code = "invalid_prompt"
-    return {"code": code, "message": error.message if error.hint is None else f"{error.message} {error.hint}"}
+    message = error.message if error.hint is None else f"{error.message} {error.hint}"
+    return {"code": code, "message": message, "type": error.type, "param": error.param}
 
 
 def wire(events: list[Event]) -> bytes:

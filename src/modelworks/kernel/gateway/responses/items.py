@@ -11,6 +11,7 @@ import orjson
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
 from modelworks.kernel.base.ids import Prefix, new_id
+from modelworks.kernel.gateway.responses.item_forms import check_fields, check_kind
 
 Item = dict[str, Any]
 
@@ -30,6 +31,8 @@ PREFIXES: Final[dict[str, Prefix]] = {
 REFERENCE: Final = "item_reference"
 _ID: Final = re.compile(r"[\w.:-]{1,64}")
 _OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
+_CALLS: Final = ("function_call", "custom_tool_call")
+_OF_CALLS: Final = ("async", "caller", "name", "namespace")
 #: The texts that an item must have, by type.
 _NEEDED: Final[dict[str, tuple[str, ...]]] = {
     "function_call": ("call_id", "name", "arguments"),
@@ -58,39 +61,6 @@ def function_name(label: str, tool: str) -> str:
     return f"{plain[:55]}_{sha256(f'{label}/{tool}'.encode()).hexdigest()[:8]}"
 
 
-#: Optional fields of items and of their parts, and what each is in JSON.
-_KINDS: Final[dict[str, tuple[type, str]]] = {
-    "id": (str, "a text"),
-    "status": (str, "a text"),
-    "phase": (str, "a text"),
-    "namespace": (str, "a text"),
-    "detail": (str, "a text"),
-    "name": (str, "a text"),
-    "async": (bool, "true or false"),
-    "caller": (dict, "an object"),
-    "prompt_cache_breakpoint": (dict, "an object"),
-    "annotations": (list, "a list"),
-    "logprobs": (list, "a list"),
-}
-
-
-def _typed(thing: Item, place: str) -> None:
-    for name, (kind, said) in _KINDS.items():
-        value = thing.get(name)
-        if value is not None and not isinstance(value, kind):
-            raise InvalidRequest(f"{place}.{name}: must be {said}.", param=f"{place}.{name}", code="invalid_type")
-    for name in ("caller", "prompt_cache_breakpoint"):
-        for key, value in (thing.get(name) or {}).items():
-            if not isinstance(value, str):
-                where = f"{place}.{name}.{key}"
-                raise InvalidRequest(f"{where}: must be a text.", param=where, code="invalid_type")
-    for name in ("annotations", "logprobs"):
-        for number, each in enumerate(thing.get(name) or ()):
-            if not isinstance(each, dict):
-                where = f"{place}.{name}.{number}"
-                raise InvalidRequest(f"{where}: must be an object.", param=where, code="invalid_type")
-
-
 def checked(value: str | Sequence[Item] | None, place: str = "input") -> list[Item]:
     """Items as they are kept: each with an id, a type, a status, and content in parts.
 
@@ -113,7 +83,7 @@ def _item(item: Item, place: str) -> Item:
         if not isinstance(item.get("id"), str):
             raise _missing(place, "id")
         return {"type": REFERENCE, "id": item["id"]}
-    _typed(item, place)
+    check_fields(item, place)
     if kind == "message":
         return _message(item, place)
     if not isinstance(kind, str) or kind not in PREFIXES:
@@ -125,8 +95,11 @@ def _item(item: Item, place: str) -> Item:
     for name in _NEEDED.get(kind, ()):
         if not isinstance(item.get(name), str):
             raise _missing(place, name)
-    found: Item = {"id": _id_of(item, kind), "type": kind}
+    check_kind(item, kind, place)
+    found: Item = {"id": _id_of(item, kind), "type": kind} | _echoed(item, kind)
     if kind == "reasoning":
+        if item.get("encrypted_content") is not None:
+            found["encrypted_content"] = item["encrypted_content"]
         found["summary"] = _thoughts(item.get("summary"), "summary_text", f"{place}.summary")
         found["content"] = _thoughts(item.get("content"), "reasoning_text", f"{place}.content")
     elif kind in _OUTPUTS:
@@ -159,7 +132,13 @@ def _message(item: Item, place: str) -> Item:
         "status": "completed",
         "role": role,
         "content": _parts(content, role, f"{place}.content"),
-    }
+    } | _echoed(item, "message")
+
+
+def _echoed(item: Item, kind: str) -> Item:
+    """What says something to the caller alone: it is kept, and shown again."""
+    names = ("phase",) if kind == "message" else _OF_CALLS if kind in (*_OUTPUTS, *_CALLS) else ()
+    return {name: item[name] for name in names if item.get(name) is not None}
 
 
 def _parts(parts: Any, role: str, place: str) -> list[Item]:
@@ -170,15 +149,22 @@ def _parts(parts: Any, role: str, place: str) -> list[Item]:
 
 def _part(part: Item, role: str, place: str) -> Item:
     kind = part.get("type")
-    _typed(part, place)
+    check_fields(part, place)
     if kind in ("input_text", "output_text", "text") and isinstance(part.get("text"), str):
         if role != "assistant":
-            return {"type": "input_text", "text": part["text"]}
-        return {"type": "output_text", "text": part["text"], "annotations": part.get("annotations") or []}
+            return {"type": "input_text", "text": part["text"]} | _marked(part)
+        entries = {"logprobs": part["logprobs"]} if part.get("logprobs") else {}
+        return {"type": "output_text", "text": part["text"], "annotations": part.get("annotations") or []} | entries
     if kind == "refusal" and isinstance(part.get("refusal"), str):
         return {"type": "refusal", "refusal": part["refusal"]}
     if kind == "input_image" and isinstance(part.get("image_url"), str):
-        return {"type": "input_image", "image_url": part["image_url"], "detail": part.get("detail") or "auto"}
+        return {"type": "input_image", "image_url": part["image_url"], "detail": part.get("detail") or "auto"} | _marked(part)
+    if kind == "input_image" and part.get("file_id") is not None:
+        raise UnsupportedParameter(
+            f"{place}.file_id: images that were uploaded are not supported.",
+            hint="Send the image itself: its address, or a data URL, in image_url.",
+            param=f"{place}.file_id",
+        )
     if kind in ("input_text", "output_text", "text", "refusal"):
         raise _missing(place, "refusal" if kind == "refusal" else "text")
     raise UnsupportedParameter(
@@ -186,9 +172,19 @@ def _part(part: Item, role: str, place: str) -> Item:
     )
 
 
+def _marked(part: Item) -> Item:
+    """Where the caller would have the prompt cached."""
+    mark = part.get("prompt_cache_breakpoint")
+    return {} if mark is None else {"prompt_cache_breakpoint": mark}
+
+
 def _thoughts(parts: Any, kind: str, place: str) -> list[Item]:
     if parts is None:
         return []
+    for number, part in enumerate(parts if isinstance(parts, list) else ()):
+        if isinstance(part, dict) and part.get("type", kind) != kind:
+            where = f"{place}.{number}.type"
+            raise InvalidRequest(f"{where}: must be {kind}.", param=where, code="invalid_value")
     if not isinstance(parts, list) or not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
         raise InvalidRequest(f"{place}: must be a list of parts with a text.", param=place, code="invalid_type")
     return [{"type": kind, "text": part["text"]} for part in parts]

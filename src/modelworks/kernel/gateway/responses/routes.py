@@ -19,7 +19,7 @@ from modelworks.kernel.gateway.responses.calls import Reading, ResponseCall
 from modelworks.kernel.gateway.responses.events import wire
 from modelworks.kernel.gateway.responses.service import ResponseService
 from modelworks.kernel.gateway.responses.steps import ResponseSteps, Tape
-from modelworks.kernel.gateway.responses.wire import InputTokensCount, ResponseCreate, refuse_unsupported
+from modelworks.kernel.gateway.responses.wire import Includable, InputTokensCount, ResponseCreate, refuse_unsupported
 from modelworks.kernel.gateway.routes import EVENTS, PlainRoute, described, in_path
 from modelworks.kernel.gateway.schemas import inline_schema
 from modelworks.kernel.gateway.service import GatewayService
@@ -35,6 +35,7 @@ class ItemQuery(BaseModel):
     after: str | None = None
     limit: int = Field(default=20, ge=1, le=100)
     order: Literal["asc", "desc"] = "desc"
+    include: list[Includable] | None = Field(default=None, description="Items show what they hold with and without.")
 
 
 class ResponseQuery(BaseModel):
@@ -42,6 +43,16 @@ class ResponseQuery(BaseModel):
 
     stream: bool = Field(default=False, description="Its events, where it was made with background and stream.")
     starting_after: int = Field(default=-1, ge=-1, lt=1 << 63, description="Only events with a greater number.")
+
+
+def page_of_items(request: Request) -> dict[str, Any]:
+    """Which items a query asks for; raises InvalidRequest."""
+    query = request.query_params
+    given: dict[str, Any] = {name: value for name, value in query.items() if name not in ("include", "include[]")}
+    # Clients write lists in either way.
+    if included := [*query.getlist("include"), *query.getlist("include[]")]:
+        given["include"] = included
+    return parse(ItemQuery, given).model_dump(exclude={"include"})
 
 
 def router(gateway: GatewayService, responses: ResponseService, steps: ResponseSteps) -> APIRouter:
@@ -95,6 +106,7 @@ def _asking(found: APIRouter, gateway: GatewayService, responses: ResponseServic
     )
     async def count_input_tokens(request: Request) -> Response:
         async with gateway.question(request, _RESPONSES + "/input_tokens") as (principal, meter, body):
+            refuse_unsupported(body)
             reading = Reading(responses, principal, parse(InputTokensCount, body))
 
         async def counted() -> bytes:
@@ -154,5 +166,5 @@ def _kept(found: APIRouter, gateway: GatewayService, responses: ResponseService,
         openapi_extra={"parameters": in_path("response_id")["parameters"] + query_of(ItemQuery)["parameters"]},
     )
     async def list_input_items(request: Request) -> Response:
-        asked = parse(ItemQuery, dict(request.query_params))
-        return await look(request, lambda *who: responses.given(*who, **asked.model_dump()).wire())
+        asked = page_of_items(request)
+        return await look(request, lambda *who: responses.given(*who, **asked).wire())

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
+from modelworks.kernel.gateway.responses.item_forms import check_remote_choice, check_tool
 from modelworks.kernel.gateway.schemas import CacheOptions, Metadata, StreamOptions, Wire
 
 #: What `include` may name. Only the log-probabilities occur here; the others are about tools that cannot have been asked for.
@@ -30,6 +31,7 @@ _REFUSED: Final = {
     "context_management": "Leave it out: nothing is compacted. With truncation 'auto' the oldest turns are left out.",
     "image": "Leave it out: images are handed on as they are.",
     "moderation": "Leave it out.",
+    "personality": "Say in instructions how the model shall speak.",
     "prompt": "Send the text itself in instructions and input: prompts are not kept on the server.",
 }
 _TOOLS_HINT: Final = "There are function and custom, which your own program calls, and mcp, which the server calls."
@@ -187,7 +189,9 @@ def chat_fields(asked: _Context) -> dict[str, Any]:
     own = [_tool(tool, f"tools.{number}") for number, tool in enumerate(asked.tools or ()) if tool.get("type") != "mcp"]
     if own:
         found["tools"] = own
-    if asked.tool_choice is not None and not is_remote(asked.tool_choice):
+    if is_remote(asked.tool_choice):
+        check_remote_choice(asked.tool_choice)
+    elif asked.tool_choice is not None:
         found["tool_choice"] = _choice(asked.tool_choice)
     if asked.tools and asked.parallel_tool_calls is not None:
         found["parallel_tool_calls"] = asked.parallel_tool_calls
@@ -242,6 +246,7 @@ def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
     kind = tool.get("type")
     if kind not in ("function", "custom"):
         raise UnsupportedParameter(f"{place}: tools of the type {kind!r} are not supported.", hint=_TOOLS_HINT, param=place)
+    check_tool(tool, place)
     name = tool.get("name")
     if not isinstance(name, str) or not name:
         raise InvalidRequest(f"{place}.name: a tool needs a name.", param=f"{place}.name", code="missing_required_parameter")
@@ -259,6 +264,9 @@ def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
             function["strict"] = tool["strict"]
     else:
         form = tool.get("format")
+        if isinstance(form, dict) and form.get("type", "text") not in ("text", "grammar"):
+            where = f"{place}.format.type"
+            raise InvalidRequest(f"{where}: must be text.", param=where, code="invalid_value")
         if form is not None and not (isinstance(form, dict) and form.get("type", "text") == "text"):
             raise UnsupportedParameter(
                 f"{place}.format: a custom tool with a grammar is not supported.",
