@@ -36,6 +36,7 @@ NOT_OFFERED = {
     "program", "steer",
 }  # fmt: skip
 _EXPLAINED = "an error is null in the answer that creates a thing; the endpoint that retrieves it is asked, too"
+_NO_PAST = "requests of the past are not kept to be chosen from: the type is refused by name"
 _STORED_PROMPT = "a list where a stored prompt was asked for, and the parameter prompt is refused by name"
 #: Places of answers that nothing which can be asked for would fill: pattern of endpoints, pattern of places, why.
 BEYOND: Final[tuple[tuple[str, str, str], ...]] = (
@@ -54,7 +55,13 @@ BEYOND: Final[tuple[tuple[str, str, str], ...]] = (
         r"output\[\]\((function|custom)_(tool_)?call_output\)",
         "outputs are the caller's, of items it sends",
     ),
-    ("responses.(create|retrieve)$", r"error\.", _EXPLAINED),
+    ("responses.create", r"error\.", _EXPLAINED),
+    ("uploads.create", r"file\.", "a file is there when the upload is complete: uploads.complete is asked, too"),
+    ("(batches|fine_tuning.jobs|evals.runs).create", r"(error|errors|per_model_usage(\[\])?)\.", _EXPLAINED),
+    ("fine_tuning.jobs", r"integrations\[\]", "nothing is sent to others: the parameter is refused by name"),
+    ("evals", r"data_source_config\((logs|stored_completions)\)", _NO_PAST),
+    ("evals.runs", r"source\((responses|stored_completions)\)", _NO_PAST),
+    ("evals|fine_tuning", r"input_image", "models here judge text: images are refused by their type"),
 )
 IMAGE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
@@ -97,6 +104,12 @@ class Stage:
     def items_file(self) -> str:
         files = {"file": ("items.jsonl", b'{"item": {"a": true}}\n'), "purpose": (None, "evals")}
         return str(self.http.post(f"{self.url}/v1/files", files=files, timeout=60).json()["id"])
+
+    @cached_property
+    def part(self) -> str:
+        """The one part of the upload."""
+        where = f"{self.url}/v1/uploads/{self.id('upload_id')}/parts"
+        return str(self.http.post(where, files={"data": b"abcd"}, timeout=60).json()["id"])
 
     @cached_property
     def training_file(self) -> str:
@@ -409,6 +422,10 @@ ENDPOINTS: list[Endpoint] = [
     Endpoint("files.list", "GET", "/v1/files", SyncCursorPage[t.FileObject], (t.FileListParams,), scenes=lambda _: [{}]),
     Endpoint("files.retrieve", "GET", "/v1/files/{file_id}", t.FileObject, scenes=lambda _: [{}]),
     Endpoint("uploads.create", "POST", "/v1/uploads", t.Upload, (t.UploadCreateParams,), body=_upload),
+    Endpoint(
+        "uploads.complete", "POST", "/v1/uploads/{upload_id}/complete", t.Upload,
+        scenes=lambda stage: [{"part_ids": [stage.part]}],
+    ),
     Endpoint("batches.create", "POST", "/v1/batches", t.Batch, (t.BatchCreateParams,), body=_batch),
     Endpoint("batches.list", "GET", "/v1/batches", SyncCursorPage[t.Batch], (t.BatchListParams,), scenes=lambda _: [{}]),
     Endpoint("batches.retrieve", "GET", "/v1/batches/{batch_id}", t.Batch, follows="batches.create"),

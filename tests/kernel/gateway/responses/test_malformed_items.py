@@ -125,3 +125,11 @@ async def test_a_page_of_items_names_only_what_can_be_included(stage: Stage) -> 
         f"{stage.url}/v1/conversations/{made.id}/items?include=none", headers={"authorization": f"Bearer {stage.secret}"}
     ) as answer:
         assert (answer.status, (await answer.json())["error"]["param"]) == (400, "include.0")
+
+
+async def test_what_a_model_cannot_read_of_an_output_is_named_as_the_output(stage: Stage) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "act", "arguments": "{}"}
+    image = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+    given = [call, {"type": "function_call_output", "call_id": "c", "output": [image]}]
+    status, answer, _ = await stage.post("/v1/responses", {"model": "tiny", "input": given})
+    assert (status, answer["error"]["param"]) == (400, "input.1.output.0"), answer

@@ -23,6 +23,8 @@ Chunk = dict[str, Any]
 _DATA: Final = b"data:"
 _DONE: Final = b"[DONE]"
 _TOOLS: Final = "tools."
+#: Ends the place of a tool's turn whose caller wrote it as the output of a call.
+OUTPUT: Final = ".output"
 
 
 class _Reader:
@@ -133,6 +135,9 @@ def _renamed(param: str, places: Sequence[str], names: Mapping[str, str]) -> str
         number, _, rest = param.removeprefix("messages.").partition(".")
         if number.isdecimal() and int(number) < len(places):
             place = places[int(number)]
+            if place.endswith(OUTPUT):
+                # What a chat calls the content of a tool's turn.
+                rest = rest.removeprefix("content").removeprefix(".")
             return f"{place}.{rest}" if rest and place.count(".") else place
     if param.startswith(_TOOLS):
         number, _, rest = param.removeprefix(_TOOLS).partition(".")

@@ -105,7 +105,7 @@ class _RemoteError(Wire):
     type: Literal["mcp_protocol_error", "mcp_tool_execution_error", "http_error"]
     code: int | None = None
     message: str | None = None
-    content: list[Any] | None = None
+    content: Any = None
 
 
 class _Approval(Wire):

@@ -11,6 +11,7 @@ import orjson
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
 from modelworks.kernel.base.ids import Prefix, new_id
+from modelworks.kernel.gateway.generation.chat_reading import OUTPUT
 from modelworks.kernel.gateway.responses.item_forms import check_fields, check_kind
 
 Item = dict[str, Any]
@@ -157,14 +158,14 @@ def _part(part: Item, role: str, place: str) -> Item:
         return {"type": "output_text", "text": part["text"], "annotations": part.get("annotations") or []} | entries
     if kind == "refusal" and isinstance(part.get("refusal"), str):
         return {"type": "refusal", "refusal": part["refusal"]}
-    if kind == "input_image" and isinstance(part.get("image_url"), str):
-        return {"type": "input_image", "image_url": part["image_url"], "detail": part.get("detail") or "auto"} | _marked(part)
     if kind == "input_image" and part.get("file_id") is not None:
         raise UnsupportedParameter(
             f"{place}.file_id: images that were uploaded are not supported.",
             hint="Send the image itself: its address, or a data URL, in image_url.",
             param=f"{place}.file_id",
         )
+    if kind == "input_image" and isinstance(part.get("image_url"), str):
+        return {"type": "input_image", "image_url": part["image_url"], "detail": part.get("detail") or "auto"} | _marked(part)
     if kind in ("input_text", "output_text", "text", "refusal"):
         raise _missing(place, "refusal" if kind == "refusal" else "text")
     raise UnsupportedParameter(
@@ -230,7 +231,10 @@ def as_turns(items: Sequence[Item], places: Sequence[str]) -> tuple[list[dict[st
             thoughts.extend(part["text"] for part in item.get("content") or item.get("summary") or ())
         elif kind in _OUTPUTS:
             output = item["output"] if isinstance(item["output"], str) else _content(item["output"])
-            add({"role": "tool", "tool_call_id": item["call_id"], "content": output}, place)
+            add(
+                {"role": "tool", "tool_call_id": item["call_id"], "content": output},
+                f"{place}{OUTPUT}" if "." in place else place,
+            )
         elif kind == "message":
             turn: dict[str, Any] = {"role": item["role"], "content": _content(item["content"])}
             if item["role"] == "assistant" and thoughts:

@@ -78,6 +78,8 @@ def _remote(tool: Mapping[str, Any], place: str) -> Remote:
     label, url = tool.get("server_label"), tool.get("server_url")
     if not isinstance(label, str) or not LABEL.fullmatch(label):
         raise wrong(f"{place}.server_label", "must be a name of letters, digits, _ and -, beginning with a letter")
+    if not isinstance(tool.get("server_description") or "", str):
+        raise wrong(f"{place}.server_description", "must be a text")
     allowed = choice(tool.get("allowed_tools"), f"{place}.allowed_tools")
     if url is None:
         return _named(tool, place, label, allowed)
