@@ -55,6 +55,7 @@ from modelworks.kernel.base.settings import Settings, load_settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
 from modelworks.kernel.dataspace import DataspaceService
+from modelworks.kernel.dataspace import routes as dataspace_routes
 from modelworks.kernel.gateway import (
     BatchService,
     BatchSteps,
@@ -450,6 +451,7 @@ def create_app(platform: Platform) -> FastAPI:
     )
     app.include_router(catalog_routes.router(platform.catalog, platform.db, principal))
     app.include_router(jobs_routes.router(platform.jobs, principal))
+    app.include_router(dataspace_routes.router(platform.spaces, platform.blobs, platform.files.stored, principal))
     app.include_router(serving_routes.router(platform.serving, platform.db, platform.blobs, principal))
     return app
 

@@ -153,3 +153,51 @@ def test_every_change_is_in_the_audit_chain_which_verifies_without_the_server(re
         done = real("audit", "verify", str(copy), "--head", noted)
         assert done.code == 1
         assert f"breaks at entry {place}:" in done.err
+
+
+def test_a_data_space_from_a_folder_to_its_end(real: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "handbook"
+    (folder / "drafts").mkdir(parents=True)
+    (folder / "holidays.md").write_text("# Holidays\n\nThirty days a year.")
+    (folder / "travel.md").write_text("# Travel\n\nBy train.")
+    (folder / "drafts" / "secret.md").write_text("not yet")
+    (folder / ".hidden").write_text("x")
+    (folder / ".modelworksignore").write_text("# later\ndrafts/\n")
+    assert real("space", "create", "handbook", "-s", "parsing.passage_chars=800", "-o", "name").out == "handbook\n"
+    again = real("space", "create", "handbook", "-o", "json")
+    assert (again.code, "space_exists" in again.err) == (1, True)
+
+    planned = real("space", "add", "handbook", str(folder), "--dry-run", "-o", "json").json
+    assert [(each["key"], each["change"]) for each in planned] == [("holidays.md", "added"), ("travel.md", "added")]
+    assert real("space", "documents", "handbook", "-o", "json").json == []
+    done = real("space", "add", "handbook", str(folder), "-a", "year=2024", "--owner", "hr")
+    assert (done.code, "2 of 2 files are new or changed." in done.err) == (0, True)
+    (folder / "travel.md").write_text("# Travel\n\nBy bus.")
+    (folder / "holidays.md").rename(folder / "free days.md")
+    monkeypatch.setenv("MODELWORKS_LANG", "zh")
+    changed = real("space", "add", "handbook", str(folder), "--prune")
+    assert "3 个文件" not in changed.err
+    assert "2 个文件中有 2 个是新增或已更改的。" in changed.err
+    monkeypatch.delenv("MODELWORKS_LANG")
+    found = {each["name"]: each for each in real("space", "documents", "handbook", "-o", "json").json}
+    assert {name: (each["version"], each["attributes"], each["owner"]) for name, each in found.items()} == {
+        "travel.md": (2, {"year": 2024}, "hr"),
+        "free days.md": (1, {}, None),
+    }
+
+    status = real("space", "status", "handbook", "-o", "json").json
+    assert (sum(status["documents"].values()), status["settings"]["parsing"]) == (2, {"passage_chars": 800})
+    assert status["events"][0]["message"] == "The space was made."
+    assert real("space", "remove", "handbook", "travel.md", "-y", "-o", "json").json[0]["state"] == "removed"
+    assert real("space", "remove", "handbook", "travel.md", "-y").code == 1
+    assert real("space", "rm", "handbook", "-y").code == 0
+    assert real("space", "ls", "-o", "json").json == []
+
+
+def test_two_files_are_never_one_document(real: Cli, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.md").write_text(folder)
+    real("space", "create", "twins")
+    done = real("space", "add", "twins", str(tmp_path / "one"), str(tmp_path / "two"))
+    assert (done.code, "would be the same document 'a.md'" in done.err) == (1, True)

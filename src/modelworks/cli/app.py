@@ -43,6 +43,7 @@ from modelworks.cli import (
     sbom,
     secret,
     server,
+    space,
     usage,
 )
 from modelworks.cli import key as keys
@@ -90,6 +91,7 @@ for _module in (
     sbom,
     model,
     data,
+    space,
     run,
     reproduction,
     conversion,

@@ -13,6 +13,7 @@ from modelworks.client.adapters import AsyncAdapters
 from modelworks.client.evaluations import AsyncEvals, AsyncEvaluations
 from modelworks.client.governance import AsyncAudit, AsyncKeys, AsyncMembers, AsyncSecrets, Audit, Keys, Members, Secrets
 from modelworks.client.retrieval import AsyncRetrieval
+from modelworks.client.spaces import AsyncSpaces, Spaces
 from modelworks.client.tool_servers import AsyncMcpServers, McpServers
 from modelworks.client.transport import (
     AsyncGroup,
@@ -398,6 +399,7 @@ class AsyncModelworks:
         self.members = AsyncMembers(self.transport)
         self.secrets = AsyncSecrets(self.transport)
         self.mcp_servers = AsyncMcpServers(self.transport)
+        self.spaces = AsyncSpaces(self.transport)
         self.audit = AsyncAudit(self.transport)
         self.usage = AsyncUsage(self.transport)
         self.accounts = AsyncAccounts(self.transport)
@@ -542,6 +544,7 @@ class Modelworks:
         self.members = Members(core.members, loop)
         self.secrets = Secrets(core.secrets, loop)
         self.mcp_servers = McpServers(core.mcp_servers, loop)
+        self.spaces = Spaces(core.spaces, loop)
         self.audit = Audit(core.audit, loop)
         self.usage = Usage(core.usage, loop)
         self.accounts = Accounts(core.accounts, loop)

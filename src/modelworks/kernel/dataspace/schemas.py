@@ -242,6 +242,13 @@ class DocumentChange(BaseModel):
     document: SpaceDocument
 
 
+class DocumentDigests(BaseModel):
+    """What a client need not send again: digests by key."""
+
+    object: Literal["space.digests"] = "space.digests"
+    digests: dict[str, str]
+
+
 class Source(BaseModel):
     """Where documents of a space come from by themselves."""
 
@@ -274,6 +281,15 @@ class SpaceEvent(BaseModel):
     level: Literal["info", "warn", "error"]
     message: str
     data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """Bytes that are stored already, and what they are called."""
+
+    name: str
+    digest: str
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

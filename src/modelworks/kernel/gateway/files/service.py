@@ -19,6 +19,7 @@ from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.schemas import Version
+from modelworks.kernel.dataspace.schemas import StoredFile
 from modelworks.kernel.gateway.store import FileRow, UploadPartRow, UploadRow
 from modelworks.kernel.storage import BlobStore
 from modelworks.kernel.storage.schemas import BlobInfo
@@ -110,6 +111,11 @@ class FileService:
                 f"There is no file {file_id[:80]!r}.", hint="GET /v1/files lists the files.", param=param, code="file_not_found"
             )
         return row
+
+    def stored(self, session: Session, project_id: str, file_id: str) -> StoredFile:
+        """What a data space needs of a file; raises as `get`."""
+        row = self.get(session, project_id, file_id)
+        return StoredFile(row.filename, row.digest, row.num_bytes)
 
     def given(
         self,

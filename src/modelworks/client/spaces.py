@@ -1,0 +1,160 @@
+"""The client's methods for data spaces: `client.spaces`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from modelworks.client.transport import AsyncGroup, Page, Record, Shell, given, segment, waits
+
+#: States of a space in which its pipeline has nothing to do.
+_AT_REST = frozenset({"empty", "ready", "failed", "expired"})
+
+
+class AsyncSpaces(AsyncGroup):
+    """Documents that are searched and answered from together. A space is named by its id or its name."""
+
+    async def create(
+        self,
+        name: str | None = None,
+        *,
+        description: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        expires_after_days: int | None = None,
+    ) -> Record:
+        """Make a space; `settings`: language_model, encoder, reranker (deployments), parsing, index …"""
+        body = given(
+            name=name, description=description, metadata=metadata, settings=settings, expires_after_days=expires_after_days
+        )
+        return dict(await self._transport.json("POST", "/api/spaces", json=body))
+
+    async def list(self, *, search: str | None = None, after: str | None = None, limit: int = 100) -> Page:
+        """Newest first, with states and counts."""
+        return await self._transport.page("/api/spaces", **given(search=search, after=after), limit=limit)
+
+    async def get(self, space: str) -> Record:
+        """One space; `build` says how far its pipeline is. Raises NotFound."""
+        return dict(await self._transport.json("GET", _path(space)))
+
+    async def update(self, /, space: str, **fields: Any) -> Record:
+        """Change what is given: name, description, metadata, settings (as a whole), expires_after_days (0: never)."""
+        return dict(await self._transport.json("PATCH", _path(space), json=fields))
+
+    async def remove(self, space: str) -> Record:
+        """Delete a space with everything that was made for it."""
+        return dict(await self._transport.json("DELETE", _path(space)))
+
+    async def build(self, space: str, *, anew: bool = False, dry_run: bool = False) -> Record:
+        """Build now, also what failed before; with `anew` although nothing has changed."""
+        params = given(anew=anew or None, dry_run=dry_run or None)
+        return dict(await self._transport.json("POST", f"{_path(space)}/build", params=params))
+
+    async def builds(self, space: str, *, after: str | None = None, limit: int = 100) -> Page:
+        """Newest first."""
+        return await self._transport.page(f"{_path(space)}/builds", **given(after=after), limit=limit)
+
+    async def events(self, space: str, *, after_seq: int = 0, limit: int = 200) -> Page:
+        """What happened to a space, in order."""
+        return await self._transport.page(f"{_path(space)}/events", after_seq=after_seq, limit=limit)
+
+    async def wait(self, space: str, *, poll_s: float = 0.5, on_change: Callable[[Record], None] | None = None) -> Record:
+        """Wait until the index has followed every change, or a build failed: `state` says which.
+
+        Args:
+            on_change: hears of the space each time that its state, its step or its progress is another.
+        """
+        seen: Any = None
+        while True:
+            found = await self.get(space)
+            build = found["build"] or {}
+            now = (found["state"], build.get("id"), build.get("step"), build.get("progress"))
+            if now != seen and on_change is not None:
+                on_change(found)
+            seen = now
+            if found["state"] in _AT_REST:
+                return found
+            await asyncio.sleep(poll_s)
+
+    async def digests(self, space: str) -> dict[str, str]:
+        """Digest by key of the documents that people put in: what need not be sent again."""
+        answer: Record = await self._transport.json("GET", f"{_path(space)}/digests")
+        return dict(answer["digests"])
+
+    async def put(self, /, space: str, path: Path | str, *, name: str | None = None, **fields: Any) -> Record:
+        """Upload a file as a document: `{"change": "added|updated|unchanged", "document"}`; known bytes are not sent again.
+
+        Args:
+            fields: key, media_type, attributes, licence, owner, access (ids of users and keys), expires_at.
+        """
+        from modelworks.client.modelworks import AsyncBlobs
+
+        path = Path(path)
+        sent = await AsyncBlobs(self._transport).upload(path)
+        return await self.put_stored(space, digest=sent["digest"], name=name or path.name, **fields)
+
+    async def put_stored(self, /, space: str, **fields: Any) -> Record:
+        """Put a document in whose bytes are stored already: by `digest` and `name`, or by `file_id` of /v1/files."""
+        # The same wish twice is the same wish: repeating is safe.
+        return dict(await self._transport.json("POST", f"{_path(space)}/documents", json=given(**fields), retry=True))
+
+    async def documents(
+        self,
+        space: str,
+        *,
+        state: str | None = None,
+        search: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """Newest first, with what became of each."""
+        params = given(state=state, search=search, after=after)
+        return await self._transport.page(f"{_path(space)}/documents", **params, limit=limit)
+
+    async def document(self, space: str, document_id: str) -> Record:
+        """One document; `faults` say why it could not be read."""
+        return dict(await self._transport.json("GET", f"{_path(space)}/documents/{segment(document_id)}"))
+
+    async def update_document(self, /, space: str, document_id: str, **fields: Any) -> Record:
+        """Change what is known of a document: name, attributes, licence, owner, access, expires_at."""
+        path = f"{_path(space)}/documents/{segment(document_id)}"
+        return dict(await self._transport.json("PATCH", path, json=fields))
+
+    async def remove_document(self, space: str, document_id: str) -> Record:
+        """Remove a document; it answers no search from now on."""
+        return dict(await self._transport.json("DELETE", f"{_path(space)}/documents/{segment(document_id)}"))
+
+    async def search(self, space: str, query: str, *, limit: int = 10, filters: Mapping[str, Any] | None = None) -> Page:
+        """Passages that answer a query, best first, in the form of OpenAI's vector stores."""
+        space_id = (await self.get(space))["id"]
+        body = given(query=query, max_num_results=limit, filters=filters)
+        answer: Record = await self._transport.json("POST", f"/v1/vector_stores/{space_id}/search", json=body, retry=True)
+        return Page(data=list(answer["data"]), has_more=bool(answer.get("has_more")))
+
+
+class Spaces(Shell[AsyncSpaces]):
+    """`AsyncSpaces`, waiting."""
+
+    create = waits(AsyncSpaces.create)
+    list = waits(AsyncSpaces.list)
+    get = waits(AsyncSpaces.get)
+    update = waits(AsyncSpaces.update)
+    remove = waits(AsyncSpaces.remove)
+    build = waits(AsyncSpaces.build)
+    builds = waits(AsyncSpaces.builds)
+    events = waits(AsyncSpaces.events)
+    wait = waits(AsyncSpaces.wait)
+    digests = waits(AsyncSpaces.digests)
+    put = waits(AsyncSpaces.put)
+    put_stored = waits(AsyncSpaces.put_stored)
+    documents = waits(AsyncSpaces.documents)
+    document = waits(AsyncSpaces.document)
+    update_document = waits(AsyncSpaces.update_document)
+    remove_document = waits(AsyncSpaces.remove_document)
+    search = waits(AsyncSpaces.search)
+
+
+def _path(space: str) -> str:
+    return f"/api/spaces/{segment(space)}"
