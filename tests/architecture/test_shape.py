@@ -152,6 +152,18 @@ CAPABILITY_MUST = {"__init__.py", "capability.py", "schemas.py", "presets.toml",
 
 #: Further files of a capability: what it alone has.
 SPECIALITIES: dict[str, dict[str, str]] = {
+    "document": {
+        "parsing.py": "the job: what is parsed anew, kept and saved",
+        "pool.py": "parsing processes, watched",
+        "worker.py": "the process in which documents are parsed",
+        "signature.py": "what bytes are, and in which encoding",
+        "archive.py": "zipped documents of strangers",
+        "pages.py": "pages that were read already",
+        "blocks.py": "what readers of formats give",
+        "passages.py": "blocks made passages",
+        "language.py": "scripts, sentences and lengths",
+        "formats/": "one reader for each family of formats",
+    },
     "embedding": {
         "encoder.py": "an encoder from its folder: pooling, rows of tokens, batches",
         "engine.py": "what computes rows, for many callers at a time",

@@ -1,0 +1,25 @@
+"""The declaration of capability `document`."""
+
+from __future__ import annotations
+
+from modelworks.capabilities.document.schemas import ParsingOutput, ParsingRequest
+from modelworks.contract import Capability, Resources, Task
+
+_PACKAGE = "modelworks.capabilities.document"
+
+capability = Capability(
+    name="document",
+    summary="Documents of any form made passages that know their page, their cells or their lines.",
+    package=_PACKAGE,
+    extra="documents",
+    tasks=(
+        Task(
+            name="document-parsing",
+            input=ParsingRequest,
+            output=ParsingOutput,
+            predictor=f"{_PACKAGE}.parsing:parse_documents",
+            mode="job",
+            resources=Resources(cpu=1.0, memory_bytes=1 << 30),
+        ),
+    ),
+)

@@ -1,0 +1,103 @@
+"""PDF by geometry: columns, paragraphs, tables, running heads, and pages that cannot be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.capabilities.document.conftest import line, lines, pdf, read
+
+from modelworks.capabilities.document.blocks import Refused
+
+LEFT = [f"The left column has running text in its line {n}" for n in range(12)]
+RIGHT = [f"and the right column goes on with it in line {n}" for n in range(12)]
+
+
+def test_columns_are_read_one_after_the_other_and_a_title_before_them(tmp_path: Path) -> None:
+    content = line(50, 60, "A title that is set across both of the columns here", size=18)
+    content += lines(50, 100, LEFT) + lines(320, 100, RIGHT)
+    _, blocks = read(tmp_path, "a.pdf", pdf([content]))
+    assert (blocks[0].kind, blocks[0].page) == ("heading", 1)
+    text = " ".join(block.text for block in blocks)
+    assert text.index("left column has running text in its line 11") < text.index("right column goes on with it in line 0")
+
+
+def test_lines_become_paragraphs_items_and_headings(tmp_path: Path) -> None:
+    content = (
+        line(50, 50, "1.2 Pumps", font="F2", size=12)
+        + lines(
+            50,
+            80,
+            ["The pump stands in the hall beside the boiler, where it is inspec-", "ted every day by two people who note it."],
+        )
+        + lines(50, 120, ["A second paragraph begins after some white space and says little.", "It ends."])
+        + line(60, 160, "\x95 first item")
+        + line(60, 172, "\x95 second item")
+    )
+    _, blocks = read(tmp_path, "a.pdf", pdf([content]))
+    assert [block.kind for block in blocks] == ["heading", "text", "text", "list", "list"]
+    assert (
+        blocks[1].text
+        == "The pump stands in the hall beside the boiler, where it is inspected every day by two people who note it."
+    )
+    left, top, right, bottom = blocks[1].box or (0, 0, 0, 0)
+    assert 0.05 < left < 0.1 < right < 0.7
+    assert 0.07 < top < 0.1 < bottom < 0.12
+
+
+def test_aligned_cells_are_a_table_and_signs_join_their_numbers(tmp_path: Path) -> None:
+    content = line(50, 60, "Sales of the year are in the table below, as every year before it.")
+    rows = [("", "2022", "2023"), ("Pumps", "1,200", "1,300"), ("Valves", "80", "95"), ("Total", "1,280", "1,395")]
+    for number, (name, *values) in enumerate(rows):
+        y = 100 + 14 * number
+        content += line(50, y, name) if name else ""
+        for column, value in enumerate(values):
+            content += line(300 + 100 * column, y, value) + (line(270 + 100 * column, y, "$") if number == 1 else "")
+    content += line(50, 200, "What follows is text again, and it is long enough to be a paragraph.")
+    _, blocks = read(tmp_path, "a.pdf", pdf([content]))
+    assert [block.kind for block in blocks] == ["text", "table", "text"]
+    assert blocks[1].table is not None
+    assert blocks[1].table.rows[1:] == [["Pumps", "$1,200", "$1,300"], ["Valves", "80", "95"], ["Total", "1,280", "1,395"]]
+
+
+def test_running_heads_and_page_numbers_are_left_out(tmp_path: Path) -> None:
+    pages = [
+        line(50, 30, "Annual report of the works")
+        + lines(50, 300, [f"Page {n} tells of the year {2000 + n}."])
+        + line(290, 820, str(n))
+        for n in range(1, 5)
+    ]
+    _, blocks = read(tmp_path, "a.pdf", pdf(pages))
+    assert [block.text for block in blocks] == [f"Page {n} tells of the year {2000 + n}." for n in range(1, 5)]
+    assert [block.page for block in blocks] == [1, 2, 3, 4]
+
+
+def test_a_turned_page_is_read_as_it_is_shown(tmp_path: Path) -> None:
+    # A page that is shown turned by 90 degrees; its text is written so that it then runs level.
+    content = (
+        "BT /F1 10 Tf 0 1 -1 0 100 50 Tm (Upper line of the page.) Tj ET\n"
+        "BT /F1 10 Tf 0 1 -1 0 140 50 Tm (Lower line of it.) Tj ET\n"
+    )
+    _, blocks = read(tmp_path, "a.pdf", pdf([content], extra="/Rotate 90"))
+    assert [block.text for block in blocks] == ["Upper line of the page.", "Lower line of it."]
+    assert (blocks[0].box or (0, 1, 0, 0))[1] < 0.2
+
+
+def test_a_scan_without_ocr_and_a_limit_of_pages_are_told(tmp_path: Path) -> None:
+    scan = "q 595 0 0 842 0 0 cm BI /W 1 /H 1 /BPC 8 /CS /G ID \x80 EI Q"
+    content = pdf([line(50, 100, "A page with text."), scan, scan, line(50, 100, "More.")], info="/Title (Plan)")
+    parsed, _ = read(tmp_path, "a.pdf", content, max_pages=3, ocr="never")
+    assert (parsed.title, parsed.num_pages) == ("Plan", 4)
+    assert [(fault.code, fault.page) for fault in parsed.faults] == [("ocr_missing", 2), ("truncated", 4)]
+    assert "Pages 2–3" in parsed.faults[0].message
+
+
+def test_a_password_is_told(tmp_path: Path) -> None:
+    content = pdf([line(50, 100, "Secret.")]).replace(
+        b"/Root 1 0 R",
+        b"/Root 1 0 R /ID [<00><00>] /Encrypt << /Filter /Standard /V 1 /R 2 /P -4 "
+        b"/O <" + b"11" * 32 + b"> /U <" + b"22" * 32 + b"> >>",
+    )
+    with pytest.raises(Refused) as caught:
+        read(tmp_path, "a.pdf", content)
+    assert caught.value.fault.code == "encrypted"
