@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import openpyxl
+
 from modelworks.capabilities.document.blocks import Block, Parsed, Source
 from modelworks.capabilities.document.formats import reader
 from modelworks.capabilities.document.pages import Pages
@@ -163,3 +165,31 @@ def lines(x: float, y: float, texts: Sequence[str], *, size: float = 10, step: f
 def as_json(rows: Sequence[object]) -> str:
     """One line of JSON each."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def xlsx(path: Path, sheets: Mapping[str, Sequence[Sequence[Any]]]) -> bytes:
+    """A workbook with these rows."""
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            sheet.append(list(row))
+    book.save(path)
+    return path.read_bytes()
+
+
+def pptx(path: Path, slides: Sequence[str]) -> bytes:
+    """A presentation whose slides hold these shapes."""
+    space = 'xmlns:a="a" xmlns:p="p" xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"'
+    numbers = range(1, len(slides) + 1)
+    ids = "".join(f'<p:sldId r:id="r{n}"/>' for n in numbers)
+    relations = "".join(f'<Relationship Id="r{n}" Type="t/slide" Target="slides/s{n}.xml"/>' for n in numbers)
+    parts = {
+        "[Content_Types].xml": "<Types/>",
+        "ppt/presentation.xml": f'<p:p {space}><p:sldIdLst>{ids}</p:sldIdLst><p:sldSz cx="1000" cy="500"/></p:p>',
+        "ppt/_rels/presentation.xml.rels": f"<Relationships>{relations}</Relationships>",
+    }
+    for number, shapes in enumerate(slides, 1):
+        parts[f"ppt/slides/s{number}.xml"] = f"<p:sld {space}><p:cSld><p:spTree>{shapes}</p:spTree></p:cSld></p:sld>"
+    return zipped(path, parts)

@@ -24,7 +24,7 @@ from modelworks.contract.run import Run
 #: What may go better the next time: a document with such a fault is not taken over.
 _PASSING = frozenset({"timed_out", "parser_crashed", "out_of_memory", "parser_failed", "missing_extra", "page_simplified"})
 #: Of what this capability needs at all.
-_LIBRARIES = ("lxml", "pypdfium2", "charset_normalizer", "markdown_it")
+_LIBRARIES = ("lxml", "pypdfium2", "charset_normalizer", "markdown_it", "openpyxl")
 _PARTIAL_FOLDER = "partial"
 #: Storing checkpoints takes at most this share of the time.
 _CHECKPOINT_SHARE = 0.1

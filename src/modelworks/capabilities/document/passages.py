@@ -110,6 +110,10 @@ def _sections(blocks: Iterable[Block]) -> Iterator[_Section]:
             continue
         text = clean(block.text).replace("\n", " ")[:_MAX_HEADING_CHARS]
         if not text:
+            # A slide without a title: what follows belongs to nothing before it.
+            yield section
+            path = [(level, title) for level, title in path if level < block.level]
+            section = _Section([title for _, title in path], None)
             continue
         section.has_children = section.own is not None and block.level > section.own.level
         yield section
