@@ -10,9 +10,9 @@ ours has a price, two budgets and three limits that every request must meet, so 
 
     python benchmarks/gateway.py --gateways 1 2
 
-measures instead how many requests a second servers of ours with so many gateway processes answer, as callers see it. That says
-something only where cores are left for callers and upstream, so the same is also told from CPU time: requests per CPU-second
-of the busiest gateway process, which is how many it would answer with a core to itself.
+measures instead how many requests a second servers of ours with so many gateway processes answer, with callers and an upstream
+that take next to nothing (`gateway_load.py`). What callers see says something only where nothing else runs, so the same is told
+without what others took of the cores, and from CPU time alone; see `_round`. `--accounts` goes with it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ import psutil
 from aiohttp import web
 
 NUM_CHUNKS = 64
+LOAD = Path(__file__).with_name("gateway_load.py")
 MASTER_KEY = "sk-benchmark"
 ASKED: dict[str, Any] = {"model": "bench", "messages": [{"role": "user", "content": "Say something short."}], "max_tokens": 64}
 
@@ -259,11 +260,15 @@ async def load(server: Server, body: dict[str, Any], count: int, concurrency: in
         return (server.cpu_s() - before) * 1000 / count
 
 
-def gateway_cpu_s(server: Server) -> list[float]:
-    """CPU seconds of each process of the server that answers requests."""
-    found = [server.process]
-    found += [each for each in server.process.children() if "modelworks.server" in each.cmdline()]
-    return [sum(process.cpu_times()[:2]) for process in found]
+def gateway_processes(server: Server) -> list[psutil.Process]:
+    """Each process of the server that answers requests, the first one first."""
+    return [server.process, *(each for each in server.process.children() if "modelworks.server" in each.cmdline())]
+
+
+def scheduled_s(process: psutil.Process) -> tuple[float, float]:
+    """Seconds that the process's main thread, which holds its loop, has run, and that it was ready and had no core."""
+    ran, waited, _ = Path(f"/proc/{process.pid}/task/{process.pid}/schedstat").read_text().split()
+    return int(ran) / 1e9, int(waited) / 1e9
 
 
 async def until_listening(server: Server, gateways: int) -> None:
@@ -281,50 +286,109 @@ async def until_listening(server: Server, gateways: int) -> None:
         await asyncio.sleep(0.2)
 
 
+def cpu_of(process: psutil.Process) -> float:
+    return float(sum(process.cpu_times()[:2]))
+
+
+def machine_s() -> tuple[float, float]:
+    """Seconds that the machine's cores have been busy, and idle, since it started."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    return sum(times[:8]) - idle, idle
+
+
+async def callers(url: str, key: str, requests: int, connections: int) -> dict[str, float]:
+    """Ask from a process of its own; see `gateway_load.py`."""
+    argv = [str(LOAD), "callers", url.rpartition(":")[2], key, str(requests), str(connections)]
+    asking = await asyncio.create_subprocess_exec(sys.executable, *argv, stdout=asyncio.subprocess.PIPE)
+    answer, _ = await asking.communicate()
+    if asking.returncode != 0:
+        raise SystemExit(f"the callers of {url} ended with {asking.returncode}")
+    return dict(json.loads(answer))
+
+
 async def measure_gateways(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Requests a second, and per CPU-second of the busiest gateway, by the number of gateways: medians over rounds."""
+    """What servers with so many gateway processes answer: medians over rounds, and of the rounds' ratios to the first."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        upstream_port, upstream_log = free_port(), folder / "upstream.log"
-        start([sys.executable, __file__, "--serve-upstream", str(upstream_port)], stack, upstream_log)
+        upstream_port = free_port()
+        upstream_url = f"http://127.0.0.1:{upstream_port}"
+        fake = start([sys.executable, str(LOAD), "upstream", str(upstream_port)], stack, folder / "upstream.log")
+        upstream = psutil.Process(fake.pid)
         await asyncio.sleep(1)
         servers: dict[int, Server] = {}
         for number in arguments.gateways:
-            address = f"http://127.0.0.1:{upstream_port}/v1"
-            servers[number] = await start_ours(f"gateways-{number}", folder, address, stack, gateways=number)
-            await until_listening(servers[number], number)
-            await load(servers[number], ASKED, 4 * arguments.concurrency, arguments.concurrency)
-        per_s: dict[int, list[float]] = {number: [] for number in servers}
-        per_cpu_s: dict[int, list[float]] = {number: [] for number in servers}
+            server = await start_ours(
+                f"gateways-{number}", folder, upstream_url + "/v1", stack, accounts=arguments.accounts, gateways=number
+            )
+            servers[number] = server
+            await until_listening(server, number)
+            await callers(server.url, server.key, 20 * arguments.concurrency, arguments.concurrency)
+        rounds: dict[int, list[dict[str, float]]] = {number: [] for number in servers}
         for turn in range(arguments.rounds):
             for number in [*servers] if turn % 2 == 0 else [*reversed(servers)]:
-                server = servers[number]
-                before, began = gateway_cpu_s(server), time.perf_counter()
-                await load(server, ASKED, arguments.requests, arguments.concurrency)
-                per_s[number].append(arguments.requests / (time.perf_counter() - began))
-                used = [after - then for then, after in zip(before, gateway_cpu_s(server), strict=True)]
-                per_cpu_s[number].append(arguments.requests / max(used))
-                shown = " + ".join(f"{each:.2f}" for each in used)
-                print(f"round {turn + 1}: {number} gateways: {per_s[number][-1]:.0f}/s, {shown} CPU-s", file=sys.stderr)
+                found = await _round(servers[number], upstream, arguments)
+                rounds[number].append(found)
+                shown = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+                print(f"round {turn + 1}: {number} gateways: {shown}", file=sys.stderr)
         first = arguments.gateways[0]
+        alone = {
+            "direct": await callers(upstream_url, "none", 2000, 1),
+            "through": await callers(servers[first].url, servers[first].key, 2000, 1),
+        }
+
+        def ratio(number: int, name: str) -> float:
+            pairs = zip(rounds[first], rounds[number], strict=True)
+            return round(statistics.median(theirs[name] / ours[name] for ours, theirs in pairs), 2)
+
         return {
             "concurrency": arguments.concurrency,
             "rounds": arguments.rounds,
             "requests_per_round": arguments.requests,
+            "accounts": arguments.accounts,
             "cores": os.cpu_count(),
             "load_average": [round(each, 2) for each in os.getloadavg()],
+            "one_caller_p50_ms": {name: round(each["p50_s"] * 1000, 3) for name, each in alone.items()},
             "gateways": {
                 number: {
-                    "requests_per_s": round(statistics.median(per_s[number]), 1),
-                    "requests_per_cpu_s_of_the_busiest": round(statistics.median(per_cpu_s[number]), 1),
-                    "ratio": round(statistics.median(b / a for a, b in zip(per_s[first], per_s[number], strict=True)), 2),
-                    "ratio_of_cpu": round(
-                        statistics.median(b / a for a, b in zip(per_cpu_s[first], per_cpu_s[number], strict=True)), 2
-                    ),
+                    **{name: round(statistics.median(each[name] for each in rounds[number]), 3) for name in rounds[number][0]},
+                    **{f"ratio of {name}": ratio(number, name) for name in ("per_s", "per_s_of_own_cores")},
                 }
                 for number in servers
             },
         }
+
+
+async def _round(server: Server, upstream: psutil.Process, arguments: argparse.Namespace) -> dict[str, float]:
+    """One server under load.
+
+    `per_s`: requests a second as callers saw them. `per_s_of_own_cores`: what that would be, had none of the processes waited
+    for a core: the time in which its loop was ready to run and had none is left out, that in which it waited for anything else
+    (the other gateway, the database, requests) is not (`blocked`). `per_cpu_s_of_the_busiest`: from its CPU time alone.
+    """
+    gateways, fed = gateway_processes(server), cpu_of(upstream)
+    before, (busy, idle) = [(cpu_of(each), *scheduled_s(each)) for each in gateways], machine_s()
+    asked = await callers(server.url, server.key, arguments.requests, arguments.concurrency)
+    after, (now_busy, now_idle) = [(cpu_of(each), *scheduled_s(each)) for each in gateways], machine_s()
+    used, ran, waited = zip(
+        *([b - a for a, b in zip(*pair, strict=True)] for pair in zip(before, after, strict=True)), strict=True
+    )
+    wall_s, fed = asked["wall_s"], cpu_of(upstream) - fed
+    whole_s = (now_busy - busy + now_idle - idle) / (os.cpu_count() or 1)
+    own_s = max(wall_s - statistics.mean(waited), statistics.mean(ran))
+    return {
+        "per_s": arguments.requests / wall_s,
+        "per_s_of_own_cores": arguments.requests / own_s,
+        "per_cpu_s_of_the_busiest": arguments.requests / max(used),
+        "cpu_ms": sum(used) * 1000 / arguments.requests,
+        "share_of_the_busiest": max(used) / sum(used),
+        "blocked": 1 - statistics.mean(ran) / own_s,
+        "cpu_ms_of_callers_and_upstream": (asked["cpu_s"] + fed) * 1000 / arguments.requests,
+        "cores_idle": (now_idle - idle) / whole_s,
+        "cores_taken_by_others": (now_busy - busy - sum(used) - asked["cpu_s"] - fed) / whole_s,
+        "p50_ms": asked["p50_s"] * 1000,
+        "p99_ms": asked["p99_s"] * 1000,
+    }
 
 
 async def recorded(server: Server) -> int:

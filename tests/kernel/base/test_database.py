@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -201,6 +202,29 @@ def test_a_full_disk_is_said_and_nothing_changed(tmp_path: Path) -> None:
     with db.reading() as session:
         assert list(session.scalars(select(Note))) == []
     db.dispose()
+
+
+def test_a_writer_waits_for_another_in_short_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    Local.metadata.create_all(db.engine)
+    other = Database(db.url)
+    holding = other.transaction()
+    holding.__enter__()
+    steps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        steps.append(seconds)
+        if len(steps) == 4:
+            holding.__exit__(None, None, None)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with db.transaction() as session:
+        session.add(Note(count=1))
+        assert session.connection().exec_driver_sql("PRAGMA busy_timeout").scalar() == 30000
+    assert len(steps) == 4, "it went on as soon as the other had ended"
+    assert max(steps) < 0.1
+    for database in (db, other):
+        database.dispose()
 
 
 def test_a_writer_that_never_ends_is_said(tmp_path: Path) -> None:
