@@ -181,6 +181,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "vectors.py": "search by meaning",
         "search.py": "both together, with phrases and filters",
         "encoding.py": "vectors from a deployed encoder, resumable",
+        "weighing.py": "how far an index trusts its encoder",
         "layout.py": "the folder of an index",
     },
     "text": {

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from modelworks.capabilities.retrieval.layout import DIGEST_BYTES, VECTORS_FILE, open_card
 from modelworks.capabilities.retrieval.schemas import BuildParams
-from modelworks.capabilities.retrieval.vectors import quantised
+from modelworks.capabilities.retrieval.vectors import quantised, unit
 from modelworks.capabilities.retrieval.words import open_array
 from modelworks.contract.deployment import Deployment
-from modelworks.contract.errors import Conflict, InvalidData
-from modelworks.contract.run import LocalModel
+from modelworks.contract.errors import Conflict, IntegrityFailed, InvalidData
 
 #: What the encoder is asked first, to know which version answers and how long its vectors are.
 _PROBE = "passage"
@@ -52,12 +51,12 @@ class Encoding:
         self.num_taken_over = 0
         self.num_computed = 0
 
-    def run(self, texts: Callable[[int, int], Sequence[str]], previous: LocalModel | None) -> list[Path]:
+    def run(self, texts: Callable[[int, int], Sequence[str]], previous: Path | None) -> list[Path]:
         """Make every part; returns their files in order.
 
         Args:
             texts: of the passages from one row to another.
-            previous: an index whose vectors are taken over where text and version of the encoder are the same.
+            previous: folder of an index whose vectors are taken over where text and version of the encoder are the same.
 
         Raises:
             Conflict: other versions of the encoder kept answering. InvalidData: its vectors are of no use.
@@ -66,12 +65,25 @@ class Encoding:
         for _ in range(_MAX_CHANGES):
             if self._run_once(texts, previous):
                 return [self._part(first) for first in self._firsts()]
-        raise Conflict(
-            f"The deployment {self._encoder.name!r} was answered by one version after another, {_MAX_CHANGES} times.",
+        raise self._changing()
+
+    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of length 1 of queries, by the version that made the parts. Raises Conflict where another answers."""
+        found = []
+        for first in range(0, len(texts), self._params.batch_size):
+            answer = self._encoder.embed(texts[first : first + self._params.batch_size], kind="query")
+            if answer.version_id != self.version_id:
+                raise self._changing()
+            found += answer.vectors
+        return unit(found)
+
+    def _changing(self) -> Conflict:
+        return Conflict(
+            f"The deployment {self._encoder.name!r} is answered by one version after another.",
             hint="Wait until it stays with one version, and resume the run.",
         )
 
-    def _run_once(self, texts: Callable[[int, int], Sequence[str]], previous: LocalModel | None) -> bool:
+    def _run_once(self, texts: Callable[[int, int], Sequence[str]], previous: Path | None) -> bool:
         """False where the version changed in the middle: vectors of two encoders do not compare."""
         self._begin()
         known = {} if previous is None or self.version_id is None else self._known(previous)
@@ -117,12 +129,16 @@ class Encoding:
             part.unlink()
         file.write_text(json.dumps(state), "utf-8")
 
-    def _known(self, previous: LocalModel) -> dict[bytes, NDArray[np.int8]]:
-        card = open_card(previous.path, with_digests=True)
+    def _known(self, previous: Path) -> dict[bytes, NDArray[np.int8]]:
+        try:
+            card = open_card(previous, with_digests=True)
+        except (InvalidData, IntegrityFailed):
+            # Made by other rules, or damaged: everything is computed again.
+            return {}
         if card.facts.encoder_version != self.version_id or card.facts.dimensions != self.dimensions:
             return {}
-        digests = open_array(previous.path / "digests.npy", np.uint8, 2)
-        vectors = open_array(previous.path / VECTORS_FILE, np.int8, 2)
+        digests = open_array(previous / "digests.npy", np.uint8, 2)
+        vectors = open_array(previous / VECTORS_FILE, np.int8, 2)
         return {digest.tobytes(): vector for digest, vector in zip(digests, vectors, strict=True)}
 
     def _asked(self, wanted: Sequence[tuple[int, str]]) -> Iterator[tuple[list[int], NDArray[np.int8] | None]]:

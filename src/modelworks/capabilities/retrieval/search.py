@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.capabilities.retrieval.layout import VECTORS_FILE, Passages, open_card
-from modelworks.capabilities.retrieval.terms import plain, terms, units
+from modelworks.capabilities.retrieval.terms import is_unspaced, plain, terms, units
 from modelworks.capabilities.retrieval.vectors import VectorIndex, unit
 from modelworks.capabilities.retrieval.words import WordIndex
 from modelworks.contract.errors import InvalidRequest
@@ -48,7 +48,9 @@ class Index:
         self.words = WordIndex(folder, len(self.passages))
         dimensions = self.card.facts.dimensions
         self.vectors = None if dimensions is None else VectorIndex(folder / VECTORS_FILE, len(self.passages), dimensions)
-        self._dense_weight = self.card.dense_weight if dense_weight is None else dense_weight
+        self._weights = (
+            (self.card.dense_weight, self.card.dense_weight_unspaced) if dense_weight is None else (dense_weight, dense_weight)
+        )
 
     def search(self, asked: SearchInput) -> SearchOutput:
         """Hits of each query, best first.
@@ -106,7 +108,7 @@ class Index:
         """Best hits of one query. `cosines` and all that follows are by place in `rows` where these are given."""
         by_words = self.words.scores(query)
         words = by_words if rows is None else by_words[rows]
-        total, likeness = self._fused(words, cosines)
+        total, likeness = self._fused(query, words, cosines)
         depth = max(limit, _DEPTH)
         lexical = _ranks(words, depth)
         dense = {} if likeness is None else _ranks(likeness, depth)
@@ -132,14 +134,14 @@ class Index:
         return found
 
     def _fused(
-        self, words: NDArray[np.float32], cosines: NDArray[np.float32] | None
+        self, query: str, words: NDArray[np.float32], cosines: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """Scores of both together, and those of meaning alone, each from 0 to 1."""
         if cosines is None:
             return words, None
         unlike = self.card.unlike
         likeness = np.clip((cosines - np.float32(unlike)) / np.float32(1 - unlike), 0, 1)
-        weight = np.float32(self._dense_weight)
+        weight = np.float32(self._weights[is_unspaced(query)])
         return weight * likeness + (1 - weight) * words, likeness
 
     def _prefer_phrases(

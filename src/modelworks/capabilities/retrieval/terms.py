@@ -55,6 +55,12 @@ def units(text: str) -> list[str]:
     return _UNITS.findall(text)
 
 
+def is_unspaced(text: str) -> bool:
+    """Whether a third or more of a text's units are of scripts without spaces: a Chinese question may name English things."""
+    found = units(text)
+    return 3 * sum(_IS_UNSPACED.match(each) is not None for each in found) >= len(found) > 0
+
+
 @lru_cache(maxsize=1 << 16)
 def _of_word(word: str) -> tuple[str, ...]:
     if word.isascii() and word.isalpha() and (word.islower() or word[1:].islower()):

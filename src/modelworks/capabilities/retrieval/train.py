@@ -20,24 +20,23 @@ from modelworks.capabilities.retrieval.layout import (
     searched_text,
 )
 from modelworks.capabilities.retrieval.schemas import BuildParams
-from modelworks.capabilities.retrieval.vectors import unlikeness
+from modelworks.capabilities.retrieval.vectors import VectorIndex, unlikeness
+from modelworks.capabilities.retrieval.weighing import taken_over, trust
 from modelworks.capabilities.retrieval.words import merge, write_block
 from modelworks.contract.errors import Cancelled, InvalidData, Unavailable
 from modelworks.contract.passages import IndexFacts
 from modelworks.contract.run import Run
-
-#: Weight of meaning against words in an index with vectors; see README.md for how it was chosen.
-DENSE_WEIGHT = 0.3
 
 
 def build_index(run: Run, params: BuildParams) -> None:
     """Build an index of the data set of role "passages", and save it as a model of this task.
 
     Optional inputs: the deployment of role "encoder", which gives the passages vectors; and the model of role "previous", an
-    earlier index, whose vectors are taken over where text and version of the encoder are the same.
+    earlier index, whose vectors are taken over where text and version of the encoder are the same (one that cannot be read is
+    left alone).
 
     Raises:
-        InvalidData: a line of the data has a fault, or `previous` is no index.
+        InvalidData: a line of the data has a fault, or the encoder's vectors are of no use.
         Cancelled: the user stopped the run; a checkpoint was stored first. Unavailable: the encoder stayed away; likewise.
         Conflict: other versions of the encoder kept answering.
     """
@@ -78,19 +77,28 @@ class _Build:
                 self._step(blocks + -(-done // self._params.block_passages), count + done, total)
 
             encoding = Encoding(encoder, self._params, self._kept / "vectors", digests_nb, on_part)
-            previous = self._run.model("previous") if self._run.has_input("previous") else None
+            earlier = self._run.model("previous").path if self._run.has_input("previous") else None
+            file = self._folder / VECTORS_FILE
             try:
-                parts = encoding.run(lambda first, last: self._texts(passages, first, last), previous)
+                parts = encoding.run(lambda first, last: self._texts(passages, first, last), earlier)
+                join(parts, file, count, encoding.dimensions)
+                vectors = VectorIndex(file, count, encoding.dimensions)
+                known = None if earlier is None else taken_over(earlier, encoding.version_id, count)
+                found = known or trust(count, lambda row: passages.at(row).text, vectors, encoding.queries)
             except (Cancelled, Unavailable):
                 # What the encoder has done is what costs most.
                 self._run.checkpoint(self._kept)
                 raise
-            file = self._folder / VECTORS_FILE
-            join(parts, file, count, encoding.dimensions)
             facts.encoder, facts.encoder_version = encoder.name, encoding.version_id
             facts.dimensions = encoding.dimensions
-            card.dense_weight, card.unlike = DENSE_WEIGHT, unlikeness(np.load(file, mmap_mode="r", allow_pickle=False))
-            metrics |= {"num_taken_over": float(encoding.num_taken_over), "num_encoded": float(encoding.num_computed)}
+            card.unlike = unlikeness(vectors.rows)
+            card.dense_weight, card.dense_weight_unspaced = found.spaced, found.unspaced
+            metrics |= {
+                "num_taken_over": float(encoding.num_taken_over),
+                "num_encoded": float(encoding.num_computed),
+                "dense_weight": found.spaced,
+                "dense_weight_unspaced": found.unspaced,
+            }
         self._run.progress(total, total, "passages")
         seal(self._folder, card)
         self._run.save(
