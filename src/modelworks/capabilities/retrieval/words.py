@@ -18,7 +18,7 @@ from modelworks.contract.errors import IntegrityFailed
 #: Saturation of a term's count, and how far a passage's length counts (Robertson & Zaragoza 2009).
 _K1, _B = 1.2, 0.75
 #: Files of the whole index: terms in the order of their bytes, where each begins, where its postings begin, and these.
-WORD_FILES = ("terms.bin", "terms.npy", "starts.npy", "rows.npy", "weights.npy")
+WORD_FILES = ("terms.utf8", "terms.npy", "starts.npy", "rows.npy", "weights.npy")
 
 
 def write_block(folder: Path, texts: Sequence[str]) -> None:
@@ -55,7 +55,7 @@ def merge(blocks: Sequence[Path], into: Path) -> None:
         lengths.append(np.load(block / "lengths.npy"))
     order = sorted(found, key=str.encode)
     encoded = [term.encode() for term in order]
-    (into / "terms.bin").write_bytes(b"".join(encoded))
+    (into / "terms.utf8").write_bytes(b"".join(encoded))
     np.save(into / "terms.npy", _offsets([len(term) for term in encoded]))
     starts = _offsets([found[term] for term in order])
     np.save(into / "starts.npy", starts)
@@ -105,8 +105,8 @@ class WordIndex:
         self._starts: NDArray[np.int64] = open_array(folder / "starts.npy", np.int64, 1)
         self._rows: NDArray[np.uint32] = open_array(folder / "rows.npy", np.uint32, 1)
         self._weights: NDArray[np.float16] = open_array(folder / "weights.npy", np.float16, 1)
-        size = (folder / "terms.bin").stat().st_size
-        self._terms: Any = np.memmap(folder / "terms.bin", np.uint8, "r") if size else np.zeros(0, np.uint8)
+        size = (folder / "terms.utf8").stat().st_size
+        self._terms: Any = np.memmap(folder / "terms.utf8", np.uint8, "r") if size else np.zeros(0, np.uint8)
         offsets, starts = np.asarray(self._offsets), np.asarray(self._starts)
         fits = (
             len(offsets) == len(starts) >= 1
