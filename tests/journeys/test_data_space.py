@@ -1,0 +1,121 @@
+"""A data space on a whole platform: files become answers, changes are followed, kills lose nothing, what is removed is gone."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import openai
+import psutil
+import pytest
+from tests.journeys.platform_process import PlatformProcess
+
+from modelworks.client import Modelworks
+
+FILES = {
+    "handbook/leave.md": "# Leave\n\nEvery employee has 30 days of paid leave a year.\n\n## Sick leave\n\nA doctor's note is "
+    "needed from the fourth day on.",
+    "handbook/travel.html": "<html><body><script>alert(1)</script><h1>Travel</h1><p>Trains are booked in second class "
+    "unless the journey takes more than five hours.</p></body></html>",
+    "公司/差旅.md": "# 差旅\n\n住宿标准为每晚六百元。超过标准需要部门经理批准。",
+    "machines.txt": "The pump P-101 runs at 12 bar, the pump P-102 at 16 bar.",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "files"
+    for name, text in FILES.items():
+        (made / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).write_text(text, encoding="utf-8")
+    # What it claims to be, it is not.
+    (made / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing of the kind")
+    return made
+
+
+def put_all(client: Modelworks, space: str, folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            client.spaces.put(space, path, name=path.relative_to(folder).as_posix())
+
+
+def ask(platform: PlatformProcess, question: str) -> str:
+    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.key, max_retries=0) as client:
+        answer = client.chat.completions.create(model="space:manual", messages=[{"role": "user", "content": question}])
+    return str(answer.choices[0].message.content)
+
+
+def held_by_index(client: Modelworks, query: str) -> set[str]:
+    """Documents that the index itself holds, whatever the space lets through."""
+    deployment = client.spaces.get("manual")["deployment"]
+    output = client.tasks.invoke("passage-retrieval", deployment, {"queries": [query], "limit": 50})
+    hits = output.get("output", output)["hits"][0]
+    return {hit["passage"]["document_id"] for hit in hits}
+
+
+def until_step(client: Modelworks, step: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while True:
+        build = client.spaces.get("manual")["build"]
+        if build is not None and build["state"] == "running" and build["step"] == step:
+            return dict(build)
+        assert time.monotonic() < deadline, client.spaces.get("manual")
+        time.sleep(0.02)
+
+
+def kill_workers(run_id: str) -> None:
+    for process in psutil.process_iter():
+        try:
+            if run_id in " ".join(process.cmdline()):
+                process.send_signal(signal.SIGKILL)
+        except psutil.Error:
+            continue
+
+
+def test_files_become_answers_that_follow_every_change(tmp_path: Path, folder: Path) -> None:
+    platform = PlatformProcess(tmp_path / "home")
+    with platform, platform.client() as client:
+        client.spaces.create("manual")
+        put_all(client, "manual", folder)
+        parsing = until_step(client, "parsing")
+        deadline = time.monotonic() + 60
+        while client.runs.get(parsing["parsing_run_id"])["state"] == "queued":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        platform.kill()
+        kill_workers(parsing["parsing_run_id"])
+    # The next server finds the attempt dead, begins another one, and goes on from there.
+    with platform, platform.client() as client:
+        space = client.spaces.wait("manual", poll_s=0.1)
+        assert (space["state"], space["is_current"]) == ("ready", True), space
+        assert space["documents"] == {"pending": 0, "parsing": 0, "indexed": 4, "failed": 1}
+        assert space["build"]["id"] == parsing["id"], "the same build went on"
+        assert len(client.runs.list().data) == 2, "each run was submitted once"
+        assert client.runs.get(parsing["parsing_run_id"])["attempt"] == 2
+        documents = {each["name"]: each for each in client.spaces.documents("manual")}
+        assert documents["broken.pdf"]["faults"][0]["message"]
+        assert "30 days" in ask(platform, "How many days of paid leave does an employee have?")
+        assert "六百元" in ask(platform, "住宿标准为每晚多少？")
+
+        leave = documents["handbook/leave.md"]["id"]
+        assert leave in held_by_index(client, "paid leave")
+        (folder / "handbook/travel.html").write_text("<h1>Travel</h1><p>Trains are booked in first class.</p>")
+        client.spaces.remove_document("manual", leave)
+        assert leave in held_by_index(client, "paid leave"), "the old index holds it still"
+        assert "30 days" not in ask(platform, "How many days of paid leave does an employee have?")
+        changed = client.spaces.put("manual", folder / "handbook/travel.html", name="handbook/travel.html")
+        assert changed["change"] == "updated"
+        space = client.spaces.wait("manual", poll_s=0.1)
+        assert (space["state"], space["documents"]["indexed"]) == ("ready", 3)
+        assert leave not in held_by_index(client, "paid leave")
+        assert "first class" in ask(platform, "Which class are trains booked in?")
+        for kind in ("documents", "passages"):
+            versions = client.datasets.get(f"{space['deployment']}/{kind}")["versions"]
+            assert [version["id"] for version in versions] == [space[f"{kind}_version_id"]], kind
+        client.spaces.remove("manual")
+        deadline = time.monotonic() + 30
+        while client.deployments.list().data or client.datasets.list().data:
+            assert time.monotonic() < deadline, "what was made for it is taken away"
+            time.sleep(0.1)
