@@ -82,6 +82,7 @@ def value(table: Table, column: Column[Any]) -> Any:
             "testing_criteria",
             "access",
             "faults",
+            "file_ids",
         )
         return [] if is_list or column.name.endswith(("_allow", "_messages", "items")) else {}
     if isinstance(kind, Boolean):
@@ -153,6 +154,8 @@ def names_of(parameter: str, path: str) -> list[str]:
     """What the victim has that a parameter of a path may name."""
     if parameter == "digest":
         return [DIGEST]
+    if parameter == "batch_id" and "/file_batches/" in path:
+        return [identifier("vector_store_batches")]
     if parameter == "run_id":
         return [identifier("eval_runs" if "/evals/" in path else "runs")]
     return [identifier(_NAMED[parameter])] if parameter in _NAMED else [NAME, f"{NAME}@v1", VICTIM]

@@ -19,18 +19,20 @@ from openai import AsyncOpenAI
 from tests.kernel.gateway.rooms import serve
 from tests.kernel.gateway.tuning.desk import TALKER, Desk, open_desk
 
+from modelworks.contract.media import File
 from modelworks.kernel.access import AccessService, Admission, UsageRecorder
 from modelworks.kernel.access.schemas import UsageRequest
 from modelworks.kernel.base.clock import FixedClock, SystemClock
 from modelworks.kernel.base.database import Base, Database
 from modelworks.kernel.base.events import Events
-from modelworks.kernel.catalog import discovery
+from modelworks.kernel.catalog import CatalogService, discovery
 from modelworks.kernel.dataspace import DataspaceService
-from modelworks.kernel.gateway import ConversationService, GatewayService, ResponseService, ResponseSteps, install
+from modelworks.kernel.gateway import ConversationService, FileService, GatewayService, ResponseService, ResponseSteps, install
 from modelworks.kernel.gateway.spaces.calls import SpaceDoor
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.serving import DeployedModel, ReplicaPool, Route
 from modelworks.kernel.serving.target import Slot, Target
+from modelworks.kernel.storage import BlobStore
 
 Script = Callable[[dict[str, Any], web.StreamResponse], Awaitable[None]]
 
@@ -194,9 +196,10 @@ class FakeCatalog:
 
     def __init__(self) -> None:
         self.metadata: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, list[File]] = {}
 
     def get_version(self, _session: Any, _project_id: str, version_id: str) -> Any:
-        return SimpleNamespace(metadata=self.metadata[version_id])
+        return SimpleNamespace(metadata=self.metadata.get(version_id, {}), files=self.files.get(version_id, []))
 
 
 @dataclass
@@ -214,6 +217,7 @@ class Stage:
     db: Database
     spaces: DataspaceService
     catalog: FakeCatalog
+    files: FileService
     bus: Events
     replica: FakeReplica
     upstream: FakeUpstream
@@ -329,6 +333,8 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
         replica_url = await listen(replica.app(), stack)
         upstream_url = await listen(upstream.app(), stack)
         spaces, catalog = DataspaceService(db, cast(JobsService, FakeJobs()), SystemClock(), events), FakeCatalog()
+        blobs = BlobStore(str(tmp_path / "blobs"))
+        files = FileService(db, cast(CatalogService, catalog), blobs, SystemClock(), max_bytes=1_000_000)
         gateway = GatewayService(
             access=access,
             usage=recorder,
@@ -349,6 +355,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
             app,
             gateway,
             max_body_bytes=200_000,
+            files=files,
             responses=responses,
             response_steps=steps,
             cors_origins=["https://page.example"],
@@ -363,6 +370,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
             steps=steps,
             spaces=spaces,
             catalog=catalog,
+            files=files,
             bus=events,
             app=app,
             pool=pool,

@@ -204,7 +204,7 @@ class Documents:
         project_id: str,
         space: str,
         *,
-        state: str | None = None,
+        state: str | Collection[str] | None = None,
         source_id: str | None = None,
         search: str | None = None,
         after: str | None = None,
@@ -212,10 +212,11 @@ class Documents:
         limit: int = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> Page[SpaceDocument]:
-        """Documents by their time of creation; removed ones only where `state` asks for them."""
+        """Documents by their time of creation; removed ones only where `state` (one, or several) asks for them."""
         owner = self._spaces.row(session, project_id, space)
         query = select(DocumentRow).where(DocumentRow.space_id == owner.id)
-        query = query.where(DocumentRow.state != "removed" if state is None else DocumentRow.state == state)
+        states = [state] if isinstance(state, str) else state
+        query = query.where(DocumentRow.state != "removed" if states is None else DocumentRow.state.in_(states))
         if source_id is not None:
             query = query.where(DocumentRow.source_id == source_id)
         if search:
@@ -231,6 +232,15 @@ class Documents:
         if row is None:
             raise _missing(ref, owner)
         return shown(row)
+
+    def of_files(self, session: Session, project_id: str, space: str, file_ids: Collection[str]) -> Sequence[SpaceDocument]:
+        """The documents that are there and were made from these files of /v1/files, by their time of creation."""
+        owner = self._spaces.row(session, project_id, space)
+        wanted, found = sorted(set(file_ids)), []
+        for start in range(0, len(wanted), _CHUNK):
+            query = self._living(owner.id).where(DocumentRow.file_id.in_(wanted[start : start + _CHUNK]))
+            found += [shown(row) for row in session.scalars(query)]
+        return sorted(found, key=lambda document: document.id)
 
     def known(self, session: Session, project_id: str, space: str, source_id: str | None = None) -> dict[str, Known]:
         """Every document of a source by its key (None: those that people put in): what need not be sent again."""

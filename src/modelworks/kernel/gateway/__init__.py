@@ -35,8 +35,10 @@ from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.shutdown import Drain, DrainingServer
+from modelworks.kernel.gateway.spaces import store_routes
 from modelworks.kernel.gateway.spaces.calls import SpaceDoor
 from modelworks.kernel.gateway.spaces.steps import SpaceSteps
+from modelworks.kernel.gateway.spaces.stores import VectorStores
 from modelworks.kernel.gateway.tuning import routes as tuning_routes
 from modelworks.kernel.gateway.tuning.service import FineTuningService
 from modelworks.kernel.gateway.tuning.steps import TuningSteps
@@ -111,6 +113,9 @@ def install(
     app.include_router(mcp_routes.router(gateway, origins=cors_origins))
     if files is not None:
         app.include_router(file_routes.router(gateway, files))
+        if isinstance(gateway.spaces, SpaceDoor):
+            stores = VectorStores(gateway.spaces.spaces, files, gateway.catalog, gateway.clock)
+            app.include_router(store_routes.router(gateway, stores, gateway.spaces.search(gateway)))
     if tuning is not None:
         app.include_router(tuning_routes.router(gateway, tuning))
     if evals is not None:

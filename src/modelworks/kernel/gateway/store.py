@@ -362,3 +362,18 @@ class McpServerRow(Base):
     listed_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+
+
+class VectorStoreBatchRow(Base):
+    """Files that were put into a vector store together."""
+
+    __tablename__ = "vector_store_batches"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    space_id: Mapped[str] = mapped_column(ForeignKey("spaces.id", ondelete="CASCADE"), index=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    #: Of /v1/files, each once.
+    file_ids: Mapped[list[str]]
+    #: Whether files were taken out again because they were not ready.
+    is_cancelled: Mapped[bool]
+    created_at: Mapped[datetime]

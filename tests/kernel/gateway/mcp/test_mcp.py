@@ -15,7 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.kernel.gateway.conftest import Stage, chunk, usage
 
 NEW, OLD = "2026-07-28", "2025-11-25"
-MODELS = ["list_models", "chat", "complete", "embed", "rerank", "moderate"]
+MODELS = ["list_models", "chat", "complete", "embed", "rerank", "search_space", "moderate"]
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 from tests.kernel.gateway.conftest import Stage, chunk, listen, usage
 
 from modelworks.contract.passages import Hit, Passage, Place, SearchInput, SearchOutput
@@ -15,7 +16,7 @@ from modelworks.kernel.dataspace.schemas import AnsweringSettings, SpaceCreate, 
 from modelworks.kernel.dataspace.store import DocumentRow, SpaceRow
 from modelworks.kernel.gateway.spaces.wording import terms
 
-INDEX_VERSION = "mdl_index"
+INDEX_VERSION, PASSAGES_VERSION = "mdl_index", "ds_passages"
 PRINTER = (
     "The X200 is a laser printer for offices.",
     "The warranty of the X200 lasts 24 months from the date of purchase. Returns are not possible after 14 days.",
@@ -46,7 +47,6 @@ class Library:
         app.router.add_post("/invoke", self._search)
         url = await listen(app, self.stack)
         self.stage.deploy(space.deployment, task="passage-retrieval", urls=[url], version_id=INDEX_VERSION)
-        self.stage.catalog.metadata[INDEX_VERSION] = {}
         self.stage.deploy("writer", max_model_len=4096)
 
     def add(self, name: str, *texts: str, place: Place | None = None, **more: Any) -> str:
@@ -61,10 +61,7 @@ class Library:
                 num_bytes=sum(map(len, texts)),
                 **more,
             )
-            of_document = update(DocumentRow).where(DocumentRow.id == document.id)
-            session.execute(of_document.values(indexed_digest=document.digest, state="indexed", num_passages=len(texts)))
-            of_space = update(SpaceRow).where(SpaceRow.id == self.space_id)
-            session.execute(of_space.values(index_version_id=INDEX_VERSION, built_revision=SpaceRow.revision))
+            index(session, self.space_id, document.id, len(texts))
         for ordinal, text in enumerate(texts):
             self.passages.append(
                 Passage(
@@ -126,3 +123,13 @@ class Library:
     def prompts(self) -> list[list[dict[str, Any]]]:
         """The messages that the language model was given, request by request."""
         return [request["messages"] for request in self.stage.replica.requests]
+
+
+def index(session: Session, space_id: str, document_id: str, num_passages: int) -> None:
+    """Have an index of the space hold a document, as a build would."""
+    of_document = update(DocumentRow).where(DocumentRow.id == document_id)
+    session.execute(of_document.values(indexed_digest=DocumentRow.digest, state="indexed", num_passages=num_passages))
+    of_space = update(SpaceRow).where(SpaceRow.id == space_id)
+    session.execute(
+        of_space.values(index_version_id=INDEX_VERSION, passages_version_id=PASSAGES_VERSION, built_revision=SpaceRow.revision)
+    )

@@ -148,7 +148,21 @@ def upgrade() -> None:
         batch_op.create_index("ix_space_sources_next_sync_at", ["next_sync_at"], unique=False)
         batch_op.create_index("ix_space_sources_space_id_id", ["space_id", "id"], unique=False)
 
+    op.create_table(
+        "vector_store_batches",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("space_id", sa.String(length=40), nullable=False),
+        sa.Column("project_id", sa.String(length=40), nullable=False),
+        sa.Column("file_ids", sa.JSON(), nullable=False),
+        sa.Column("is_cancelled", sa.Boolean(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["space_id"], ["spaces.id"], name=op.f("fk_vector_store_batches_space_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_vector_store_batches")),
+    )
+    with op.batch_alter_table("vector_store_batches", schema=None) as batch_op:
+        batch_op.create_index("ix_vector_store_batches_space_id", ["space_id"], unique=False)
+
 
 def downgrade() -> None:
-    for table in ("space_sources", "space_events", "space_documents", "space_builds", "spaces"):
+    for table in ("vector_store_batches", "space_sources", "space_events", "space_documents", "space_builds", "spaces"):
         op.drop_table(table)
