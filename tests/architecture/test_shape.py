@@ -163,6 +163,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "passages.py": "blocks made passages",
         "language.py": "scripts, sentences and lengths",
         "formats/": "one reader for each family of formats",
+        "samples/": "questions and answers made of passages",
     },
     "embedding": {
         "encoder.py": "an encoder from its folder: pooling, rows of tokens, batches",

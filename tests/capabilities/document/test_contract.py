@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.capabilities.document.conftest import write_documents
+from tests.capabilities.document.samples.conftest import write_library
 
 from modelworks.capabilities.document.capability import capability
 from modelworks.testing.contract_suite import CapabilityContract, TaskCase
@@ -23,5 +24,10 @@ class TestContract(CapabilityContract):
             datasets=data,
             request={"passage_chars": 500, "num_processes": 1},
             bad_requests=({"passage_chars": 1}, {"page_timeout_s": 0}, {"no_such_parameter": 1}, {"ocr": "maybe"}),
+        ),
+        "sample-making": TaskCase(
+            datasets=lambda folder: {"passages": write_library(folder / "passages")},
+            request={"test_share": 0.34},
+            bad_requests=({"test_share": 1.0}, {"makers": []}, {"no_such_parameter": 1}, {"form": {"languages": {}}}),
         ),
     }

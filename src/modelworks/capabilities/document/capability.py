@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelworks.capabilities.document.samples.schemas import SampleOutput, SampleRequest
 from modelworks.capabilities.document.schemas import ParsingOutput, ParsingRequest
 from modelworks.contract import Capability, Resources, Task
 
@@ -18,6 +19,14 @@ capability = Capability(
             input=ParsingRequest,
             output=ParsingOutput,
             predictor=f"{_PACKAGE}.parsing:parse_documents",
+            mode="job",
+            resources=Resources(cpu=1.0, memory_bytes=1 << 30),
+        ),
+        Task(
+            name="sample-making",
+            input=SampleRequest,
+            output=SampleOutput,
+            predictor=f"{_PACKAGE}.samples.making:make_samples",
             mode="job",
             resources=Resources(cpu=1.0, memory_bytes=1 << 30),
         ),

@@ -26,6 +26,11 @@ def page(name: str) -> str:
     return files(__package__).joinpath(f"prompts/{name}.md").read_text("utf-8").partition("\n---\n")[2].strip()
 
 
+def form() -> dict[str, Any]:
+    """The words of `answering`, for whoever makes samples that a model learns to answer so from."""
+    return {"system": page("answer"), "languages": dict(_NAMES), "not_found": NOT_FOUND}
+
+
 def answering(
     turns: Sequence[Mapping[str, Any]], question: str, language: Language, passages: Sequence[Found], *, further: str = ""
 ) -> list[dict[str, Any]]:
