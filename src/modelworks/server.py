@@ -54,7 +54,8 @@ from modelworks.kernel.base.lock import ServerLock
 from modelworks.kernel.base.settings import Settings, load_settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
-from modelworks.kernel.dataspace import DataspaceService
+from modelworks.kernel.catalog.sources import SourcePolicy
+from modelworks.kernel.dataspace import DataspaceService, SourceService, SourceSteps, source_routes
 from modelworks.kernel.dataspace import routes as dataspace_routes
 from modelworks.kernel.gateway import (
     BatchService,
@@ -127,6 +128,7 @@ class Platform:
     reconciler: Reconciler | None
     spaces: DataspaceService
     space_steps: SpaceSteps
+    source_steps: SourceSteps
     files: FileService
     tuning: FineTuningService
     tuning_steps: TuningSteps
@@ -152,8 +154,8 @@ class Platform:
             return
         self.supervisor.start()
         self.reconciler.start()
-        self.tuning_steps.start()
-        self.space_steps.start()
+        for steps in (self.tuning_steps, self.space_steps, self.source_steps):
+            steps.start()
         self.eval_steps.start()
         self.response_steps.start()
         self.batch_steps.start()
@@ -194,8 +196,8 @@ class Platform:
         await self.eval_steps.stop()
         await self.batch_steps.stop()
         await self.response_steps.stop()
-        await run_in_threadpool(self.tuning_steps.stop)
-        await run_in_threadpool(self.space_steps.stop)
+        for steps in (self.tuning_steps, self.space_steps, self.source_steps):
+            await run_in_threadpool(steps.stop)
         await run_in_threadpool(self.reconciler.close)
         await run_in_threadpool(self.supervisor.stop)
         await self.pool.close()
@@ -207,7 +209,7 @@ class Platform:
 
     def referenced(self, digests: Collection[str]) -> set[str]:
         """Those of the blobs that a version, a run, a document or a file needs: what the garbage collection must leave."""
-        rooms = (self.catalog, self.jobs, self.spaces, self.files, self.batches)
+        rooms = (self.catalog, self.jobs, self.spaces, self.source_steps.sources, self.files, self.batches)
         return {digest for room in rooms for digest in room.referenced(digests)}
 
     def metrics(self) -> bytes:
@@ -279,6 +281,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         local_url, remote_url = settings.local_url, settings.public_url or settings.local_url
         jobs.connect(RunDeployments(access, serving, clock, url=local_url, remote_url=remote_url))
         spaces = DataspaceService(db, jobs, clock, events)
+        sources = SourceService(spaces, jobs, catalog, blobs, secrets.value, SourcePolicy.of(settings), clock, events)
         files = FileService(db, catalog, blobs, clock, max_bytes=settings.max_file_bytes)
         tuning = FineTuningService(db, jobs, catalog, serving, files, clock, project_name=access.project_name)
         pool = ReplicaPool(
@@ -342,6 +345,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
             ),
             spaces=spaces,
             space_steps=SpaceSteps(spaces, jobs, catalog, serving, blobs, events),
+            source_steps=SourceSteps(sources, jobs, catalog, blobs, clock, events),
             files=files,
             tuning=tuning,
             tuning_steps=TuningSteps(tuning, jobs, catalog, files, clock, events),
@@ -452,6 +456,7 @@ def create_app(platform: Platform) -> FastAPI:
     app.include_router(catalog_routes.router(platform.catalog, platform.db, principal))
     app.include_router(jobs_routes.router(platform.jobs, principal))
     app.include_router(dataspace_routes.router(platform.spaces, platform.blobs, platform.files.stored, principal))
+    app.include_router(source_routes.router(platform.source_steps.sources, principal))
     app.include_router(serving_routes.router(platform.serving, platform.db, platform.blobs, principal))
     return app
 

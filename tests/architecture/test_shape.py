@@ -89,6 +89,9 @@ DRIVERS: dict[str, dict[str, str]] = {
         "builds.py": "where each build stands",
         "filters.py": "OpenAI's filters over attributes",
         "pages.py": "lists between two ids",
+        "sourcing.py": "sources: named, scheduled, removed",
+        "syncing.py": "looks at sources, taken into the documents",
+        "source_routes.py": "/api/spaces/{space}/sources",
         "sources/": "one file per kind: folder, archive, web, feed, s3, git, mail, database, rest",
     },
     "serving": {

@@ -7,11 +7,15 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.conftest import Cli
+
+from modelworks.cli.space_source import form_of
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +195,47 @@ def test_a_data_space_from_a_folder_to_its_end(real: Cli, tmp_path: Path, monkey
     assert real("space", "remove", "handbook", "travel.md", "-y", "-o", "json").json[0]["state"] == "removed"
     assert real("space", "remove", "handbook", "travel.md", "-y").code == 1
     assert real("space", "rm", "handbook", "-y").code == 0
-    assert real("space", "ls", "-o", "json").json == []
+    assert "handbook" not in real("space", "ls", "-o", "name").out.split()
+
+
+def test_a_source_from_an_archive_to_its_end(real: Cli, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "wiki.zip", "w") as packed:
+        packed.writestr("pages/one.md", "# One")
+        packed.writestr("pages/two.md", "# Two")
+        packed.writestr("logo.png", b"\x89PNG")
+    assert real("space", "create", "wiki").code == 0
+    wanted = ("space", "source", "add", "wiki", str(tmp_path / "wiki.zip"), "-s", 'include=["*.md"]', "--licence", "MIT")
+    assert real(*wanted, "--dry-run", "-o", "json").json["kind"] == "archive"
+    assert real("space", "source", "ls", "wiki", "-o", "json").json == []
+    added = real(*wanted, "--follow", "-o", "json").json
+    assert (added["state"], added["report"]["num_new"], added["every_s"]) == ("idle", 2, None)
+    found = {each["name"]: each for each in real("space", "documents", "wiki", "-o", "json").json}
+    assert set(found) == {"pages/one.md", "pages/two.md"}
+    assert found["pages/one.md"]["licence"] == "MIT"
+    listed = real("space", "source", "ls", "wiki")
+    assert ("2 new" in listed.out, "wiki.zip" in listed.out) == (True, True)
+    changed = real("space", "source", "set", "wiki", "wiki.zip", "--daily", "03:30", "-o", "json").json
+    assert (changed["daily_at"], changed["next_sync_at"][11:16]) == ("03:30", "03:30")
+    refused = real("space", "source", "add", "wiki", "https://user:word@host/x", "-o", "json")
+    assert (refused.code, "store a secret" in refused.err) == (1, True)
+    assert real("space", "source", "rm", "wiki", "wiki.zip", "-y").code == 0
+    assert real("space", "documents", "wiki", "-o", "json").json == []
+    assert real("space", "rm", "wiki", "-y").code == 0
+
+
+@pytest.mark.parametrize(
+    ("place", "form"),
+    [
+        ("https://host/docs/", {"kind": "web", "uri": "https://host/docs/"}),
+        ("https://host/x.git", {"kind": "git", "uri": "https://host/x.git"}),
+        ("s3://bucket/docs", {"kind": "s3", "uri": "s3://bucket/docs"}),
+        ("file:///srv/docs", {"kind": "folder", "uri": "file:///srv/docs"}),
+        ("postgresql://db:5433/shop", {"kind": "sql", "dialect": "postgresql", "host": "db", "database": "shop", "port": 5433}),
+        ("imaps://mail/Archive", {"kind": "imap", "host": "mail", "tls": True, "mailboxes": ["Archive"]}),
+    ],
+)
+def test_a_place_says_what_kind_of_source_it_is(place: str, form: dict[str, Any]) -> None:
+    assert form_of(place, None, {}) == form
 
 
 def test_two_files_are_never_one_document(real: Cli, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ CHINESE = {
     "Remove {name} for good?": "永久移除 {name}？",
     "Stop answering under the name {name}?": "停止以名称 {name} 提供服务？",
     "Revoke the key {name}? Whoever uses it is refused at once.": "吊销密钥 {name}？使用者将立即被拒绝。",
+    "Read {amount}.": "已读取 {amount}。",
     "Removed {name}.": "已移除 {name}。",
     "Revoked {name}.": "已吊销 {name}。",
     "Uploaded {path} ({size}).": "已上传 {path}（{size}）。",

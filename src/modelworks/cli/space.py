@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from modelworks.cli import space_source
 from modelworks.cli.connection import collect, connect, pairs_of
 from modelworks.cli.messages import tr
 from modelworks.cli.model import Limit
@@ -404,4 +405,5 @@ def add_to(app: typer.Typer) -> None:
     )
     for name, verb in verbs:
         group.command(name)(verb)
+    space_source.add_to(group)
     app.add_typer(group, name="space")

@@ -133,6 +133,50 @@ class AsyncSpaces(AsyncGroup):
         answer: Record = await self._transport.json("POST", f"/v1/vector_stores/{space_id}/search", json=body, retry=True)
         return Page(data=list(answer["data"]), has_more=bool(answer.get("has_more")))
 
+    async def add_source(
+        self,
+        space: str,
+        source: Mapping[str, Any],
+        *,
+        defaults: Mapping[str, Any] | None = None,
+        schedule: Mapping[str, Any] | None = None,
+        dry_run: bool = False,
+    ) -> Record:
+        """Let documents come from a place by themselves.
+
+        Args:
+            source: its `kind` (folder, archive, web, feed, s3, git, mbox, imap, sql, rest) and what that kind asks for.
+            defaults: licence, owner, access (ids of users and keys). schedule: every_s or daily_at.
+        """
+        body = given(source=source, defaults=defaults, schedule=schedule)
+        params = given(dry_run=dry_run or None)
+        return dict(await self._transport.json("POST", f"{_path(space)}/sources", json=body, params=params))
+
+    async def sources(self, space: str) -> Page:
+        """Oldest first, with what the last look at each found."""
+        return await self._transport.page(f"{_path(space)}/sources")
+
+    async def source(self, space: str, source_id: str) -> Record:
+        """One source; `report` says what the last look found, `error` why it failed."""
+        return dict(await self._transport.json("GET", f"{_path(space)}/sources/{segment(source_id)}"))
+
+    async def update_source(
+        self, space: str, source_id: str, *, schedule: Mapping[str, Any] | None = None, is_paused: bool | None = None
+    ) -> Record:
+        """Change when a source is looked at."""
+        path = f"{_path(space)}/sources/{segment(source_id)}"
+        return dict(await self._transport.json("PATCH", path, json=given(schedule=schedule, is_paused=is_paused)))
+
+    async def sync_source(self, space: str, source_id: str, *, dry_run: bool = False, allow_empty: bool = False) -> Record:
+        """Look at a source now: `{"source", "run_id"}`. The result of a dry run says what would change."""
+        body = {"dry_run": dry_run, "allow_empty": allow_empty}
+        return dict(await self._transport.json("POST", f"{_path(space)}/sources/{segment(source_id)}/sync", json=body))
+
+    async def remove_source(self, space: str, source_id: str, *, keep: bool = False) -> Record:
+        """Remove a source with its documents; with `keep` these stay."""
+        path = f"{_path(space)}/sources/{segment(source_id)}"
+        return dict(await self._transport.json("DELETE", path, params=given(keep=keep or None)))
+
 
 class Spaces(Shell[AsyncSpaces]):
     """`AsyncSpaces`, waiting."""
@@ -154,6 +198,12 @@ class Spaces(Shell[AsyncSpaces]):
     update_document = waits(AsyncSpaces.update_document)
     remove_document = waits(AsyncSpaces.remove_document)
     search = waits(AsyncSpaces.search)
+    add_source = waits(AsyncSpaces.add_source)
+    sources = waits(AsyncSpaces.sources)
+    source = waits(AsyncSpaces.source)
+    update_source = waits(AsyncSpaces.update_source)
+    sync_source = waits(AsyncSpaces.sync_source)
+    remove_source = waits(AsyncSpaces.remove_source)
 
 
 def _path(space: str) -> str:

@@ -2,5 +2,17 @@
 
 from modelworks.kernel.dataspace.schemas import Build, Scope, Source, Space, SpaceDocument, SpaceSettings
 from modelworks.kernel.dataspace.service import DataspaceService
+from modelworks.kernel.dataspace.sourcing import SourceService
+from modelworks.kernel.dataspace.syncing import SourceSteps
 
-__all__ = ["Build", "DataspaceService", "Scope", "Source", "Space", "SpaceDocument", "SpaceSettings"]
+__all__ = [
+    "Build",
+    "DataspaceService",
+    "Scope",
+    "Source",
+    "SourceService",
+    "SourceSteps",
+    "Space",
+    "SpaceDocument",
+    "SpaceSettings",
+]

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -83,6 +83,8 @@ class Attempts:
         self._settings = settings
         #: Set where runs may ask deployments.
         self.deployments: RunDeployments | None = None
+        #: By verb: what an attempt is told beside its parameters, as of its start; raises where it cannot be.
+        self.tellers: dict[str, Callable[[Session, str, dict[str, Any]], dict[str, Any]]] = {}
 
     def active(self, session: Session) -> list[ActiveRun]:
         """Every run that is queued or running, first come first."""
@@ -473,6 +475,7 @@ class Attempts:
         settings = self._settings
         asked = {role: given["ref"] for role, given in row.inputs.items() if given["kind"] == "deployment"}
         doors = self.deployments if asked else None
+        teller = self.tellers.get(row.verb) if with_key else None
         storage_url = settings.effective_storage_url
         environment = {
             "MODELWORKS_PULL_ROOTS": json.dumps([str(root) for root in settings.pull_roots]),
@@ -497,6 +500,7 @@ class Attempts:
             deployments=asked,
             api_url=None if doors is None else doors.url(remote=remote),
             api_key=doors.open(session, row.project_id, row.id, asked.values()) if doors is not None and with_key else None,
+            told={} if teller is None else teller(session, row.project_id, row.params),
             checkpoint=None if row.checkpoint is None else [File.model_validate(file) for file in row.checkpoint],
             storage_url=storage_url if "://" in storage_url else str(Path(storage_url).absolute()),
             storage_options=settings.storage_options,

@@ -192,6 +192,8 @@ class LaunchSpec(BaseModel):
     deployments: dict[str, str] = Field(default_factory=dict)
     api_url: str | None = None
     api_key: str | None = None
+    #: What only the attempt is told (credentials, what is known of a source); never stored with the run.
+    told: dict[str, Any] = Field(default_factory=dict)
     checkpoint: list[File] | None
     storage_url: str
     storage_options: dict[str, Any]

@@ -49,9 +49,12 @@ from modelworks.kernel.storage import BlobStore
 _MAX_FAULTS_SHOWN = 5
 #: Roles whose plain references mean models; others are looked up as data sets first.
 _MODEL_ROLES = frozenset({"base", "model", "teacher", "draft", "reference", "reward"})
-_PULL_PARAMS = "modelworks.kernel.catalog.pulling:PullParams"
-#: What a run of the kernel itself occupies.
-_PULL_RESOURCES = Resources(cpu=0.5, memory_bytes=512 << 20)
+#: By verb, what the kernel itself does: its parameters, and what such a run occupies.
+_KERNEL_PARAMS = {
+    "pull": "modelworks.kernel.catalog.pulling:PullParams",
+    "ingest": "modelworks.kernel.dataspace.sources.ingesting:IngestParams",
+}
+_KERNEL_RESOURCES = Resources(cpu=0.5, memory_bytes=512 << 20)
 
 
 class JobsService:
@@ -86,7 +89,15 @@ class JobsService:
 
         Raises:
             PermissionDenied: the key lacks a scope, or its list of models does not contain a deployment that is named.
+            InvalidRequest: the verb is one that a data space submits itself.
         """
+        if spec.verb == "ingest":
+            raise InvalidRequest(
+                "A source is not looked at by a run that is submitted here.",
+                hint="Use POST /api/spaces/{space}/sources/{source}/sync, or `modelworks space source sync`.",
+                param="verb",
+                code="verb_not_offered",
+            )
         source = spec.params.get("source")
         if spec.verb == "pull" and isinstance(source, str):
             self._catalog.check_source_rights(source, is_operator=caller.is_operator)
@@ -105,11 +116,11 @@ class JobsService:
             NotFound: an unknown capability, task or input.
             InvalidRequest: the verb is not offered, a parameter is wrong (`param` names it), or the run would never fit.
         """
-        capability, task = (None, None) if spec.verb == "pull" else _find(spec)
+        capability, task = (None, None) if spec.verb in _KERNEL_PARAMS else _find(spec)
         params = _checked_params(spec, task)
         if spec.verb == "pull":
             self._catalog.check_source(params["source"])
-        declared = _PULL_RESOURCES if task is None else task.resources
+        declared = _KERNEL_RESOURCES if task is None else task.resources
         resources = _wanted(spec, task, declared)
         if resources.workers > 1 and self._settings.executor == "local" and find_spec("ray") is None:
             raise MissingExtra.of("ray", "cluster")
@@ -498,7 +509,7 @@ def _wanted(spec: JobSpec, task: Task | None, declared: Resources) -> Resources:
 def _checked_params(spec: JobSpec, task: Task | None) -> dict[str, Any]:
     """The parameters with every default filled in, so that the run can be repeated after the defaults have changed."""
     if task is None:
-        kind: type[BaseModel] | None = cast(type[BaseModel], resolve_import(_PULL_PARAMS))
+        kind: type[BaseModel] | None = cast(type[BaseModel], resolve_import(_KERNEL_PARAMS[spec.verb]))
     else:
         kind = {
             "train": task.train_params,

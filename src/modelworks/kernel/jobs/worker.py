@@ -49,6 +49,8 @@ EXIT_CANCELLED = 4
 #: The kernel's own job: fetches a model or a data set from outside.
 PULL = "modelworks.kernel.catalog.pulling:pull"
 PULL_PARAMS = "modelworks.kernel.catalog.pulling:PullParams"
+#: Another one, of a room above this: looks at a source of documents.
+INGEST = "modelworks.kernel.dataspace.sources.ingesting:ingest"
 
 _MAX_MESSAGE_CHARS = 2000
 
@@ -257,6 +259,9 @@ def perform(spec: LaunchSpec, run: JournalRun) -> dict[str, Any] | None:
         params_type = cast(type[BaseModel], resolve_import(PULL_PARAMS))
         _callable(PULL)(run, _validated(params_type, spec.params, "params"))
         return None
+    if spec.verb == "ingest":
+        blobs = BlobStore(spec.storage_url, spec.storage_options)
+        return dict(_callable(INGEST)(run, spec.params, spec.told, blobs, dry_run=spec.dry_run))
     if spec.task is None:
         raise InvalidRequest(f"A run of the verb {spec.verb!r} needs a task.", param="task")
     _, task = find_task(spec.capability, spec.task)

@@ -117,7 +117,9 @@ class Source(Protocol):
 def text_item(key: str, name: str, text: str, *, media_type: str, **more: Any) -> Item:
     """A document whose content is known already."""
     content = text.encode("utf-8", errors="replace")
-    fingerprint = hashlib.sha256(content).hexdigest()
+    # Another list of readers is a change, too.
+    readers = "" if more.get("access") is None else "\0" + "\0".join(more["access"])
+    fingerprint = hashlib.sha256(content + readers.encode()).hexdigest()
     return Item(
         key=key,
         name=name,

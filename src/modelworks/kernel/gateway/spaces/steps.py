@@ -320,6 +320,8 @@ class SpaceSteps:
         if build is not None and self._is_stopping(session, build):
             return
         self._tidy(session, row, set())
+        # What its sources brought and nobody took in.
+        self._tidy(session, row, set(), nouns=(("dataset", "incoming"),))
         session.delete(row)
 
     def _rest(self, session: Session, row: SpaceRow) -> None:
@@ -344,9 +346,15 @@ class SpaceSteps:
         with suppress(NotFound):
             self._serving.remove(session, row.project_id, row.catalog_name)
 
-    def _tidy(self, session: Session, row: SpaceRow, kept: set[str | None]) -> None:
+    def _tidy(
+        self,
+        session: Session,
+        row: SpaceRow,
+        kept: set[str | None],
+        nouns: Sequence[tuple[str, str]] = (("dataset", "documents"), ("dataset", "passages"), ("model", "index")),
+    ) -> None:
         """Remove the versions of a space but those; what a run still reads stays for the next time."""
-        for kind, noun in (("dataset", "documents"), ("dataset", "passages"), ("model", "index")):
+        for kind, noun in nouns:
             name = f"{row.catalog_name}/{noun}"
             with suppress(NotFound):
                 versions = self._catalog.describe(session, row.project_id, name, kind).versions

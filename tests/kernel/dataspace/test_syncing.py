@@ -1,0 +1,318 @@
+"""Sources of a space: looked at by real workers, and taken into its documents once, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kernel.dataspace.sources.surroundings import Site, serving
+from tests.kernel.jobs.rooms import PROJECT, Rooms, make_rooms
+
+from modelworks.contract.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.clock import SystemClock
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.settings import Settings
+from modelworks.kernel.catalog.sources import SourcePolicy
+from modelworks.kernel.dataspace import DataspaceService, Source, SourceService, SourceSteps, SpaceDocument
+from modelworks.kernel.dataspace.schemas import SpaceCreate
+from modelworks.kernel.dataspace.sourcing import Schedule, SourceCreate, SourceUpdate, SyncAsked
+from modelworks.kernel.jobs import JobSpec
+from modelworks.kernel.jobs.folder import AttemptFolder
+
+BEN = Principal(key_id="key_ben", project_id=PROJECT, scopes=frozenset({"write"}))
+#: Of another project.
+EVE = Principal(key_id="key_eve", project_id="prj_other", scopes=frozenset({"admin"}))
+ADMIN = Principal(key_id="key_adm", project_id=PROJECT, scopes=frozenset({"admin"}))
+one_database = pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
+
+
+@dataclass
+class Place:
+    """A space `manual` and what follows its sources, driven by hand."""
+
+    rooms: Rooms
+    spaces: DataspaceService
+    sources: SourceService
+    steps: SourceSteps
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    def add(self, caller: Principal = ADMIN, *, dry_run: bool = False, **form: Any) -> Source:
+        more = {name: form.pop(name) for name in ("defaults", "schedule") if name in form}
+        asked = SourceCreate.model_validate({"source": form, **more})
+        with self.spaces.db.transaction() as session:
+            return self.sources.create(session, caller, "manual", asked, dry_run=dry_run)
+
+    def get(self, source_id: str) -> Source:
+        with self.spaces.db.reading() as session:
+            return self.sources.get(session, PROJECT, "manual", source_id)
+
+    def sync(self, source_id: str, **asked: Any) -> Source:
+        """Look at a source and take in what was found."""
+        with self.spaces.db.transaction() as session:
+            self.sources.sync(session, PROJECT, "manual", source_id, SyncAsked(**asked))
+        return self.follow(source_id)
+
+    def follow(self, source_id: str) -> Source:
+        self.steps.tick()
+        source = self.get(source_id)
+        if source.run_id is not None:
+            self.rooms.finish(source.run_id)
+            self.steps.tick()
+        return self.get(source_id)
+
+    def documents(self) -> dict[str, SpaceDocument]:
+        with self.spaces.db.reading() as session:
+            page = self.spaces.documents.list(session, PROJECT, "manual", limit=1000)
+        assert len({document.key for document in page.data}) == len(page.data), "a document came twice"
+        return {document.key: document for document in page.data}
+
+    def remove(self, document_id: str) -> None:
+        with self.spaces.db.transaction() as session:
+            self.spaces.documents.remove(session, PROJECT, "manual", document_id)
+
+
+@pytest.fixture
+def place(settings: Settings, database: Database, tmp_path: Path) -> Iterator[Place]:
+    given = {"home": settings.home, "slots_cpu": 4, "slots_memory_bytes": 8 << 30}
+    roots = {"pull_roots": [tmp_path / "in"], "egress_allow": ["127.0.0.0/8"]}
+    settings = Settings(**given, **roots)
+    (tmp_path / "in").mkdir()
+    rooms = make_rooms(settings, database)
+    clock = SystemClock()
+    spaces = DataspaceService(database, rooms.jobs, clock, rooms.events)
+    secrets: dict[str, str] = {}
+
+    def open_secret(project_id: str, name: str) -> str:
+        if name not in secrets or project_id != PROJECT:
+            raise NotFound(f"The project has no secret {name!r}.", code="secret_not_found")
+        return secrets[name]
+
+    policy = SourcePolicy.of(settings)
+    sources = SourceService(spaces, rooms.jobs, rooms.catalog, rooms.blobs, open_secret, policy, clock, rooms.events)
+    steps = SourceSteps(sources, rooms.jobs, rooms.catalog, rooms.blobs, clock, rooms.events)
+    with database.transaction() as session:
+        spaces.create(session, PROJECT, "key_ann", SpaceCreate(name="manual"))
+    yield Place(rooms, spaces, sources, steps, secrets)
+    with database.reading() as session:
+        active = rooms.jobs.attempts.active(session)
+    for run in active:
+        if run.handle is not None:
+            rooms.executor.kill(run.handle)
+            rooms.executor.cleanup(run.handle)
+
+
+@one_database
+def test_a_space_follows_a_folder(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("a", "b", "c", "d"):
+        (folder / f"{name}.txt").write_text(f"Text {name}")
+    defaults = {"licence": "CC-BY-4.0", "owner": "plant", "access": ["usr_ann"]}
+    source = place.follow(place.add(kind="folder", uri=folder.as_uri(), defaults=defaults).id)
+    assert (source.state, source.error, source.report["num_new"]) == ("idle", None, 4)
+    before = place.documents()
+    assert set(before) == {"a.txt", "b.txt", "c.txt", "d.txt"}
+    assert (before["a.txt"].licence, before["a.txt"].access, before["a.txt"].source_id) == ("CC-BY-4.0", ["usr_ann"], source.id)
+    assert b"".join(place.rooms.blobs.iter(before["a.txt"].digest)) == b"Text a"
+    # Changed, gone, new, touched, and one that a person removes.
+    (folder / "a.txt").write_text("Text a, anew")
+    (folder / "b.txt").unlink()
+    (folder / "e.txt").write_text("Text e")
+    os.utime(folder / "c.txt", (1, 1))
+    place.remove(before["d.txt"].id)
+    source = place.sync(source.id)
+    after = place.documents()
+    assert set(after) == {"a.txt", "c.txt", "e.txt"}, "what a person removed stays away"
+    assert (after["a.txt"].id, after["a.txt"].version) == (before["a.txt"].id, 2)
+    assert after["c.txt"].version == 1
+    counts = [source.report[f"num_{name}"] for name in ("new", "changed", "unchanged", "gone", "failed")]
+    assert counts == [1, 1, 1, 1, 0]
+    with place.spaces.db.reading() as session:
+        told = place.sources.told(session, PROJECT, {"space_id": source.space_id, "source_id": source.id})
+    assert told["removed"] == ["d.txt"], "what its source had lost may return"
+    with place.spaces.db.reading() as session:
+        with pytest.raises(NotFound):
+            place.rooms.catalog.describe(session, PROJECT, f"{_catalog_name(place)}/incoming", "dataset")
+        told = [event.message for event in place.spaces.events(session, PROJECT, "manual").data]
+    assert any("1 new, 1 changed, 1 gone" in message for message in told)
+    # The source ends, and its documents with it.
+    with place.spaces.db.transaction() as session:
+        place.sources.remove(session, PROJECT, "manual", source.id)
+    assert place.documents() == {}
+
+
+def _catalog_name(place: Place) -> str:
+    with place.spaces.db.reading() as session:
+        return place.spaces.get(session, PROJECT, "manual").deployment
+
+
+@one_database
+def test_what_fails_changes_nothing_and_says_why(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "share"
+    folder.mkdir()
+    (folder / "a.txt").write_text("A")
+    source = place.follow(place.add(kind="folder", uri=folder.as_uri(), schedule={"every_s": 3600}).id)
+    shutil.rmtree(folder)
+    source = place.sync(source.id)
+    assert source.state == "failed"
+    assert source.error is not None
+    assert "does not exist" in source.error["message"]
+    assert source.next_sync_at is not None, "it is tried again when its time comes"
+    assert set(place.documents()) == {"a.txt"}
+
+
+@one_database
+def test_a_worker_that_is_killed_goes_on_and_only_workers_are_told_secrets(place: Place) -> None:
+    place.secrets["wiki"] = "hunter2-and-more"
+    with serving() as site:
+        names = [f"p{number}" for number in range(8)]
+        site.put("/docs/", "".join(f'<a href="{name}">x</a>' for name in names))
+        for name in names:
+            site.put(f"/docs/{name}", f"<p>Page {name}</p>")
+        form = {"kind": "web", "uri": f"{site.url}/docs/", "mode": "crawl", "delay_s": 0.05, "secret": "wiki"}
+        with pytest.raises(PermissionDenied):
+            place.add(BEN, **form)
+        with pytest.raises(NotFound, match="no secret"):
+            place.add(ADMIN, **(form | {"secret": "other"}))
+        source_id = place.add(**form).id
+        place.steps.tick()
+        run_id = str(place.get(source_id).run_id)
+        _until_asked(place, site, run_id, 4)
+        with place.spaces.db.reading() as session:
+            (active,) = place.rooms.jobs.attempts.active(session)
+        os.kill(int(str(active.handle).partition(":")[0]), signal.SIGKILL)
+        run = place.rooms.finish(run_id)
+        place.steps.tick()
+        assert (run.state, run.attempt) == ("succeeded", 2)
+        documents = place.documents()
+        assert len(documents) == 9
+        assert {document.version for document in documents.values()} == {1}
+        assert {sent["authorization"] for _, sent in site.asked} == {"Bearer hunter2-and-more"}
+    with place.spaces.db.reading() as session:
+        events = place.rooms.jobs.events(session, PROJECT, run.id)
+    shown = f"{run.model_dump_json()}{events}{place.get(source_id).model_dump_json()}{place.rooms.log(run.id)}"
+    assert "hunter2" not in shown
+    kept = [file for file in place.rooms.settings.home.parent.rglob("*") if file.is_file()]
+    assert not any(b"hunter2" in file.read_bytes() for file in kept)
+    assert AttemptFolder.of(place.rooms.settings.home, run.id, 1).log in kept
+
+
+def _until_asked(place: Place, site: Site, run_id: str, number: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(site.paths()) < number:
+        place.rooms.supervisor.tick()
+        assert time.monotonic() < deadline, place.rooms.log(run_id)
+        time.sleep(0.02)
+
+
+@one_database
+def test_a_server_that_dies_while_taking_in_takes_in_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modelworks.kernel.dataspace.syncing._BATCH", 2)
+    for number in range(5):
+        (tmp_path / "in" / f"{number}.txt").write_text(str(number))
+    source_id = place.add(kind="folder", uri=(tmp_path / "in").as_uri()).id
+    place.steps.tick()
+    place.rooms.finish(str(place.get(source_id).run_id))
+    put, calls = place.steps._put, [0]
+
+    def dying(*given: Any) -> None:
+        calls[0] += 1
+        put(*given)
+        if calls[0] == 2:
+            raise RuntimeError("the server died")
+
+    monkeypatch.setattr(place.steps, "_put", dying)
+    place.steps.tick()
+    assert len(place.documents()) == 2
+    place.steps.tick()
+    assert len(place.documents()) == 5
+    assert {document.version for document in place.documents().values()} == {1}
+    assert place.get(source_id).state == "idle"
+
+
+@one_database
+def test_a_dry_run_says_what_would_change(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "in" / "a.txt").write_text("A")
+    assert place.add(kind="folder", uri=(tmp_path / "in").as_uri(), dry_run=True).kind == "folder"
+    with place.spaces.db.reading() as session:
+        assert place.sources.list(session, PROJECT, "manual").data == []
+    source = place.add(kind="folder", uri=(tmp_path / "in").as_uri())
+    with place.spaces.db.transaction() as session:
+        asked = place.sources.sync(session, PROJECT, "manual", source.id, SyncAsked(dry_run=True))
+    run = place.rooms.finish(asked.run_id)
+    assert run.result is not None
+    assert (run.result["new"], run.outputs) == (["a.txt"], [])
+    assert place.documents() == {}
+
+
+def test_sources_belong_to_their_project(place: Place, tmp_path: Path) -> None:
+    source = place.add(kind="folder", uri=(tmp_path / "in").as_uri())
+    asked = SourceCreate.model_validate({"source": {"kind": "folder", "uri": (tmp_path / "in").as_uri()}})
+    with place.spaces.db.transaction() as session:
+        other = place.spaces.create(session, EVE.project_id, "key_eve", SpaceCreate(name="manual"))
+        for project_id, space in ((EVE.project_id, "manual"), (EVE.project_id, source.space_id), (PROJECT, other.id)):
+            with pytest.raises(NotFound):
+                place.sources.get(session, project_id, space, source.id)
+            with pytest.raises(NotFound):
+                place.sources.remove(session, project_id, space, source.id)
+            with pytest.raises(NotFound):
+                place.sources.sync(session, project_id, space, source.id, SyncAsked())
+            with pytest.raises(NotFound):
+                place.sources.told(session, project_id, {"space_id": space, "source_id": source.id})
+        with pytest.raises(NotFound):
+            place.sources.create(session, EVE, source.space_id, asked)
+    with pytest.raises(InvalidRequest, match="not looked at by a run"):
+        place.rooms.jobs.check_rights(JobSpec(verb="ingest", params={}), BEN)
+
+
+def test_the_same_source_once_and_not_while_it_is_looked_at(place: Place, tmp_path: Path) -> None:
+    source = place.add(kind="folder", uri=(tmp_path / "in").as_uri())
+    with pytest.raises(Conflict) as caught:
+        place.add(kind="folder", uri=(tmp_path / "in").as_uri())
+    assert caught.value.error_code == "source_exists"
+    place.steps.tick()
+    with place.spaces.db.transaction() as session, pytest.raises(Conflict) as busy:
+        place.sources.sync(session, PROJECT, "manual", source.id, SyncAsked())
+    assert busy.value.error_code == "source_busy"
+    with place.spaces.db.transaction() as session:
+        place.sources.remove(session, PROJECT, "manual", source.id)
+        (run,) = place.rooms.jobs.list(session, PROJECT).data
+    assert run.state == "cancelled"
+    with pytest.raises(PermissionDenied, match="outside"):
+        place.add(kind="folder", uri="file:///etc")
+
+
+def test_uploads_of_sources_are_kept(place: Place) -> None:
+    digest = place.rooms.blobs.put(b"PK").digest
+    with pytest.raises(NotFound):
+        place.add(kind="archive", digest="sha256:" + "0" * 64)
+    place.add(kind="archive", digest=digest)
+    assert place.sources.referenced([digest, "sha256:" + "1" * 64]) == {digest}
+
+
+def test_times_of_looks(place: Place, tmp_path: Path) -> None:
+    now = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
+    assert Schedule(every_s=3600).following(now) == now + timedelta(hours=1)
+    assert Schedule(daily_at="03:30").following(now) == datetime(2026, 3, 3, 3, 30, tzinfo=UTC)
+    assert Schedule(daily_at="23:00").following(now) == datetime(2026, 3, 2, 23, 0, tzinfo=UTC)
+    assert Schedule().following(now) is None
+    with pytest.raises(ValueError, match="not both"):
+        Schedule(every_s=60, daily_at="03:30")
+    with pytest.raises(ValueError, match="daily_at"):
+        Schedule(daily_at="24:00")
+    source = place.add(kind="folder", uri=(tmp_path / "in").as_uri())
+    with place.spaces.db.transaction() as session:
+        paused = place.sources.update(session, PROJECT, "manual", source.id, SourceUpdate(is_paused=True))
+    assert paused.next_sync_at is None
+    place.steps.tick()
+    assert place.get(source.id).run_id is None
