@@ -101,3 +101,54 @@ def test_a_password_is_told(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         read(tmp_path, "a.pdf", content)
     assert caught.value.fault.code == "encrypted"
+
+
+def test_drawn_lines_say_where_cells_are(tmp_path: Path) -> None:
+    """A cell of two lines, and two cells too near to each other to be told apart by white."""
+    grid = "".join(f"{x} {842 - 170} m {x} {842 - 100} l S\n" for x in (50, 150, 300))
+    grid += "".join(f"50 {842 - y} m 300 {842 - y} l S\n" for y in (100, 120, 150, 170))
+    content = grid + line(55, 114, "Part") + line(155, 114, "Note")
+    content += line(55, 132, "Pump of the northern") + line(152, 132, "stands in the hall") + line(55, 144, "boiler")
+    content += line(55, 164, "Valve") + line(155, 164, "is closed")
+    content += line(50, 90, "What stands above the table.") + line(50, 190, "What stands below it.")
+    _, blocks = read(tmp_path, "a.pdf", pdf([content]))
+    assert [block.text for block in blocks] == ["What stands above the table.", "", "What stands below it."]
+    assert blocks[1].table is not None
+    assert blocks[1].table.rows == [
+        ["Part", "Note"],
+        ["Pump of the northern boiler", "stands in the hall"],
+        ["Valve", "is closed"],
+    ]
+
+
+def test_labels_and_cells_that_wrap_are_mended(tmp_path: Path) -> None:
+    rows = [
+        ("", "2022", "2023"),
+        ("Sales:", "", ""),
+        ("Pumps that were sold abroad", "", ""),
+        ("and at home", "1,200", "1,300"),
+        ("Valves", "80", "(95)"),
+    ]
+    content = "".join(
+        line(x, 100 + 14 * number, cell)
+        for number, row in enumerate(rows)
+        for x, cell in zip((50, 300, 400), row, strict=True)
+        if cell
+    )
+    _, blocks = read(tmp_path, "a.pdf", pdf([content]))
+    assert blocks[0].table is not None
+    assert blocks[0].table.rows[1:] == [
+        ["Sales:", "", ""],
+        ["Pumps that were sold abroad and at home", "1,200", "1,300"],
+        ["Valves", "80", "(95)"],
+    ]
+
+
+def test_feet_that_stand_at_no_fixed_height_are_left_out(tmp_path: Path) -> None:
+    pages = [
+        lines(50, 100, [f"Year {n} had month {m} in it." for m in range(7 + n)])
+        + line(50, 220 + 12 * n, f"Works | Report | {n}")
+        for n in range(1, 6)
+    ]
+    _, blocks = read(tmp_path, "a.pdf", pdf(pages))
+    assert not [block.text for block in blocks if "Works" in block.text]

@@ -19,7 +19,7 @@ _MAX_HEADING_CHARS = 300
 _FEW_LETTERS = 40
 _BLANKS = re.compile(r"[ \t\u00a0\u3000]+")
 #: Surrogates that belong to nothing, and what no text file should hold.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufeff\ufffe\uffff]")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 def make_passages(document_id: str, blocks: Iterable[Block], request: ParsingRequest) -> Iterator[list[Passage]]:

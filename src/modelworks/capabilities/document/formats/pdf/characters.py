@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Sequence
 from ctypes import byref, c_int, create_string_buffer
 from dataclasses import dataclass
 from typing import Any
@@ -40,13 +41,14 @@ class Run:
         return (self.y0 + self.y1) / 2
 
 
-def read_runs(page: Any, textpage: Any) -> tuple[list[Run], list[str]]:
+def read_runs(page: Any, textpage: Any, walls: Sequence[tuple[float, float, float]] = ()) -> tuple[list[Run], list[str]]:
     """The runs of a page in the order in which the file writes them, and the texts that stand at an angle.
 
     Args:
         page, textpage: of pypdfium2.
+        walls: upright lines, which no run crosses: their distance from the left, upper and lower end.
     """
-    place = _placing(page)
+    place = placing(page)
     turned = page.get_rotation() * math.pi / 180
     handle = textpage.raw
     unicode_of, box_of, angle_of = raw.FPDFText_GetUnicode, raw.FPDFText_GetLooseCharBox, raw.FPDFText_GetCharAngle
@@ -60,12 +62,14 @@ def read_runs(page: Any, textpage: Any) -> tuple[list[Run], list[str]]:
     high = 0
     last = (0.0, 0.0)
     at = 0
+    tallies: dict[int, list[float]] = {}
 
     def close() -> None:
-        nonlocal run
+        nonlocal run  # and what is said of it: letters, tallies and the place of the last one
         if run is not None:
             run.text = "".join(letters).rstrip()
             run.is_bold = run.is_bold and _is_bold(handle, at)
+            _, run.y0, run.y1, run.size = max(tallies.values(), key=lambda tally: tally[0])
             if run.text:
                 runs.append(run)
         run = None
@@ -116,7 +120,8 @@ def read_runs(page: Any, textpage: Any) -> tuple[list[Run], list[str]]:
             is_leftward = unicodedata.bidirectional(letter) in ("R", "AL") if code > 0x58F else False
             gap = run.x0 - x1 if is_leftward else x0 - run.x1
             reach = max(size, run.size)
-            if abs((y0 + y1) / 2 - run.middle) > 0.5 * reach or gap > _GAP * reach or gap < -0.6 * reach:
+            apart = abs((y0 + y1) / 2 - run.middle) > 0.5 * reach or gap > _GAP * reach or gap < -0.6 * reach
+            if apart or (walls and blank and _is_walled(walls, run.x1, x0, run.middle)):
                 close()
         if run is None:
             if not _is_level(angle_of(handle, index), turned):
@@ -125,6 +130,7 @@ def read_runs(page: Any, textpage: Any) -> tuple[list[Run], list[str]]:
                 blank = False
                 continue
             run = Run("", x0, y0, x1, y1, size, _is_bold(handle, index))
+            tallies = {round(size): [1.0, y0, y1, size]}
             at = index
             letters.append(letter)
             blank = False
@@ -136,13 +142,17 @@ def read_runs(page: Any, textpage: Any) -> tuple[list[Run], list[str]]:
         letters.append(letter)
         blank = False
         run.x0, run.x1 = min(run.x0, x0), max(run.x1, x1)
-        if size > run.size:
-            # A small character beside larger ones (a footnote's number) must not make the line small.
-            run.y0, run.y1, run.size = y0, y1, size
+        # Bullets and the numbers of footnotes are of other sizes: a line has that of most of its characters.
+        tally = tallies.setdefault(round(size), [0.0, y0, y1, size])
+        tally[0] += 1
     if is_aside:
         _add_aside(aside, letters)
     close()
     return runs, aside
+
+
+def _is_walled(walls: Sequence[tuple[float, float, float]], x0: float, x1: float, y: float) -> bool:
+    return any(x0 - 1 < x < x1 + 1 and top < y < bottom for x, top, bottom in walls)
 
 
 def _is_bold(handle: Any, index: int) -> bool:
@@ -169,7 +179,7 @@ def _add_aside(aside: list[str], letters: list[str]) -> None:
         aside.append(text)
 
 
-def _placing(page: Any) -> Any:
+def placing(page: Any) -> Any:
     """From the coordinates of the file to those of the page as it is shown, from its upper left corner."""
     left, bottom, right, top = page.get_cropbox()
     turn = page.get_rotation()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 from modelworks.capabilities.document.formats.pdf.characters import Run
 from modelworks.capabilities.document.language import weight
 
+_BULLET = re.compile(
+    r"^(?:[•·●○■□▪◦‣⁃∙➢➤✓*–—-]|[\uf06e\uf0a7\uf0a8\uf0b7\uf0d8\uf076\uf071]|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)）、])$"
+)
 _BINS = 240
 #: Rows that may cross the white between two columns (titles, wide tables), as a share.
 _CROSSING = 0.25
@@ -50,13 +54,35 @@ def in_order(runs: list[Run], width: float) -> list[Row]:
         width: of the page, in points.
     """
     ordered: list[Row] = []
-    _part(runs, width, ordered, 0)
+    _part(_with_bullets(runs), width, ordered, 0)
     for number, row in enumerate(ordered):
         if number and row.left == ordered[number - 1].left and row.right == ordered[number - 1].right:
             row.column = ordered[number - 1].column
         elif number:
             row.column = ordered[number - 1].column + 1
     return ordered
+
+
+def _with_bullets(runs: list[Run]) -> list[Run]:
+    """Bullets and numbers that stand apart from their item, joined to it."""
+    kept: list[Run] = []
+    for row in rows_of(runs):
+        bullet: Run | None = None
+        for run in row.runs:
+            if bullet is not None:
+                is_item = run.x0 - bullet.x1 < 4 * bullet.size and len(run.text) > 2 and not _is_number(run.text)
+                if is_item:
+                    run.text, run.x0 = f"{bullet.text} {run.text}", bullet.x0
+                else:
+                    kept.append(bullet)
+                bullet = None
+            if _BULLET.match(run.text):
+                bullet = run
+            else:
+                kept.append(run)
+        if bullet is not None:
+            kept.append(bullet)
+    return kept
 
 
 def rows_of(runs: list[Run]) -> list[Row]:
@@ -156,13 +182,15 @@ def _is_running(runs: list[Run]) -> bool:
     if len(runs) < _MIN_ROWS:
         return False
     rows = rows_of(runs)
-    if len(rows) < _MIN_ROWS or len(runs) > 1.6 * len(rows):
+    if len(rows) < _MIN_ROWS or len(runs) > 1.8 * len(rows):
         return False
     left, right = min(run.x0 for run in runs), max(run.x1 for run in runs)
     widths = [(row.runs[-1].x1 - row.runs[0].x0) / max(1.0, right - left) for row in rows]
     lengths = [weight(" ".join(run.text for run in row.runs), 2.0) for row in rows]
     numbers = sum(_is_number(run.text) for run in runs)
-    return median(widths) > 0.6 and median(lengths) >= 18 and numbers < 0.3 * len(runs)
+    # Lists have many short lines, but long ones among them that end where the column does.
+    is_wide = median(widths) > 0.6 or (len(rows) >= 10 and median(widths) > 0.33 and quantiles(widths)[2] > 0.7)
+    return is_wide and median(lengths) >= 18 and numbers < 0.3 * len(runs)
 
 
 def _is_number(text: str) -> bool:

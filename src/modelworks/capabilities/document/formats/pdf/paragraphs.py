@@ -27,6 +27,8 @@ _FULL_STOP = re.compile(r"[.!?:;。！？：；…][\"'”’)\]）」』]*$")
 _DIGITS = re.compile(r"\d+")
 #: Parts of the page at its top and at its foot in which running heads stand.
 _MARGIN = 0.13
+#: On pages with fewer lines the first and the last one prove nothing.
+_SOME_LINES = 8
 _MAX_HEADING_CHARS, _MAX_HEADING_LINES = 160, 3
 
 
@@ -85,9 +87,15 @@ def _box(box: list[float], size: list[float]) -> Box:
 def _running(records: list[PageRecord]) -> set[tuple[str, int]]:
     """Heads, feet and page numbers, as key and page."""
     seen: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    ends: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     numbers: set[tuple[str, int]] = set()
     for record in records:
         high = (record.get("size") or [1.0, 1.0])[1]
+        lines = [item for item in record["items"] if "text" in item and not item.get("plain")]
+        # On pages of unlike lengths heads and feet stand at no fixed height, but first and last.
+        for item in (lines[0], lines[-1]) if len(lines) >= _SOME_LINES else ():
+            key = record_key(item)
+            ends[key.rpartition("@")[0]].append((key, int(record["page"])))
         for item in record["items"]:
             if "aside" in item or item.get("plain"):
                 continue
@@ -110,6 +118,8 @@ def _running(records: list[PageRecord]) -> set[tuple[str, int]]:
         if len({page for _, page in found}) >= max(least, min(6, 0.3 * len(records)))
         for each in found
     }
+    most = max(least, 0.4 * len(records))
+    repeated |= {each for found in ends.values() if len({page for _, page in found}) >= most for each in found}
     return numbers | repeated
 
 

@@ -13,6 +13,7 @@ from modelworks.capabilities.document.blocks import Parsed, Refused, Source
 from modelworks.capabilities.document.formats.pdf.characters import read_runs
 from modelworks.capabilities.document.formats.pdf.columns import in_order
 from modelworks.capabilities.document.formats.pdf.paragraphs import assemble
+from modelworks.capabilities.document.formats.pdf.rules import drawn_lines, take_ruled
 from modelworks.capabilities.document.formats.pdf.tables import items_of
 from modelworks.capabilities.document.pages import PageRecord, Pages
 from modelworks.capabilities.document.signature import MEDIA_TYPES
@@ -88,7 +89,8 @@ def _title(document: Any) -> str | None:
     is_name = re.search(
         r"\.(docx?|xlsx?|pptx?|tex|dvi|pdf|indd|qxd)$|^(untitled|microsoft word|powerpoint|document\d*$)", title, re.I
     )
-    return None if not title or is_name or _PRIVATE.search(title) else title[:300]
+    is_number = len(title.split()) < 2 and any(letter.isdigit() for letter in title)
+    return None if not title or is_name or is_number or _PRIVATE.search(title) else title[:300]
 
 
 def _page(document: Any, number: int, *, is_plain: bool) -> PageRecord:
@@ -105,7 +107,8 @@ def _page(document: Any, number: int, *, is_plain: bool) -> PageRecord:
         width, height = page.get_size()
         if is_plain:
             return _plain(textpage, number, width, height)
-        runs, aside = read_runs(page, textpage)
+        level, upright = drawn_lines(page)
+        runs, aside = read_runs(page, textpage, [(line.at, line.start, line.end) for line in upright])
         said = "".join(run.text for run in runs)
         record: PageRecord = {"page": number, "size": [round(width, 1), round(height, 1)]}
         if len(said) + sum(map(len, aside)) < _FEW_CHARS and _is_scan(page, width, height):
@@ -113,7 +116,8 @@ def _page(document: Any, number: int, *, is_plain: bool) -> PageRecord:
         elif len(_PRIVATE.findall(said)) > _GARBLED * max(1, len(said)):
             record.update(items=[], fault=_garbled(number).model_dump())
             return record
-        record["items"] = items_of(in_order(runs, width)) + [{"aside": text} for text in aside]
+        runs, ruled = take_ruled(level, upright, runs)
+        record["items"] = items_of(in_order(runs, width), ruled) + [{"aside": text} for text in aside]
         return record
     finally:
         textpage.close()

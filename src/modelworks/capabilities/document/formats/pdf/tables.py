@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-from modelworks.capabilities.document.formats.pdf.characters import Run
 from modelworks.capabilities.document.formats.pdf.columns import Row
-from modelworks.capabilities.document.language import weight
+from modelworks.capabilities.document.language import joined, weight
 
-_BULLET = re.compile(r"^(?:[•·●○■□▪◦‣⁃∙➢➤✓*–—-]|[\uf0a7\uf0b7\uf0d8\uf076]|\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,5})[.)）、])$")
 #: Cells of such a column belong to the number after or before them.
 _BEFORE, _AFTER = frozenset(["$", "€", "£", "¥", "￥", "(", "US$", "HK$", "RMB"]), frozenset(["%", ")", ")%", "pts", "bps"])
+#: Bullets out of fonts of symbols, whose characters mean nothing.
+_SYMBOL = re.compile("^[\x80-\x9f\ue000-\uf8ff]\\s*(?=\\S)")
 #: Between two rows of one table there is not more white than this many heights.
 _MAX_WHITE = 2.2
 #: Rows of one cell (headings of a group, labels that go on) that may stand between rows of several.
@@ -22,13 +23,19 @@ _MAX_CELL = 260
 Item = dict[str, Any]
 
 
-def items_of(rows: list[Row]) -> list[Item]:
-    """Lines and tables of a page, in order."""
-    for row in rows:
-        _join_bullet(row)
+def items_of(rows: list[Row], ruled: Sequence[Item] = ()) -> list[Item]:
+    """Lines and tables of a page, in order.
+
+    Args:
+        ruled: tables that were found by their lines; their text is not in the rows.
+    """
+    waiting = list(ruled)
     items: list[Item] = []
     start = 0
     while start < len(rows):
+        for drawn in [each for each in waiting if _is_before(each, rows[start])]:
+            waiting.remove(drawn)
+            items.append(drawn)
         end = _table_end(rows, start)
         if end > start:
             table = _table(rows[start:end])
@@ -38,19 +45,17 @@ def items_of(rows: list[Row]) -> list[Item]:
                 continue
         items.append(_line(rows[start]))
         start += 1
-    return items
+    return items + waiting
 
 
-def _join_bullet(row: Row) -> None:
-    first = row.runs[0]
-    if len(row.runs) == 2 and _BULLET.match(first.text) and row.runs[1].x0 - first.x1 < 4 * first.size:
-        second = row.runs[1]
-        text = f"{first.text} {second.text}"
-        row.runs = [Run(text, first.x0, second.y0, second.x1, second.y1, second.size, second.is_bold, second.is_parted)]
+def _is_before(table: Item, row: Row) -> bool:
+    """Whether a row is the first one below a table in a column that they share."""
+    left, top, right, _ = table["box"]
+    return bool(row.y0 > top and row.left < right and row.right > left)
 
 
 def _line(row: Row) -> Item:
-    text = "  ".join(run.text for run in row.runs)
+    text = _SYMBOL.sub("• ", "  ".join(run.text for run in row.runs))
     item: Item = {
         "text": text,
         "box": [round(row.runs[0].x0, 1), round(row.y0, 1), round(row.runs[-1].x1, 1), round(row.y1, 1)],
@@ -89,7 +94,7 @@ def _table(rows: list[Row]) -> Item | None:
     if len(edges) < 2 or (len(full) < 3 and len(edges) < 3 and len(rows) < 3):
         return None
     cells = [_cells(row, edges) for row in rows]
-    cells = _without_signs(cells)
+    cells = _without_signs(_with_continuations(cells))
     width = len(cells[0])
     filled = sum(sum(map(bool, row)) >= 2 for row in cells)
     if width < 2 or filled < 2 or filled < 0.4 * len(cells):
@@ -139,6 +144,44 @@ def _cells(row: Row, edges: list[tuple[float, float]]) -> list[str]:
     return cells
 
 
+def _with_continuations(cells: list[list[str]]) -> list[list[str]]:
+    """Rows with one cell alone: the rest of the cell above, the beginning of a label, or the name of a group."""
+    kept: list[list[str]] = []
+    begun = ""
+    longest = [max(weight(row[column], 2.0) for row in cells) for column in range(len(cells[0]))]
+    for row in cells:
+        filled = [column for column, cell in enumerate(row) if cell]
+        if begun:
+            if row[0] and row[0][0].islower():
+                row = [joined(begun, row[0]), *row[1:]]
+            else:
+                kept.append([begun, *[""] * (len(row) - 1)])
+            begun = ""
+        if len(filled) != 1:
+            kept.append(row)
+            continue
+        column = filled[0]
+        text = row[column]
+        if column == 0 and not text.endswith((":", "：")):
+            begun = text
+        elif column and kept and not _is_figure(text) and _goes_on(kept[-1][column], text, longest[column]):
+            kept[-1][column] = joined(kept[-1][column], text)
+        elif column and not _is_figure(text):
+            kept.append([text, *[""] * (len(row) - 1)])
+        else:
+            kept.append(row)
+    if begun:
+        kept.append([begun, *[""] * (len(cells[0]) - 1)])
+    return kept
+
+
+def _goes_on(above: str, text: str, longest: float) -> bool:
+    """Whether a cell was wrapped: its first line fills the column, or the second begins in the middle of a sentence."""
+    if not above or above in _BEFORE or _is_figure(above):
+        return False
+    return text[0].islower() or weight(above, 2.0) > 0.75 * longest
+
+
 def _without_signs(cells: list[list[str]]) -> list[list[str]]:
     """Currency signs and percent signs that stand in columns of their own go to their numbers."""
     width = len(cells[0])
@@ -159,6 +202,8 @@ def _without_signs(cells: list[list[str]]) -> list[list[str]]:
 def _num_header(cells: list[list[str]]) -> int:
     """Rows before the first that has a number behind its first cell."""
     for number, row in enumerate(cells[:4]):
+        if number and row[0] and not any(row[1:]):
+            return min(3, number)
         if any(_is_figure(cell) for cell in row[1:]):
             return max(1, min(3, number))
     return 1
