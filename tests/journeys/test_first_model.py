@@ -343,3 +343,41 @@ def test_anthropics_client_gets_the_same_answer(stage: Stage) -> None:
     assert [each.text for each in streamed.content if each.type == "text"] == [block.text]
     assert counted.input_tokens == message.usage.input_tokens + (message.usage.cache_read_input_tokens or 0)
     assert counted.input_tokens == same.usage.prompt_tokens
+
+
+def test_langchain_drives_chats_responses_forms_completions_and_messages(stage: Stage) -> None:
+    from langchain_anthropic import ChatAnthropic
+    from langchain_openai import ChatOpenAI, OpenAI
+
+    class Reading(pydantic.BaseModel):
+        """Of a gauge."""
+
+        gauge: Literal["north", "south"]
+        metres: int = pydantic.Field(ge=0, le=9)
+
+    address: Any = {"base_url": f"{stage.platform.url}/v1", "api_key": stage.platform.key, "max_retries": 0}
+    asked: Any = {**address, "model": NAME, "temperature": 0, "max_tokens": 12}
+    expected = chat(stage, max_tokens=12)
+    words = expected.choices[0].message.content
+    question = "Where is the river?"
+    for model in (ChatOpenAI(**asked, stream_usage=True), ChatOpenAI(**asked, use_responses_api=True)):
+        whole = model.invoke(question)
+        assert (whole.text, whole.usage_metadata["output_tokens"]) == (words, expected.usage.completion_tokens)
+        steps = [*model.stream(question)]
+        assert len([step for step in steps if step.text]) > 1
+        assert "".join(step.text for step in steps) == words
+        assert sum(step.usage_metadata["input_tokens"] for step in steps if step.usage_metadata) == expected.usage.prompt_tokens
+    sampled = {**asked, "temperature": 1, "max_tokens": 60, "seed": 1}
+    found = ChatOpenAI(**sampled).with_structured_output(Reading).invoke(question)
+    assert isinstance(found, Reading)
+    assert OpenAI(**asked).invoke(PROMPT) == completion(stage).choices[0].text
+    theirs = ChatAnthropic(
+        model_name=NAME,
+        base_url=stage.platform.url,
+        api_key=stage.platform.key,
+        temperature=0,
+        max_tokens_to_sample=12,
+        max_retries=0,
+    )
+    assert theirs.invoke(question).text == words
+    assert "".join(step.text for step in theirs.stream(question)) == words

@@ -65,6 +65,18 @@ def test_the_official_client_finds_passages_by_vectors_of_any_length(stage: Stag
         assert ((q @ p.T).argmax(1) == np.arange(len(pairs()))).mean() > 0.9
 
 
+def test_langchain_gets_the_same_vectors(stage: Stage) -> None:
+    from langchain_openai import OpenAIEmbeddings
+
+    theirs = OpenAIEmbeddings(
+        model="encoder", base_url=str(stage.openai.base_url), api_key=stage.openai.api_key, check_embedding_ctx_length=False
+    )
+    texts = [pair["query"] for pair in pairs()][:3]
+    ours = [each.embedding for each in stage.openai.embeddings.create(model="encoder", input=texts).data]
+    assert np.allclose(theirs.embed_documents(texts), ours, atol=1e-6)
+    assert np.allclose(theirs.embed_query(texts[0]), ours[0], atol=1e-6)
+
+
 def test_ids_of_the_models_own_tokenizer_are_the_text_and_counted_as_it_counts(stage: Stage) -> None:
     tokenizer = AutoTokenizer.from_pretrained(stage.model)
     text = pairs()[-1]["query"]

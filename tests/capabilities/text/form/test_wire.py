@@ -174,3 +174,30 @@ async def test_messages_have_the_same_calls(caller: Stage) -> None:
         assert block.type == "tool_use"
         assert block.name == "move"
         assert block.input["to"] in ("a", "雨", '"')
+
+
+async def test_langchain_calls_tools_whole_and_streamed(caller: Stage) -> None:
+    from langchain_anthropic import ChatAnthropic
+    from langchain_core.messages import HumanMessage, ToolMessage
+    from langchain_openai import ChatOpenAI
+
+    asked: Any = {"base_url": f"{caller.url}/v1", "api_key": caller.secret, "model": "caller", "max_retries": 0}
+    theirs: Any = {"base_url": caller.url, "api_key": caller.secret, "model_name": "caller", "max_retries": 0}
+    for model in (
+        ChatOpenAI(**asked, seed=4),
+        ChatOpenAI(**asked, use_responses_api=True),
+        ChatAnthropic(**theirs, max_tokens_to_sample=200),
+    ):
+        bound = model.bind_tools([TOOLS[0]], tool_choice="move", parallel_tool_calls=False)
+        said = await bound.ainvoke("Hi")
+        [call] = said.tool_calls
+        assert (call["name"], call["args"]["to"] in ("a", "雨", '"')) == ("move", True)
+        pieces = [piece async for piece in bound.astream("Hi")]
+        whole = pieces[0]
+        for piece in pieces[1:]:
+            whole += piece
+        [streamed_call] = whole.tool_calls
+        assert (streamed_call["name"], streamed_call["args"]["to"] in ("a", "雨", '"')) == ("move", True)
+        answer = ToolMessage("done", tool_call_id=call["id"])
+        after = await model.ainvoke([HumanMessage("Hi"), said, answer], **{"max_tokens": 4})
+        assert not after.tool_calls
