@@ -112,6 +112,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "generation/": "chats and completions",
         "responses/": "/v1/responses and /v1/conversations",
         "messages/": "/v1/messages",
+        "answers/": "what these routes answer, for the OpenAPI document",
         "batches/": "/v1/batches",
         "evals/": "/v1/evals and graders",
         "tuning/": "/v1/fine_tuning",

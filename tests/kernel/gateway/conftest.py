@@ -360,7 +360,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
             response_steps=steps,
             cors_origins=["https://page.example"],
         )
-        url = await serve(app, stack)
+        url = await serve(app, stack, passing=lambda: bool(upstream.requests))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         client = await stack.enter_async_context(AsyncOpenAI(base_url=url + "/v1", api_key=secret, max_retries=0))
         made = Stage(

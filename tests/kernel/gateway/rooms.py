@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from openai import AsyncOpenAI
+from tests.kernel.gateway.watch import Watched
 
 from modelworks.kernel.access import AccessService, UsageRecorder
 from modelworks.kernel.base.clock import FixedClock
@@ -26,12 +27,16 @@ from modelworks.kernel.serving import ReplicaPool
 from modelworks.kernel.storage import BlobStore
 
 
-async def serve(app: Any, stack: AsyncExitStack) -> str:
-    """Serve an ASGI application with uvicorn as the product does; returns its URL."""
+async def serve(app: Any, stack: AsyncExitStack, *, passing: Callable[[], bool] = lambda: False) -> str:
+    """Serve an ASGI application with uvicorn as the product does; returns its URL.
+
+    Args:
+        passing: see `Watched`.
+    """
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
+        Watched(app, passing), log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[bound]))

@@ -15,6 +15,8 @@ from starlette.responses import PlainTextResponse, Response
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.catalog import discovery
 from modelworks.kernel.gateway import tasks
+from modelworks.kernel.gateway.answers.form import gives_events
+from modelworks.kernel.gateway.answers.language import ChatCompletion, ChatCompletionChunk, Completion
 from modelworks.kernel.gateway.generation.language import ChatCall, CompletionCall, chat_call
 from modelworks.kernel.gateway.schemas import ChatRequest, CompletionRequest, ModelList, ModelObject, inline_schema
 from modelworks.kernel.gateway.service import GatewayService, json_object
@@ -41,12 +43,6 @@ def in_path(name: str) -> dict[str, Any]:
 
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer; a stream of server-sent events where `stream` is true.",
-        "content": {"application/json": {"schema": _ANY_OBJECT}, "text/event-stream": {"schema": {}}},
-    }
-}
 
 
 def router(gateway: GatewayService) -> APIRouter:
@@ -71,7 +67,7 @@ def _language(found: APIRouter, gateway: GatewayService) -> None:
         "/v1/chat/completions",
         summary="Answer a chat",
         tags=["OpenAI"],
-        responses=EVENTS,
+        responses=gives_events(ChatCompletion, [ChatCompletionChunk]),
         openapi_extra=described(inline_schema(ChatRequest)),
     )
     async def create_chat_completion(request: Request) -> Response:
@@ -81,7 +77,7 @@ def _language(found: APIRouter, gateway: GatewayService) -> None:
         "/v1/completions",
         summary="Continue a text",
         tags=["OpenAI"],
-        responses=EVENTS,
+        responses=gives_events(Completion, [Completion]),
         openapi_extra=described(inline_schema(CompletionRequest)),
     )
     async def create_completion(request: Request) -> Response:

@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.gateway.answers.form import Page, gives
+from modelworks.kernel.gateway.answers.stored import Batch
 from modelworks.kernel.gateway.batches.service import BatchCreate, BatchService
 from modelworks.kernel.gateway.files.routes import answer, parse, query_of
 from modelworks.kernel.gateway.routes import PlainRoute, described, in_path
@@ -54,23 +56,28 @@ def router(gateway: GatewayService, batches: BatchService) -> APIRouter:
         batches.wake()
         return answer(done)
 
-    @found.post(_BATCHES, summary="Ask the questions of a file", openapi_extra=described(inline_schema(BatchCreate)))
+    @found.post(
+        _BATCHES,
+        summary="Ask the questions of a file",
+        openapi_extra=described(inline_schema(BatchCreate)),
+        responses=gives(Batch),
+    )
     async def create_batch(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "write")
         caller.require("inference")
         asked = parse(BatchCreate, json_object(await request.body()))
         return await change(request, lambda session, who: batches.create(session, who, asked))
 
-    @found.get(_BATCHES, summary="List batches", openapi_extra=query_of(BatchQuery))
+    @found.get(_BATCHES, summary="List batches", openapi_extra=query_of(BatchQuery), responses=gives(Page[Batch]))
     async def list_batches(request: Request) -> Response:
         asked = parse(BatchQuery, dict(request.query_params))
         return await look(request, lambda session, project_id: batches.list(session, project_id, **asked.model_dump()).wire())
 
-    @found.get(_BATCH, summary="One batch", openapi_extra=in_path("batch_id"))
+    @found.get(_BATCH, summary="One batch", openapi_extra=in_path("batch_id"), responses=gives(Batch))
     async def retrieve_batch(request: Request) -> Response:
         return await look(request, lambda session, project_id: batches.get(session, project_id, _id(request)))
 
-    @found.post(_BATCH + "/cancel", summary="Cancel a batch", openapi_extra=in_path("batch_id"))
+    @found.post(_BATCH + "/cancel", summary="Cancel a batch", openapi_extra=in_path("batch_id"), responses=gives(Batch))
     async def cancel_batch(request: Request) -> Response:
         return await change(request, lambda session, caller: batches.cancel(session, caller.project_id, _id(request)))
 

@@ -13,6 +13,8 @@ from starlette.responses import Response
 from modelworks.contract.errors import UnsupportedParameter
 from modelworks.contract.grading import Ask, Case, Grade, Grader, GraderOpener, Grading, MultiGrader, Sample, parse_grader
 from modelworks.kernel.catalog import find_task, resolve_import
+from modelworks.kernel.gateway.answers.form import gives
+from modelworks.kernel.gateway.answers.tuning import Graded, GraderAnswer
 from modelworks.kernel.gateway.files.routes import answer, parse
 from modelworks.kernel.gateway.generation.asking import Asking
 from modelworks.kernel.gateway.generation.language import LANGUAGE_TASK
@@ -54,7 +56,12 @@ def router(gateway: GatewayService) -> APIRouter:
     """The routes of graders; both need the scope "write", and a grader that asks a model "inference" as well."""
     found = APIRouter(route_class=PlainRoute, tags=["Fine-tuning"])
 
-    @found.post(f"{_GRADERS}/validate", summary="Check a grader", openapi_extra=described(inline_schema(GraderValidate)))
+    @found.post(
+        f"{_GRADERS}/validate",
+        summary="Check a grader",
+        openapi_extra=described(inline_schema(GraderValidate)),
+        responses=gives(GraderAnswer),
+    )
     async def validate_grader(request: Request) -> Response:
         await gateway.principal(request.scope, "write")
         asked = parse(GraderValidate, json_object(await request.body()))
@@ -62,7 +69,9 @@ def router(gateway: GatewayService) -> APIRouter:
         await run_in_threadpool(open_grader, spec)
         return answer({"grader": asked.grader})
 
-    @found.post(f"{_GRADERS}/run", summary="Judge an answer", openapi_extra=described(inline_schema(GraderRun)))
+    @found.post(
+        f"{_GRADERS}/run", summary="Judge an answer", openapi_extra=described(inline_schema(GraderRun)), responses=gives(Graded)
+    )
     async def run_grader(request: Request) -> Response:
         principal = await gateway.principal(request.scope, "write")
         asked = parse(GraderRun, json_object(await request.body()))

@@ -13,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.gateway.answers.evals import Eval, EvalDeleted, EvalItem, EvalRun, EvalRunDeleted
+from modelworks.kernel.gateway.answers.form import Page, gives
 from modelworks.kernel.gateway.evals.service import EvalService
 from modelworks.kernel.gateway.evals.wire import EvalCreate, EvalRunCreate, EvalUpdate
 from modelworks.kernel.gateway.files.routes import answer, parse, query_of
@@ -102,7 +104,13 @@ class _Door:
 def _evals(found: APIRouter, door: _Door) -> None:
     evals = door.evals
 
-    @found.post(_EVALS, summary="Make an eval", status_code=201, openapi_extra=described(inline_schema(EvalCreate)))
+    @found.post(
+        _EVALS,
+        summary="Make an eval",
+        status_code=201,
+        openapi_extra=described(inline_schema(EvalCreate)),
+        responses=gives(Eval, 201),
+    )
     async def create_eval(request: Request) -> Response:
         caller = await door.writer(request)
         asked = parse(EvalCreate, json_object(await request.body()))
@@ -110,14 +118,14 @@ def _evals(found: APIRouter, door: _Door) -> None:
         config = await run_in_threadpool(evals.check, caller, asked)
         return await door.change(request, lambda session, who: evals.create(session, who, asked, config), 201)
 
-    @found.get(_EVALS, summary="List evals", openapi_extra=query_of(EvalQuery))
+    @found.get(_EVALS, summary="List evals", openapi_extra=query_of(EvalQuery), responses=gives(Page[Eval]))
     async def list_evals(request: Request) -> Response:
         asked = parse(EvalQuery, dict(request.query_params))
         return await door.look(
             request, lambda session, project_id: evals.list(session, project_id, **asked.model_dump()).wire()
         )
 
-    @found.get(_EVAL, summary="One eval", openapi_extra=_in_path("eval_id"))
+    @found.get(_EVAL, summary="One eval", openapi_extra=_in_path("eval_id"), responses=gives(Eval))
     async def retrieve_eval(request: Request) -> Response:
         return await door.look(request, lambda session, project_id: evals.get(session, project_id, *_ids(request)))
 
@@ -125,6 +133,7 @@ def _evals(found: APIRouter, door: _Door) -> None:
         _EVAL,
         summary="Rename an eval",
         openapi_extra={**_in_path("eval_id"), **described(inline_schema(EvalUpdate))},
+        responses=gives(Eval),
     )
     async def update_eval(request: Request) -> Response:
         asked = parse(EvalUpdate, json_object(await request.body()))
@@ -132,7 +141,7 @@ def _evals(found: APIRouter, door: _Door) -> None:
             request, lambda session, caller: evals.update(session, caller.project_id, asked, *_ids(request))
         )
 
-    @found.delete(_EVAL, summary="Delete an eval", openapi_extra=_in_path("eval_id"))
+    @found.delete(_EVAL, summary="Delete an eval", openapi_extra=_in_path("eval_id"), responses=gives(EvalDeleted))
     async def delete_eval(request: Request) -> Response:
         return await door.change(request, lambda session, caller: evals.delete(session, caller.project_id, *_ids(request)))
 
@@ -145,12 +154,18 @@ def _runs(found: APIRouter, door: _Door) -> None:
         summary="Run an eval",
         status_code=201,
         openapi_extra={**_in_path("eval_id"), **described(inline_schema(EvalRunCreate))},
+        responses=gives(EvalRun, 201),
     )
     async def create_eval_run(request: Request) -> Response:
         asked = parse(EvalRunCreate, json_object(await request.body()))
         return await door.change(request, lambda session, caller: evals.create_run(session, caller, asked, *_ids(request)), 201)
 
-    @found.get(_RUNS, summary="List runs of an eval", openapi_extra=_in_path("eval_id", query=EvalRunQuery))
+    @found.get(
+        _RUNS,
+        summary="List runs of an eval",
+        openapi_extra=_in_path("eval_id", query=EvalRunQuery),
+        responses=gives(Page[EvalRun]),
+    )
     async def list_eval_runs(request: Request) -> Response:
         asked = parse(EvalRunQuery, dict(request.query_params))
         return await door.look(
@@ -158,11 +173,11 @@ def _runs(found: APIRouter, door: _Door) -> None:
             lambda session, project_id: evals.list_runs(session, project_id, *_ids(request), **asked.model_dump()).wire(),
         )
 
-    @found.get(_RUN, summary="One run of an eval", openapi_extra=_in_path("eval_id", "run_id"))
+    @found.get(_RUN, summary="One run of an eval", openapi_extra=_in_path("eval_id", "run_id"), responses=gives(EvalRun))
     async def retrieve_eval_run(request: Request) -> Response:
         return await door.look(request, lambda session, project_id: evals.get_run(session, project_id, *_ids(request)))
 
-    @found.post(_RUN, summary="Cancel a run of an eval", openapi_extra=_in_path("eval_id", "run_id"))
+    @found.post(_RUN, summary="Cancel a run of an eval", openapi_extra=_in_path("eval_id", "run_id"), responses=gives(EvalRun))
     async def cancel_eval_run(request: Request) -> Response:
         return await door.change(request, lambda session, caller: evals.cancel_run(session, caller.project_id, *_ids(request)))
 
@@ -174,9 +189,12 @@ def _runs(found: APIRouter, door: _Door) -> None:
         summary="Cancel a run of an eval",
         name="cancel_eval_run_by_path",
         openapi_extra=_in_path("eval_id", "run_id"),
+        responses=gives(EvalRun),
     )
 
-    @found.delete(_RUN, summary="Delete a run of an eval", openapi_extra=_in_path("eval_id", "run_id"))
+    @found.delete(
+        _RUN, summary="Delete a run of an eval", openapi_extra=_in_path("eval_id", "run_id"), responses=gives(EvalRunDeleted)
+    )
     async def delete_eval_run(request: Request) -> Response:
         return await door.change(request, lambda session, caller: evals.delete_run(session, caller.project_id, *_ids(request)))
 
@@ -185,7 +203,10 @@ def _items(found: APIRouter, door: _Door) -> None:
     evals = door.evals
 
     @found.get(
-        _ITEMS, summary="What a run found, item by item", openapi_extra=_in_path("eval_id", "run_id", query=OutputItemQuery)
+        _ITEMS,
+        summary="What a run found, item by item",
+        openapi_extra=_in_path("eval_id", "run_id", query=OutputItemQuery),
+        responses=gives(Page[EvalItem]),
     )
     async def list_output_items(request: Request) -> Response:
         asked = parse(OutputItemQuery, dict(request.query_params))
@@ -193,7 +214,12 @@ def _items(found: APIRouter, door: _Door) -> None:
             request, lambda session, project_id: evals.items(session, project_id, *_ids(request), **asked.model_dump()).wire()
         )
 
-    @found.get(_ITEM, summary="One item of a run", openapi_extra=_in_path("eval_id", "run_id", "output_item_id"))
+    @found.get(
+        _ITEM,
+        summary="One item of a run",
+        openapi_extra=_in_path("eval_id", "run_id", "output_item_id"),
+        responses=gives(EvalItem),
+    )
     async def retrieve_output_item(request: Request) -> Response:
         return await door.look(request, lambda session, project_id: evals.item(session, project_id, *_ids(request)))
 

@@ -17,6 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from modelworks.contract.errors import InvalidRequest, PayloadTooLarge
+from modelworks.kernel.gateway.answers.form import Page, gives
+from modelworks.kernel.gateway.answers.stored import Deleted, FileObject, Upload, UploadPart
 from modelworks.kernel.gateway.errors import from_validation
 from modelworks.kernel.gateway.files.service import (
     MAX_FILENAME_CHARS,
@@ -117,7 +119,7 @@ def router(gateway: GatewayService, files: FileService) -> APIRouter:
 
 
 def _files(found: APIRouter, gateway: GatewayService, files: FileService) -> None:
-    @found.post("/v1/files", summary="Store a file", openapi_extra=_form("file", "purpose"))
+    @found.post("/v1/files", summary="Store a file", openapi_extra=_form("file", "purpose"), responses=gives(FileObject))
     async def create_file(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "write")
         async with stored_form(request, files, "file", files.max_bytes) as form:
@@ -133,7 +135,7 @@ def _files(found: APIRouter, gateway: GatewayService, files: FileService) -> Non
 
         return answer(await run_in_threadpool(create))
 
-    @found.get("/v1/files", summary="List files", openapi_extra=query_of(FileQuery))
+    @found.get("/v1/files", summary="List files", openapi_extra=query_of(FileQuery), responses=gives(Page[FileObject]))
     async def list_files(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "read")
         asked = parse(FileQuery, dict(request.query_params))
@@ -144,7 +146,7 @@ def _files(found: APIRouter, gateway: GatewayService, files: FileService) -> Non
 
         return answer(await run_in_threadpool(listed))
 
-    @found.get("/v1/files/{file_id}", summary="One file", openapi_extra=in_path("file_id"))
+    @found.get("/v1/files/{file_id}", summary="One file", openapi_extra=in_path("file_id"), responses=gives(FileObject))
     async def retrieve_file(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "read")
 
@@ -154,7 +156,7 @@ def _files(found: APIRouter, gateway: GatewayService, files: FileService) -> Non
 
         return answer(await run_in_threadpool(retrieved))
 
-    @found.delete("/v1/files/{file_id}", summary="Delete a file", openapi_extra=in_path("file_id"))
+    @found.delete("/v1/files/{file_id}", summary="Delete a file", openapi_extra=in_path("file_id"), responses=gives(Deleted))
     async def delete_file(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "write")
         file_id = request.path_params["file_id"]
@@ -192,7 +194,9 @@ def _files(found: APIRouter, gateway: GatewayService, files: FileService) -> Non
 
 
 def _uploads(found: APIRouter, gateway: GatewayService, files: FileService) -> None:
-    @found.post("/v1/uploads", summary="Begin an upload", openapi_extra=described(inline_schema(UploadCreate)))
+    @found.post(
+        "/v1/uploads", summary="Begin an upload", openapi_extra=described(inline_schema(UploadCreate)), responses=gives(Upload)
+    )
     async def create_upload(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "write")
         asked = parse(UploadCreate, json_object(await request.body()))
@@ -216,6 +220,7 @@ def _uploads(found: APIRouter, gateway: GatewayService, files: FileService) -> N
         "/v1/uploads/{upload_id}/parts",
         summary="Add a part of at most 64 MiB",
         openapi_extra={**in_path("upload_id"), **_form("data")},
+        responses=gives(UploadPart),
     )
     async def add_part(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "write")
@@ -240,6 +245,7 @@ def _uploads(found: APIRouter, gateway: GatewayService, files: FileService) -> N
         "/v1/uploads/{upload_id}/complete",
         summary="Join the parts to a file",
         openapi_extra={**in_path("upload_id"), **described(inline_schema(UploadComplete))},
+        responses=gives(Upload),
     )
     async def complete_upload(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "write")
@@ -249,7 +255,12 @@ def _uploads(found: APIRouter, gateway: GatewayService, files: FileService) -> N
         )
         return answer(files.upload_object(row, file))
 
-    @found.post("/v1/uploads/{upload_id}/cancel", summary="Cancel an upload", openapi_extra=in_path("upload_id"))
+    @found.post(
+        "/v1/uploads/{upload_id}/cancel",
+        summary="Cancel an upload",
+        openapi_extra=in_path("upload_id"),
+        responses=gives(Upload),
+    )
     async def cancel_upload(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "write")
 

@@ -13,6 +13,8 @@ from starlette.responses import Response
 
 from modelworks.contract.errors import ContextLengthExceeded, ModelworksError
 from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.gateway.answers.form import gives, gives_events
+from modelworks.kernel.gateway.answers.messages import CountedTokens, Message
 from modelworks.kernel.gateway.errors import MESSAGES, bug, message_envelope
 from modelworks.kernel.gateway.files.routes import parse
 from modelworks.kernel.gateway.generation.chat_reading import Chat, Chunk, count_tokens, renamed
@@ -26,7 +28,7 @@ from modelworks.kernel.gateway.messages.wire import (
     refuse_unsupported,
 )
 from modelworks.kernel.gateway.metering import Meter
-from modelworks.kernel.gateway.routes import EVENTS, PlainRoute, described
+from modelworks.kernel.gateway.routes import PlainRoute, described
 from modelworks.kernel.gateway.schemas import inline_schema
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.stream import EventStream, Outlet, StreamedAnswer, whole_answer
@@ -129,7 +131,7 @@ def router(gateway: GatewayService) -> APIRouter:
     @found.post(
         MESSAGES,
         summary="Answer with a message",
-        responses=EVENTS,
+        responses=gives_events(Message),
         openapi_extra=described(inline_schema(MessageCreate)),
     )
     async def create_message(request: Request) -> Response:
@@ -142,6 +144,7 @@ def router(gateway: GatewayService) -> APIRouter:
         _COUNT,
         summary="Count the tokens that a message would read",
         openapi_extra=described(inline_schema(TokensCount)),
+        responses=gives(CountedTokens),
     )
     async def count_message_tokens(request: Request) -> Response:
         call, meter, _ = await opened(request, _COUNT, TokensCount)

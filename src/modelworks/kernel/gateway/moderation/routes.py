@@ -15,6 +15,8 @@ from starlette.types import Scope
 from modelworks.contract.errors import InvalidRequest, ModelNotFound, UnsupportedParameter
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
+from modelworks.kernel.gateway.answers.form import gives
+from modelworks.kernel.gateway.answers.language import ModerationAnswer
 from modelworks.kernel.gateway.files.routes import parse
 from modelworks.kernel.gateway.generation.asking import complete
 from modelworks.kernel.gateway.generation.chat_reading import renamed
@@ -49,7 +51,7 @@ def router(gateway: GatewayService) -> APIRouter:
         PATH,
         summary="Which categories of harm a text falls into",
         tags=["OpenAI"],
-        responses={200: {"description": "The answer.", "content": {"application/json": {"schema": {"type": "object"}}}}},
+        responses=gives(ModerationAnswer),
         openapi_extra=described(inline_schema(ModerationCreate)),
     )
     async def create_moderation(request: Request) -> Response:

@@ -13,6 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from modelworks.contract.errors import UnsupportedParameter
+from modelworks.kernel.gateway.answers.form import Page, gives
+from modelworks.kernel.gateway.answers.responses import Conversation
+from modelworks.kernel.gateway.answers.responses import Item as ItemForm
+from modelworks.kernel.gateway.answers.stored import Deleted
 from modelworks.kernel.gateway.files.routes import answer, parse, query_of
 from modelworks.kernel.gateway.responses.conversations import ConversationService
 from modelworks.kernel.gateway.responses.items import Item, checked, references
@@ -68,13 +72,20 @@ class _Door:
 def _conversations(found: APIRouter, door: _Door) -> None:
     conversations = door.conversations
 
-    @found.post(_CONVERSATIONS, summary="Begin a conversation", openapi_extra=described(inline_schema(ConversationCreate)))
+    @found.post(
+        _CONVERSATIONS,
+        summary="Begin a conversation",
+        openapi_extra=described(inline_schema(ConversationCreate)),
+        responses=gives(Conversation),
+    )
     async def create_conversation(request: Request) -> Response:
         raw = await request.body()
         asked = parse(ConversationCreate, json_object(raw) if raw else {})
         return await door.change(request, conversations.create, asked.metadata, _own(asked.items or []))
 
-    @found.get(_CONVERSATION, summary="One conversation", openapi_extra=_in_path("conversation_id"))
+    @found.get(
+        _CONVERSATION, summary="One conversation", openapi_extra=_in_path("conversation_id"), responses=gives(Conversation)
+    )
     async def retrieve_conversation(request: Request) -> Response:
         return await door.look(request, conversations.get)
 
@@ -82,12 +93,15 @@ def _conversations(found: APIRouter, door: _Door) -> None:
         _CONVERSATION,
         summary="Change a conversation's metadata",
         openapi_extra={**_in_path("conversation_id"), **described(inline_schema(ConversationUpdate))},
+        responses=gives(Conversation),
     )
     async def update_conversation(request: Request) -> Response:
         asked = parse(ConversationUpdate, json_object(await request.body()))
         return await door.change(request, conversations.update, asked.metadata)
 
-    @found.delete(_CONVERSATION, summary="Delete a conversation", openapi_extra=_in_path("conversation_id"))
+    @found.delete(
+        _CONVERSATION, summary="Delete a conversation", openapi_extra=_in_path("conversation_id"), responses=gives(Deleted)
+    )
     async def delete_conversation(request: Request) -> Response:
         return await door.change(request, conversations.delete)
 
@@ -99,6 +113,7 @@ def _items(found: APIRouter, door: _Door) -> None:
         _ITEMS,
         summary="Add items to a conversation",
         openapi_extra={**_in_path("conversation_id"), **described(inline_schema(ItemsCreate))},
+        responses=gives(Page[ItemForm]),
     )
     async def create_items(request: Request) -> Response:
         items = _own(parse(ItemsCreate, json_object(await request.body())).items)
@@ -115,16 +130,31 @@ def _items(found: APIRouter, door: _Door) -> None:
 
         return await door.change(request, add)
 
-    @found.get(_ITEMS, summary="List the items of a conversation", openapi_extra=_in_path("conversation_id", query=ItemQuery))
+    @found.get(
+        _ITEMS,
+        summary="List the items of a conversation",
+        openapi_extra=_in_path("conversation_id", query=ItemQuery),
+        responses=gives(Page[ItemForm]),
+    )
     async def list_items(request: Request) -> Response:
         page = page_of_items(request)
         return await door.look(request, lambda *who, **page: conversations.list(*who, **page).wire(), **page)
 
-    @found.get(_ITEM, summary="One item of a conversation", openapi_extra=_in_path("conversation_id", "item_id"))
+    @found.get(
+        _ITEM,
+        summary="One item of a conversation",
+        openapi_extra=_in_path("conversation_id", "item_id"),
+        responses=gives(ItemForm),
+    )
     async def retrieve_item(request: Request) -> Response:
         return await door.look(request, conversations.item)
 
-    @found.delete(_ITEM, summary="Take an item out of a conversation", openapi_extra=_in_path("conversation_id", "item_id"))
+    @found.delete(
+        _ITEM,
+        summary="Take an item out of a conversation",
+        openapi_extra=_in_path("conversation_id", "item_id"),
+        responses=gives(Conversation),
+    )
     async def delete_item(request: Request) -> Response:
         return await door.change(request, conversations.remove)
 

@@ -13,6 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from modelworks.kernel.gateway.answers.form import Page, gives, gives_events
+from modelworks.kernel.gateway.answers.responses import CountedInput, ResponseObject
+from modelworks.kernel.gateway.answers.responses import Item as ItemForm
+from modelworks.kernel.gateway.answers.stored import Deleted
 from modelworks.kernel.gateway.files.routes import answer, parse, query_of
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.gateway.responses.calls import Reading, ResponseCall
@@ -20,7 +24,7 @@ from modelworks.kernel.gateway.responses.events import wire
 from modelworks.kernel.gateway.responses.service import ResponseService
 from modelworks.kernel.gateway.responses.steps import ResponseSteps, Tape
 from modelworks.kernel.gateway.responses.wire import Includable, InputTokensCount, ResponseCreate, refuse_unsupported
-from modelworks.kernel.gateway.routes import EVENTS, PlainRoute, described, in_path
+from modelworks.kernel.gateway.routes import PlainRoute, described, in_path
 from modelworks.kernel.gateway.schemas import inline_schema
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.stream import DONE, EventStream, StreamedAnswer, whole_answer
@@ -79,7 +83,7 @@ def _asking(found: APIRouter, gateway: GatewayService, responses: ResponseServic
     @found.post(
         _RESPONSES,
         summary="Make a response",
-        responses=EVENTS,
+        responses=gives_events(ResponseObject),
         openapi_extra=described(inline_schema(ResponseCreate)),
     )
     async def create_response(request: Request) -> Response:
@@ -103,6 +107,7 @@ def _asking(found: APIRouter, gateway: GatewayService, responses: ResponseServic
         _RESPONSES + "/input_tokens",
         summary="Count the tokens that a response would read",
         openapi_extra=described(inline_schema(InputTokensCount)),
+        responses=gives(CountedInput),
     )
     async def count_input_tokens(request: Request) -> Response:
         async with gateway.question(request, _RESPONSES + "/input_tokens") as (principal, meter, body):
@@ -140,7 +145,7 @@ def _kept(found: APIRouter, gateway: GatewayService, responses: ResponseService,
     @found.get(
         _RESPONSE,
         summary="One response",
-        responses=EVENTS,
+        responses=gives_events(ResponseObject),
         openapi_extra={"parameters": in_path("response_id")["parameters"] + query_of(ResponseQuery)["parameters"]},
     )
     async def retrieve_response(request: Request) -> Response:
@@ -152,11 +157,16 @@ def _kept(found: APIRouter, gateway: GatewayService, responses: ResponseService,
         meter = gateway.meter(await gateway.caller(request.scope), request.scope, _RESPONSE)
         return _told(steps.tape(request.path_params["response_id"]), asked.starting_after, meter, gateway.keep_alive_s)
 
-    @found.delete(_RESPONSE, summary="Delete a response", openapi_extra=in_path("response_id"))
+    @found.delete(_RESPONSE, summary="Delete a response", openapi_extra=in_path("response_id"), responses=gives(Deleted))
     async def delete_response(request: Request) -> Response:
         return await change(request, responses.delete)
 
-    @found.post(_RESPONSE + "/cancel", summary="Cancel a response in the background", openapi_extra=in_path("response_id"))
+    @found.post(
+        _RESPONSE + "/cancel",
+        summary="Cancel a response in the background",
+        openapi_extra=in_path("response_id"),
+        responses=gives(ResponseObject),
+    )
     async def cancel_response(request: Request) -> Response:
         return await change(request, responses.cancel)
 
@@ -164,6 +174,7 @@ def _kept(found: APIRouter, gateway: GatewayService, responses: ResponseService,
         _RESPONSE + "/input_items",
         summary="What a response was given",
         openapi_extra={"parameters": in_path("response_id")["parameters"] + query_of(ItemQuery)["parameters"]},
+        responses=gives(Page[ItemForm]),
     )
     async def list_input_items(request: Request) -> Response:
         asked = page_of_items(request)

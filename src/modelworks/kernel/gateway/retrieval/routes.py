@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from modelworks.kernel.gateway.answers.form import gives
+from modelworks.kernel.gateway.answers.language import EmbeddingList, Ranking
 from modelworks.kernel.gateway.retrieval.service import EmbeddingsCall, EmbeddingsRequest, RerankCall, RerankRequest
 from modelworks.kernel.gateway.routes import PlainRoute, described
 from modelworks.kernel.gateway.schemas import inline_schema
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.stream import whole_answer
-
-_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The answer.", "content": {"application/json": {"schema": {"type": "object"}}}}
-}
 
 
 def router(gateway: GatewayService) -> APIRouter:
@@ -32,7 +28,7 @@ def router(gateway: GatewayService) -> APIRouter:
         "/v1/embeddings",
         summary="Vectors of texts",
         tags=["OpenAI"],
-        responses=_ANSWER,
+        responses=gives(EmbeddingList),
         openapi_extra=described(inline_schema(EmbeddingsRequest)),
     )
     async def create_embedding(request: Request) -> Response:
@@ -45,7 +41,7 @@ def router(gateway: GatewayService) -> APIRouter:
             name=f"rerank_{version}",
             summary=summary,
             tags=["Reranking"],
-            responses=_ANSWER,
+            responses=gives(Ranking),
             openapi_extra=described(inline_schema(RerankRequest)),
         )
         async def rerank(request: Request) -> Response:

@@ -14,6 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from modelworks.contract.errors import InvalidRequest
+from modelworks.kernel.gateway.answers.form import Page, gives
+from modelworks.kernel.gateway.answers.stored import Deleted
+from modelworks.kernel.gateway.answers.tuning import FineTuningCheckpoint, FineTuningEvent, FineTuningJob
 from modelworks.kernel.gateway.files.routes import answer, parse, query_of
 from modelworks.kernel.gateway.routes import PlainRoute, described, in_path
 from modelworks.kernel.gateway.schemas import inline_schema
@@ -44,13 +47,15 @@ def router(gateway: GatewayService, tuning: FineTuningService) -> APIRouter:
     """The routes of fine-tuning jobs; reading needs the scope "read", changing "write"."""
     found = APIRouter(route_class=PlainRoute, tags=["Fine-tuning"])
 
-    @found.post(_JOBS, summary="Tune a model", openapi_extra=described(inline_schema(FineTuningCreate)))
+    @found.post(
+        _JOBS, summary="Tune a model", openapi_extra=described(inline_schema(FineTuningCreate)), responses=gives(FineTuningJob)
+    )
     async def create_job(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "write")
         asked = parse(FineTuningCreate, json_object(await request.body()))
         return await _change(tuning, lambda session: tuning.create(session, caller, asked))
 
-    @found.get(_JOBS, summary="List fine-tuning jobs", openapi_extra=query_of(JobQuery))
+    @found.get(_JOBS, summary="List fine-tuning jobs", openapi_extra=query_of(JobQuery), responses=gives(Page[FineTuningJob]))
     async def list_jobs(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "read")
         asked = parse(JobQuery, dict(request.query_params))
@@ -62,12 +67,18 @@ def router(gateway: GatewayService, tuning: FineTuningService) -> APIRouter:
 
         return await _look(tuning, read)
 
-    @found.get(_JOB, summary="One fine-tuning job", openapi_extra=in_path(_ID))
+    @found.get(_JOB, summary="One fine-tuning job", openapi_extra=in_path(_ID), responses=gives(FineTuningJob))
     async def retrieve_job(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "read")
         return await _look(tuning, lambda session: tuning.get(session, caller.project_id, request.path_params[_ID]))
 
-    @found.delete("/v1/models/{model:path}", summary="End a tuned model", openapi_extra=in_path("model"), tags=["Fine-tuning"])
+    @found.delete(
+        "/v1/models/{model:path}",
+        summary="End a tuned model",
+        openapi_extra=in_path("model"),
+        tags=["Fine-tuning"],
+        responses=gives(Deleted),
+    )
     async def delete_model(request: Request) -> Response:
         caller = await gateway.principal(request.scope, "write")
         name = request.path_params["model"]
@@ -91,8 +102,12 @@ def router(gateway: GatewayService, tuning: FineTuningService) -> APIRouter:
             summary=summary,
             name=f"{verb}_job",
             openapi_extra=in_path(_ID),
+            responses=gives(FineTuningJob),
         )
-    for noun, summary in (("events", "What happened to a job"), ("checkpoints", "Models that a job has left")):
+    for noun, summary, shown in (
+        ("events", "What happened to a job", Page[FineTuningEvent]),
+        ("checkpoints", "Models that a job has left", Page[FineTuningCheckpoint]),
+    ):
         found.add_api_route(
             f"{_JOB}/{noun}",
             _listing(gateway, tuning, getattr(tuning, noun)),
@@ -100,6 +115,7 @@ def router(gateway: GatewayService, tuning: FineTuningService) -> APIRouter:
             summary=summary,
             name=f"list_{noun}",
             openapi_extra={"parameters": in_path(_ID)["parameters"] + query_of(PageQuery)["parameters"]},
+            responses=gives(shown),
         )
 
     return found
