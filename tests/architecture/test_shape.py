@@ -168,6 +168,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "language.py": "scripts, sentences and lengths",
         "formats/": "one reader for each family of formats",
         "samples/": "questions and answers made of passages",
+        "cleaning/": "copies, boilerplate and personal data taken out of passages",
     },
     "embedding": {
         "encoder.py": "an encoder from its folder: pooling, rows of tokens, batches",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelworks.capabilities.document.cleaning.schemas import CleanPassages
 from modelworks.capabilities.document.samples.schemas import SampleOutput, SampleRequest
 from modelworks.capabilities.document.schemas import ParsingOutput, ParsingRequest
 from modelworks.contract import Capability, Resources, Task
@@ -20,6 +21,8 @@ capability = Capability(
             output=ParsingOutput,
             predictor=f"{_PACKAGE}.parsing:parse_documents",
             mode="job",
+            cleaner=f"{_PACKAGE}.cleaning.cleaning:clean",
+            clean_params=CleanPassages,
             resources=Resources(cpu=1.0, memory_bytes=1 << 30),
         ),
         Task(
