@@ -10,6 +10,7 @@ import numpy as np
 import openai
 import pytest
 from tests.capabilities.embedding.conftest import SHAPE, pairs, write_pairs
+from tests.capabilities.retrieval.conftest import write_passages
 from tests.journeys.platform_process import PlatformProcess, wait_until_ready
 from transformers import AutoTokenizer
 
@@ -94,3 +95,38 @@ def test_what_is_too_long_is_refused_with_its_length_or_cut_when_asked(stage: St
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input.1")
     answer = stage.openai.embeddings.create(model="encoder", input="river " * 200, extra_body={"truncate": True})
     assert answer.usage.prompt_tokens == 64
+
+
+def test_an_index_takes_its_vectors_from_the_deployment_and_is_searched_by_them(stage: Stage, tmp_path: Path) -> None:
+    texts = {f"d{number}": [each["positive"]] for number, each in enumerate(pairs())}
+    stage.ours.datasets.add("passages", write_passages(tmp_path / "passages", texts))
+
+    def built(**inputs: str) -> Any:
+        run = stage.ours.runs.submit(
+            verb="train",
+            capability="retrieval",
+            task="passage-retrieval",
+            inputs={"passages": "passages", "encoder": "deployment:encoder", **inputs},
+            name="index",
+        )
+        run = stage.ours.runs.wait(run["id"], poll_s=0.2)
+        assert run["state"] == "succeeded", run
+        return stage.ours.models.get("index")["version"]
+
+    first, second = built(), built(previous="index")
+    encoder = stage.ours.models.get(ENCODER)["version"]["id"]
+    facts = second["metadata"]["index"]
+    assert (facts["encoder"], facts["encoder_version"], facts["num_passages"]) == ("encoder", encoder, len(texts))
+    assert [each["metrics"]["num_taken_over"] for each in (first, second)] == [0, len(texts)]
+    edges = stage.ours.lineage.graph(second["id"], direction="up")["edges"]
+    used = {(edge["object_id"], edge["role"]) for edge in edges if edge["relation"] == "used"}
+    assert {(encoder, "encoder"), (first["id"], "previous")} <= used
+    stage.ours.deployments.apply("index", model="index")
+    wait_until_ready(stage.ours, "index")
+    asked = [each["query"] for each in pairs()[:12]]
+    answer = stage.openai.embeddings.create(model="encoder", input=asked, extra_body={"input_type": "query"})
+    assert answer.model_extra == {"system_fingerprint": encoder}
+    vectors = [each.embedding for each in answer.data]
+    hits = stage.ours.tasks.invoke("passage-retrieval", "index", {"queries": asked, "vectors": vectors, "limit": 2})["hits"]
+    assert [each[0]["passage"]["id"] for each in hits] == [f"d{number}:0" for number in range(12)]
+    assert all(each[0]["dense_rank"] for each in hits)

@@ -12,6 +12,7 @@ import pytest
 from modelworks.capabilities.retrieval.layout import IndexCard, seal
 from modelworks.capabilities.retrieval.search import Index
 from modelworks.contract.errors import IntegrityFailed, InvalidData
+from modelworks.kernel.catalog.checkpoint import check_folder
 
 
 @pytest.fixture
@@ -38,6 +39,10 @@ def test_every_file_is_held_against_its_digest(copy: Path) -> None:
             (copy / name).unlink()
             (copy / name).write_bytes(whole)
     Index(copy)
+
+
+def test_the_catalog_takes_it(hybrid: Path) -> None:
+    assert {file.path for file in check_folder(hybrid)} == {"index.json", *names(hybrid)}
 
 
 @pytest.mark.parametrize(

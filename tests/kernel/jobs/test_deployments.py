@@ -293,6 +293,18 @@ def test_vectors_that_are_none_are_an_upstream_failure(stage: Stage, vectors: li
     assert failed.value.error_code == "bad_upstream_answer"
 
 
+def test_a_server_elsewhere_is_asked_in_openais_fields(stage: Stage) -> None:
+    oracle = asked(stage, secret_of(stage))
+    stage.refusals.append((400, {"message": "Unknown parameter: 'input_type'.", "code": "unknown_parameter"}))
+    for _ in range(2):
+        assert oracle.embed(["one"]).vectors == [[3.0, 0.5]]
+    plain = {"model", "input", "encoding_format"}
+    assert [set(body) - plain for _, body in stage.asked] == [{"input_type", "truncate"}, set(), set()]
+    stage.refusals += [(400, {"message": "Too long.", "code": "context_length_exceeded"})] * 2
+    with pytest.raises(InvalidRequest, match="Too long"):
+        asked(stage, secret_of(stage)).embed(["one"])
+
+
 def test_an_encoder_may_be_an_input(stage: Stage) -> None:
     with stage.rooms.db.reading() as session:
         found = RunDeployments(stage.access, stage, SystemClock(), url="", remote_url="").find(

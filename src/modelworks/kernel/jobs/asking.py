@@ -15,6 +15,7 @@ import httpx
 from modelworks.contract.deployment import Answer, Vectors
 from modelworks.contract.errors import (
     AuthenticationFailed,
+    InvalidRequest,
     ModelworksError,
     PermissionDenied,
     Unavailable,
@@ -59,6 +60,8 @@ class AskedDeployment:
         self._on_version = on_version
         self._patience_s = patience_s
         self._seen: set[str] = set()
+        #: Whether embeddings are asked for in OpenAI's own fields alone.
+        self._is_plain = False
         self._lock = threading.Lock()
         self._http = httpx.Client(
             base_url=url.rstrip("/"),
@@ -88,14 +91,17 @@ class AskedDeployment:
         """See the contract."""
         if not texts:
             return Vectors(vectors=[])
-        body = {
-            "model": self._name,
-            "input": list(texts),
-            "input_type": kind,
-            "encoding_format": "base64",
-            "truncate": True,
-        }
-        found = _read_vectors(self._ask("/v1/embeddings", body), len(texts))
+        body: dict[str, Any] = {"model": self._name, "input": list(texts), "encoding_format": "base64"}
+        own = {} if self._is_plain else {"input_type": kind, "truncate": True}
+        try:
+            response = self._ask("/v1/embeddings", body | own)
+        except InvalidRequest:
+            if not own:
+                raise
+            # A server elsewhere may know OpenAI's fields alone; if it is the texts, it says so again.
+            response = self._ask("/v1/embeddings", body)
+            self._is_plain = True
+        found = _read_vectors(response, len(texts))
         self._note(found.version_id)
         return found
 
