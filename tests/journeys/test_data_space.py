@@ -44,6 +44,10 @@ def put_all(client: Modelworks, space: str, folder: Path) -> None:
 def ask(platform: PlatformProcess, question: str) -> str:
     with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.key, max_retries=0) as client:
         answer = client.chat.completions.create(model="space:manual", messages=[{"role": "user", "content": question}])
+        store = next(store for store in client.vector_stores.list() if store.name == "manual")
+        found = {each.filename for each in client.vector_stores.search(store.id, query=question).data}
+    cited = {each["file_citation"]["filename"] for each in answer.choices[0].message.to_dict()["annotations"]}  # type: ignore[index]
+    assert cited <= found
     return str(answer.choices[0].message.content)
 
 

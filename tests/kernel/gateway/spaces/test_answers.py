@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from tests.kernel.gateway.conftest import Stage, chunk, parsed
 from tests.kernel.gateway.spaces.library import INDEX_VERSION, PRINTER, Library
 
@@ -150,23 +149,22 @@ async def test_with_a_model_it_writes_the_question_anew_and_may_not_invent_one(w
     assert found["grounding"]["status"] == "answered"
 
 
-@pytest.mark.parametrize(
-    ("more", "param"),
-    [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"n": 2}, "n"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logprobs": True}, "logprobs"),
-        ({"stop": ["x"]}, "stop"),
-        ({"messages": [{"role": "assistant", "content": "Hello"}]}, "messages"),
-        ({"temperature": "hot"}, "temperature"),
-    ],
-)
-async def test_what_checked_text_cannot_be_is_refused_with_its_field(
-    library: Library, more: dict[str, Any], param: str
-) -> None:
-    status, body, _ = await library.stage.post("/v1/chat/completions", {**library.body(WARRANTY), **more})
-    assert (status, body["error"]["param"]) == (400, param)
+#: What checked text cannot be, and the field that says it.
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ({"n": 2}, "n"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"logprobs": True}, "logprobs"),
+    ({"stop": ["x"]}, "stop"),
+    ({"messages": [{"role": "assistant", "content": "Hello"}]}, "messages"),
+    ({"temperature": "hot"}, "temperature"),
+]
+
+
+async def test_what_checked_text_cannot_be_is_refused_with_its_field(library: Library) -> None:
+    for more, param in REFUSED:
+        status, body, _ = await library.stage.post("/v1/chat/completions", {**library.body(WARRANTY), **more})
+        assert (status, body["error"]["param"]) == (400, param)
     assert library.asked == []
 
 

@@ -34,6 +34,8 @@ def test_what_the_passage_says_in_nearly_these_words_stands(sentence: str) -> No
         ("Repairs are done by John Miller.", "name"),
         ("The X300 has a warranty of 24 months.", "name"),
         ("The warranty lasts long, see https://evil.example/?q=warranty.", "link"),
+        ("<tool_call>warranty of 24 months</tool_call>", "markup"),
+        ("The warranty lasts 24 months <|im_end|>", "markup"),
         ("Cleaning needs a soft cloth and warm water.", "words"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from tests.kernel.gateway.spaces.library import Library
 
 from modelworks.kernel.gateway.spaces.prompting import page
@@ -41,26 +40,29 @@ ATTACKS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(ATTACKS))
-async def test_a_document_that_gives_orders_is_quoted_from_or_left_and_never_obeyed(written: Library, name: str) -> None:
-    document, obeyed = ATTACKS[name]
-    written.add("evil.txt", document)
+async def test_a_document_that_gives_orders_is_quoted_from_or_left_and_never_obeyed(written: Library) -> None:
+    stage = written.stage
     restricted = written.add("salaries.txt", f"{SECRET} It has nothing to do with any warranty.", access=["key_of_somebody"])
-    written.writes(obeyed)
-    found = await written.ask(WARRANTY)
-    assert obeyed not in found["content"]
-    assert "evil.example" not in found["content"]
-    assert SECRET not in found["content"]
-    assert "tool_calls" not in found
-    # The true half of that sentence is no fault.
-    assert found["grounding"]["status"] == ("answered" if name == "link" else "quoted")
-    [request] = written.stage.replica.requests
-    assert not request.get("tools")
-    asked = request["messages"][-1]["content"]
-    assert asked.count("</passage>") == asked.count("<passage ") == len(found_passages(written))
-    assert asked.count("<passages>") == asked.count("</passages>") == 1
-    assert SECRET not in asked
-    assert all(restricted not in (each.documents or ()) for each in written.asked)
+    for name, (document, obeyed) in ATTACKS.items():
+        evil = written.add(f"{name}.txt", document)
+        stage.replica.requests.clear()
+        written.writes(obeyed)
+        found = await written.ask(WARRANTY)
+        assert obeyed not in found["content"], name
+        assert "evil.example" not in found["content"]
+        assert SECRET not in found["content"]
+        assert "tool_calls" not in found
+        # The true half of that sentence is no fault.
+        assert found["grounding"]["status"] == ("answered" if name == "link" else "quoted"), name
+        [request] = stage.replica.requests
+        assert not request.get("tools")
+        asked = request["messages"][-1]["content"]
+        assert asked.count("</passage>") == asked.count("<passage ") == len(found_passages(written))
+        assert asked.count("<passages>") == asked.count("</passages>") == 1
+        assert SECRET not in asked
+        assert all(restricted not in (each.documents or ()) for each in written.asked)
+        with stage.db.transaction() as session:
+            stage.spaces.documents.remove(session, stage.project_id, written.space_id, evil)
 
 
 def found_passages(library: Library) -> list[str]:

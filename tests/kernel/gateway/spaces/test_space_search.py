@@ -77,17 +77,16 @@ async def test_queries_are_turned_into_vectors_by_the_encoder_that_the_index_nam
     assert (space.model, space.prompt_tokens) == ("space:handbooks", 0)
 
 
-@pytest.mark.parametrize("case", ["another version", "not deployed", "does not answer"])
-async def test_without_that_encoder_words_alone_decide(library: Library, case: str) -> None:
+async def test_without_that_encoder_words_alone_decide(library: Library) -> None:
     facts(library)
     stage = library.stage
-    if case == "another version":
-        stage.deploy("vectors", task="feature-extraction", version_id="mdl_newer")
-    elif case == "does not answer":
-        stage.deploy("vectors", task="feature-extraction", version_id="mdl_vec")
-        stage.replica.refusal = (503, Unavailable("It is loading.").to_wire())
     assert await search(library)
-    assert library.asked[0].vectors is None
+    stage.deploy("vectors", task="feature-extraction", version_id="mdl_newer")
+    assert await search(library)
+    stage.deploy("vectors", task="feature-extraction", version_id="mdl_vec")
+    stage.replica.refusal = (503, Unavailable("It is loading.").to_wire())
+    assert await search(library)
+    assert [asked.vectors for asked in library.asked] == [None, None, None]
 
 
 async def test_a_reranker_decides_the_order_and_the_scores(library: Library) -> None:

@@ -171,29 +171,28 @@ async def test_batches_are_counted_listed_and_cancelled(shelf: Shelf) -> None:
     assert (await stores.retrieve(store.id)).file_counts.total == 2
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "param"),
-    [
-        ("", {"expires_after": {"anchor": "created_at", "days": 1}}, "expires_after.anchor"),
-        ("", {"file_ids": ["file_none"]}, "file_ids.0"),
-        ("/{id}/files", {}, "file_id"),
-        ("/{id}/files", {"file_id": "{file}", "attributes": {"deep": {"a": 1}}}, "attributes.deep"),
-        ("/{id}/file_batches", {}, None),
-        ("/{id}/search", {"query": []}, "query"),
-        ("/{id}/search", {"query": "x", "max_num_results": 51}, "max_num_results"),
-        ("/{id}/search", {"query": "x", "filters": {"type": "like", "key": "a", "value": 1}}, "filters.type"),
-    ],
-)
-async def test_what_is_wrong_is_refused_with_its_place(
-    shelf: Shelf, path: str, body: dict[str, Any], param: str | None
-) -> None:
+WRONG: list[tuple[str, dict[str, Any], str | None]] = [
+    ("", {"expires_after": {"anchor": "created_at", "days": 1}}, "expires_after.anchor"),
+    ("", {"file_ids": ["file_none"]}, "file_ids.0"),
+    ("/{id}/files", {}, "file_id"),
+    ("/{id}/files", {"file_id": "{file}", "attributes": {"deep": {"a": 1}}}, "attributes.deep"),
+    ("/{id}/file_batches", {}, None),
+    ("/{id}/search", {"query": []}, "query"),
+    ("/{id}/search", {"query": "x", "max_num_results": 51}, "max_num_results"),
+    ("/{id}/search", {"query": "x", "filters": {"type": "like", "key": "a", "value": 1}}, "filters.type"),
+]
+
+
+async def test_what_is_wrong_is_refused_with_its_place(shelf: Shelf) -> None:
     store = await shelf.client.vector_stores.create(name="wrong")
-    sent = {**body, **({"file_id": await shelf.file()} if body.get("file_id") else {})}
-    status, answer, _ = await shelf.stage.post(
-        "/v1/vector_stores" + path.format(id=store.id), sent, authorization=f"Bearer {shelf.client.api_key}"
-    )
-    assert status in (400, 404)
-    assert (answer["error"]["param"] or "").startswith(param or "")
+    file_id = await shelf.file()
+    for path, body, param in WRONG:
+        sent = {**body, **({"file_id": file_id} if body.get("file_id") else {})}
+        status, answer, _ = await shelf.stage.post(
+            "/v1/vector_stores" + path.format(id=store.id), sent, authorization=f"Bearer {shelf.client.api_key}"
+        )
+        assert status in (400, 404)
+        assert (answer["error"]["param"] or "").startswith(param or ""), path
 
 
 async def test_all_files_of_a_store_are_cut_alike(shelf: Shelf) -> None:

@@ -153,7 +153,7 @@ class SpaceAnswer:
         asked = question.read(self._asked.turns)
         if asked.goes_on and model is not None:
             asked = await self._rewritten(model, asked)
-        wish = Wish(queries=(asked.query,), limit=space.settings.answering.passages, around=1)
+        wish = Wish(queries=(asked.query,), limit=space.settings.answering.passages)
         found = await self._search.find(self._principal, space, wish, self._meter)
         told = Told(found, asked.language, space.settings.answering.unsupported)
         status, reason = await self._answer(space, asked, found, told, say)
@@ -184,7 +184,7 @@ class SpaceAnswer:
                     await say(told.nothing())
                     return "not_in_documents", "model_found_nothing"
                 reason = "model_unsupported"
-        sources = [Source(each.shown, each.about) for each in found]
+        sources = [Source(each.passage.text, each.about) for each in found]
         quoted = quotations(asked.query, sources)
         if not quoted:
             # Found by meaning alone: the passage itself is what there is.
@@ -199,7 +199,7 @@ class SpaceAnswer:
         best = found[0]
         if best.dense_rank is not None and best.dense_rank <= _NEAR and language_of(best.passage.text) != asked.language:
             return True
-        sources = [Source(each.shown, each.about) for each in found]
+        sources = [Source(each.passage.text, each.about) for each in found]
         texts = {asked.query} | ({asked.text} if len(terms(asked.text).words) > 1 else set())
         return any(is_answerable(text, sources, least=least) for text in texts)
 

@@ -1,12 +1,13 @@
 """Whether a passage says what a sentence says, by what can be checked without a model.
 
-Numbers, links and names must stand in the passage exactly; most other words must; and where the passage's own nearest sentence
-denies what the sentence affirms, or the other way round, it does not stand. That refuses some true paraphrases and lets no
-invented figure through: what is wanted of an answer that cites.
+Numbers, links, markup and names must stand in the passage exactly; most other words must; and where the passage's own nearest
+sentence denies what the sentence affirms, or the other way round, it does not stand. That refuses some true paraphrases and
+lets no invented figure through: what is wanted of an answer that cites.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +19,10 @@ from modelworks.kernel.gateway.spaces.wording import Language, Terms, is_negated
 LEAST_SHARE: Final[Mapping[Language, float]] = {"en": 0.6, "zh": 0.5}
 #: Polarity is compared with the passage's sentence that has at least so many of the words.
 _LIKE: Final = 0.6
+#: What programs may act on: tags, tokens of chat templates, pictures that are fetched. Only a passage's own is told.
+_MARKUP: Final = re.compile(r"</?[A-Za-z_|][^<>\n]*>|!\[")
 
-Fault = Literal["number", "link", "name", "words", "denied"]
+Fault = Literal["number", "link", "markup", "name", "words", "denied"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def verdict(sentence: str, source: Source) -> Verdict:
         return Verdict(share, "number")
     if not asked.links <= known.links:
         return Verdict(share, "link")
+    if any(mark not in source.text for mark in _MARKUP.findall(sentence)):
+        return Verdict(share, "markup")
     if not asked.names <= known.words:
         return Verdict(share, "name")
     if share < LEAST_SHARE[language_of(sentence)]:

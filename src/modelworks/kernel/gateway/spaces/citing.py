@@ -72,7 +72,7 @@ class Told:
     _said: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._sources = [Source(each.shown, each.about) for each in self.passages]
+        self._sources = [Source(each.passage.text, each.about) for each in self.passages]
 
     # -- what a model writes ---------------------------------------------------------------------------------------------
 
