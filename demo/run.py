@@ -1,4 +1,4 @@
-"""The whole line on this machine, from nothing: text → job → model in the catalog → deployment → chat through `openai`.
+"""The whole line on this machine, from nothing: text → job → model → deployment → chat, and documents → answers that cite them.
 
 Run it with `make demo`. `DOCS=folder` trains on your own text, `KEEP=1` leaves the platform running, `STEPS=n` changes the
 length of the training. Everything it makes lies in `.demo/`, which the next demo replaces.
@@ -27,6 +27,14 @@ from texts import collect  # noqa: E402 - the folder of this script is not a pac
 ROOT = PROJECT / ".demo"
 HOME = ROOT / "home"
 NAME = "demo-lm"
+SPACE = "docs"
+#: Folders of the project's documents that are written for people, and what these are asked. The last is not in them.
+PROSE = ("howto", "explanation", "tutorials", "decisions")
+QUESTIONS = (
+    "Which engine answers on a CPU by default?",
+    "How long does a deleted key go on working?",
+    "What is the capital of Peru?",
+)
 COMMAND = [sys.executable, "-m", "modelworks.cli"]
 
 
@@ -57,7 +65,7 @@ def main() -> None:
     try:
         wait_ready(server, port)
         print(f"http://127.0.0.1:{port} is ready after {time.monotonic() - started:.0f} s (log: {ROOT / 'server.log'})")
-        journey(port)
+        journey(port, docs)
     except BaseException:
         if server.poll() is None:
             stop(server)
@@ -74,8 +82,8 @@ def main() -> None:
     print(f"\nDone in {minutes:.1f} min; the platform is stopped. KEEP=1 make demo leaves it running.")
 
 
-def journey(port: int) -> None:
-    """Train, deploy, complete, chat, and show usage and lineage, with the commands a user would type."""
+def journey(port: int, docs: Path | None) -> None:
+    """Train, deploy, complete, chat, ask documents, and show usage and lineage, with the commands a user would type."""
     step("3. Train a tokenizer and a small base model (L0) in a job")
     options = ["-p", "preset=tiny"]
     if os.environ.get("STEPS"):
@@ -114,10 +122,39 @@ def journey(port: int) -> None:
             print(f"\n[{part.usage.prompt_tokens} + {part.usage.completion_tokens} tokens]")
     print("(A model of a few million parameters, minutes old: it has learned the look of the text, not its meaning.)")
 
-    step("6. What was used, and where the model comes from")
+    step("6. Put documents into a data space, and ask them")
+    run("space", "create", SPACE)
+    folders = [docs] if docs is not None else [PROJECT / "docs" / name for name in PROSE]
+    run("space", "add", SPACE, *map(str, folders), "--follow")
+    for question in QUESTIONS if docs is None else questions_about(docs):
+        ask(client, question)
+
+    step("7. What was used, and where the model comes from")
     run("usage")
     run("tree", NAME)
     run("ps")
+
+
+def ask(client: openai.OpenAI, question: str) -> None:
+    """One question to the data space: the answer, and where in the documents it stands."""
+    print(f"\nuser: {question}")
+    answer = client.responses.create(model=f"space:{SPACE}", input=question)
+    print(f"assistant: {answer.output_text}")
+    for item in answer.output:
+        for part in getattr(item, "content", None) or []:
+            for each in getattr(part, "annotations", None) or []:
+                place = each.model_dump()["citation"]
+                where = " > ".join(place.get("headings") or []) or f"page {place.get('page') or 1}"
+                print(f"  [{place['number']}] {each.filename}: {where}")
+
+
+def questions_about(docs: Path) -> list[str]:
+    """Questions to documents that nobody here has read: what their headings are about, and something that is not in them."""
+    headings = []
+    for path in sorted(docs.rglob("*.md")):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        headings += [line.lstrip("# ").strip() for line in lines if line.startswith("## ")][:1]
+    return [*(f"What do the documents say about {heading}?" for heading in headings[:2]), QUESTIONS[-1]]
 
 
 def run(*words: str) -> None:
