@@ -69,8 +69,8 @@ async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def requests(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], Any]]:
-    """Method, path, query and body of every request of the walk: by the victim's own ids and names."""
+def requests(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any], Any, str]]:
+    """Method, path, query, body and route of every request of the walk: by the victim's own ids and names."""
     for method, path, operation in tenants.operations(document):
         parameters = operation.get("parameters", [])
         queried = {each["name"] for each in parameters if each["in"] == "query"} - UNNAMED
@@ -85,9 +85,9 @@ def requests(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any
             if schema and path not in BODIES:
                 bodies = [tenants.filled(schema, document, name) for name in TEXTS]
             for body in bodies:
-                yield method, asked, {}, body
+                yield method, asked, {}, body, path
                 for name in TEXTS if queried else ():
-                    yield method, asked, dict.fromkeys(queried, name), body
+                    yield method, asked, dict.fromkeys(queried, name), body, path
 
 
 async def test_no_route_shows_or_changes_what_is_anothers(
@@ -101,15 +101,21 @@ async def test_no_route_shows_or_changes_what_is_anothers(
             listed = await http.get(path, headers=intruder)
             assert tenants.MARK not in listed.text, path
     asked = 0
-    for method, path, query, body in requests(document):
+    walked: set[tuple[str, str]] = set()
+    for method, path, query, body, route in requests(document):
         options: dict[str, Any] = {} if body is None else {"json": body}
         answer = await http.request(method, path, params=query, headers=intruder, **options)
         asked += 1
+        walked.add((method, route))
         what = (method, path, query, body, answer.status_code, answer.text[:500])
         assert tenants.HIDDEN not in answer.text, what
         assert answer.status_code < 500 or answer.status_code in (501, 503), what
+        assert answer.status_code != 405, what
+        assert "unknown_route" not in answer.text, what
     assert tenants.belongings(platform.db) == before
     assert asked > 300
+    # No route is described that nothing answers, and none was passed over.
+    assert walked == {(method, path) for method, path, _ in tenants.operations(document)}
 
 
 async def test_the_walk_would_see_a_leak(platform: Platform, http: httpx.AsyncClient, intruder: dict[str, str]) -> None:

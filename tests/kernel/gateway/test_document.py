@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 
 from modelworks.kernel.base.settings import Settings
@@ -94,6 +96,22 @@ def test_every_operation_names_its_errors_and_how_to_prove_who_asks(app: FastAPI
             )
     # Asked for again it is the same document.
     assert app.openapi() is document
+
+
+def test_every_route_is_described(app: FastAPI) -> None:
+    described = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
+    routers = [router for each in app.routes if (router := getattr(each, "original_router", None)) is not None]
+    found = {
+        (method, re.sub(r":[a-z]+}", "}", route.path))
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    }
+    assert described < found
+    # What runs on other nodes talk to, with a key of their own.
+    assert {path.split("/")[1] for _, path in found - described} == {"internal"}
+    assert [route.path for route in app.routes if hasattr(route, "path")] == ["/openapi.json"]
 
 
 async def test_no_number_is_larger_than_a_database_holds(app: FastAPI, http: httpx.AsyncClient) -> None:
