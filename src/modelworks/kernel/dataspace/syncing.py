@@ -1,7 +1,7 @@
 """How sources are followed: looked at when their time has come, and what a look found is taken into the documents.
 
-Where each stands is in the database: after a crash of the server the next one goes on. What a run found is taken in a few
-hundred documents at a time; doing that twice changes nothing, so a crash in between does no harm.
+Where each stands is in the database: after a crash of the server the next one goes on. What a run found is taken in by some
+dozens of documents at a time; doing that twice changes nothing, so a crash in between does no harm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 _BUSY_POLL_S, _IDLE_POLL_S, _REST_S = 0.5, 5.0, 0.1
 #: Documents of one transaction: others write in between.
-_BATCH: Final = 200
+_BATCH: Final = 50
 #: From this status on it is the storage or the database that fails: the step is repeated.
 _AWAY = 502
 

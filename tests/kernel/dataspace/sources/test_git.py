@@ -178,7 +178,8 @@ def test_a_repository_behind_a_server_with_its_token(tmp_path: Path, served: str
 
 
 def test_git_follows_no_redirects_to_other_places(tmp_path: Path, site: Site) -> None:
-    site.put("/x.git/info/refs?service=git-upload-pack", "", status=302, location="http://127.0.0.1:9/evil.git/info/refs")
-    with pytest.raises(ModelworksError) as caught:
+    asked = "info/refs?service=git-upload-pack"
+    site.put(f"/x.git/{asked}", "", status=302, location=f"{site.url}/other.git/{asked}")
+    with pytest.raises(ModelworksError):
         listed(opened(surroundings(tmp_path), kind="git", uri=f"{site.url}/x.git"))
-    assert "127.0.0.1:9" not in caught.value.message or "redirect" in caught.value.message
+    assert site.paths() == [f"/x.git/{asked}"]
