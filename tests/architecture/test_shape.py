@@ -164,6 +164,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "archive.py": "zipped documents of strangers",
         "pages.py": "pages that were read already",
         "blocks.py": "what readers of formats give",
+        "ocr.py": "text out of pictures",
         "passages.py": "blocks made passages",
         "language.py": "scripts, sentences and lengths",
         "formats/": "one reader for each family of formats",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.capabilities.document.conftest import line, lines, pdf, read
 
+from modelworks.capabilities.document import ocr
 from modelworks.capabilities.document.blocks import Refused
 
 LEFT = [f"The left column has running text in its line {n}" for n in range(12)]
@@ -152,3 +155,32 @@ def test_feet_that_stand_at_no_fixed_height_are_left_out(tmp_path: Path) -> None
     ]
     _, blocks = read(tmp_path, "a.pdf", pdf(pages))
     assert not [block.text for block in blocks if "Works" in block.text]
+
+
+def test_a_scan_is_read_by_what_reads_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine is a stand-in that has found three lines, one of them upright: the page lies on its side."""
+
+    def found(image: Any) -> SimpleNamespace:
+        high, wide = image.shape[:2]
+        if high > wide:
+            boxes = [[(x, 10), (x + 20, 10), (x + 20, 300), (x, 300)] for x in (100, 200, 300)]
+            return SimpleNamespace(boxes=boxes, txts=["a", "b", "c"], scores=[0.6] * 3)
+        boxes = [[(100, y), (900, y), (900, y + 40), (100, y + 40)] for y in (300, 200, 900)]
+        return SimpleNamespace(boxes=boxes, txts=["of the page.", "The upper part", "Too faint."], scores=[0.9, 0.9, 0.2])
+
+    monkeypatch.setattr(ocr, "engine_name", lambda: "stand-in 1")
+    monkeypatch.setattr(ocr, "_engine", lambda: found)
+    scan = "q 595 0 0 842 0 0 cm BI /W 1 /H 1 /BPC 8 /CS /G ID \x80 EI Q"
+    parsed, blocks = read(tmp_path, "a.pdf", pdf([scan]))
+    assert not parsed.faults
+    assert " ".join(block.text for block in blocks) == "The upper part of the page."
+    left, top, right, bottom = blocks[0].box or (0, 0, 0, 0)
+    assert 0 < left < right < 0.5
+    assert 0.1 < top < bottom < 0.3
+
+
+def test_a_picture_without_ocr_names_the_extra(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as caught:
+        read(tmp_path, "a.pdf", b"\x89PNG\r\n\x1a\n" + b"x" * 50, ocr="never")
+    assert caught.value.fault.code == "ocr_missing"
+    assert "modelworks[ocr]" in (caught.value.fault.hint or "")

@@ -19,7 +19,7 @@ class ParsingRequest(BaseModel):
     ocr: Literal["auto", "never"] = Field(
         default="auto", description="auto: pictures and pages without text are read by OCR, where the extra `ocr` is installed."
     )
-    page_timeout_s: float = Field(default=30.0, gt=0, le=3600, description="The most time that one page may take.")
+    page_timeout_s: float = Field(default=60.0, gt=0, le=3600, description="The most time that one page may take.")
     document_timeout_s: float = Field(
         default=300.0, gt=0, le=86_400, description="The most time that a document without pages may take."
     )

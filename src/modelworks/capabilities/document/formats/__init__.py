@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
+from modelworks.capabilities.document import ocr
 from modelworks.capabilities.document.blocks import Parsed, Source
 from modelworks.capabilities.document.pages import Pages
 from modelworks.capabilities.document.schemas import ParsingRequest
@@ -28,11 +29,14 @@ _READERS: dict[str, tuple[str, tuple[str, ...], int]] = {
     "jsonl": ("data:read_lines", (), 1),
     "eml": ("mail:read", (), 1),
     "mbox": ("mail:read_box", (), 1),
+    "image": ("image:read", (), 1),
     "html": ("html:read", ("lxml",), 1),
     "markdown": ("markdown:read", ("markdown-it-py",), 1),
     "code": ("text:read_code", (), 1),
     "text": ("text:read", (), 1),
 }
+#: Formats that may hold pictures of text.
+_WITH_OCR = frozenset({"pdf", "image"})
 #: Of what is done with the blocks of any format.
 _PASSAGES = 1
 
@@ -57,6 +61,8 @@ def fingerprint(form: str, request: ParsingRequest) -> str:
     # What nothing reads is judged by the rules of this file: a new format changes them.
     _, libraries, rules = _READERS.get(form, ("", (), len(_READERS)))
     parts = [f"{form} {rules}.{_PASSAGES}", *(f"{name} {_version(name)}" for name in libraries)]
+    if form in _WITH_OCR:
+        parts.append((ocr.engine_name() if request.ocr == "auto" else None) or "no ocr")
     return "; ".join([*parts, f"{request.passage_chars}/{request.passage_chars / request.chinese_ratio:g}"])
 
 

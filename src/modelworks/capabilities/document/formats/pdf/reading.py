@@ -9,6 +9,7 @@ from typing import Any
 import pypdfium2 as pdfium
 import pypdfium2.raw as raw
 
+from modelworks.capabilities.document import ocr
 from modelworks.capabilities.document.blocks import Parsed, Refused, Source
 from modelworks.capabilities.document.formats.pdf.characters import read_runs
 from modelworks.capabilities.document.formats.pdf.columns import in_order
@@ -16,11 +17,13 @@ from modelworks.capabilities.document.formats.pdf.paragraphs import assemble
 from modelworks.capabilities.document.formats.pdf.rules import drawn_lines, take_ruled
 from modelworks.capabilities.document.formats.pdf.tables import items_of
 from modelworks.capabilities.document.pages import PageRecord, Pages
+from modelworks.capabilities.document.schemas import ParsingRequest
 from modelworks.capabilities.document.signature import MEDIA_TYPES
 from modelworks.contract.passages import Fault
 
 #: A page with fewer characters than this, and a picture over this share of it, is a scan.
 _FEW_CHARS, _SCANNED_AREA = 24, 0.3
+_DOTS_PER_INCH, _MAX_SIDE = 200, 4_000
 #: A page on which this share of the characters means nothing has a broken text layer.
 _GARBLED = 0.25
 _PRIVATE = re.compile("[\ue000-\uf8ff\ufffd\x00-\x08\x0e-\x1f\U000f0000-\U0010ffff]")
@@ -44,7 +47,7 @@ def read(source: Source, pages: Pages) -> Parsed:
             if fault is not None:
                 pages.finish({"page": number, "items": [], "fault": fault.model_dump()})
             else:
-                pages.finish(_page(document, number, is_plain=number in pages.plain))
+                pages.finish(_page(document, number, source.request, is_plain=number in pages.plain))
         title = _title(document)
     finally:
         document.close()
@@ -93,7 +96,7 @@ def _title(document: Any) -> str | None:
     return None if not title or is_name or is_number or _PRIVATE.search(title) else title[:300]
 
 
-def _page(document: Any, number: int, *, is_plain: bool) -> PageRecord:
+def _page(document: Any, number: int, request: ParsingRequest, *, is_plain: bool) -> PageRecord:
     try:
         page = document[number - 1]
     except pdfium.PdfiumError as error:
@@ -111,11 +114,16 @@ def _page(document: Any, number: int, *, is_plain: bool) -> PageRecord:
         runs, aside = read_runs(page, textpage, [(line.at, line.start, line.end) for line in upright])
         said = "".join(run.text for run in runs)
         record: PageRecord = {"page": number, "size": [round(width, 1), round(height, 1)]}
-        if len(said) + sum(map(len, aside)) < _FEW_CHARS and _is_scan(page, width, height):
+        is_scan = len(said) + sum(map(len, aside)) < _FEW_CHARS and _is_scan(page, width, height)
+        is_garbled = len(_PRIVATE.findall(said)) > _GARBLED * max(1, len(said))
+        if (is_scan or is_garbled) and ocr.is_wanted(request):
+            runs, width, height = ocr.read_image(_picture(page, width, height), width, height)
+            size = [round(width, 1), round(height, 1)]
+            return {"page": number, "size": size, "items": items_of(in_order(runs, width))}
+        if is_garbled:
+            return record | {"items": [], "fault": _garbled(number).model_dump()}
+        if is_scan:
             record["fault"] = _scan(number).model_dump()
-        elif len(_PRIVATE.findall(said)) > _GARBLED * max(1, len(said)):
-            record.update(items=[], fault=_garbled(number).model_dump())
-            return record
         runs, ruled = take_ruled(level, upright, runs)
         record["items"] = items_of(in_order(runs, width), ruled) + [{"aside": text} for text in aside]
         return record
@@ -128,6 +136,8 @@ def _plain(textpage: Any, number: int, width: float, height: float) -> PageRecor
     """The text as pdfium gives it: when the way over geometry took too long."""
     text = textpage.get_text_range()
     lines = [line.strip() for line in text.replace("\r", "").split("\n")]
+    if not lines:
+        return _failed(number, "timed_out", f"Page {number} took too long to be read.")
     items = [{"text": line, "box": [0, 0, width, height], "size": 10.0, "plain": True} for line in lines if line]
     fault = Fault(
         code="page_simplified",
@@ -136,6 +146,17 @@ def _plain(textpage: Any, number: int, width: float, height: float) -> PageRecor
         page=number,
     )
     return {"page": number, "size": [width, height], "items": items, "fault": fault.model_dump()}
+
+
+def _picture(page: Any, width: float, height: float) -> Any:
+    """The page as dots, blue first."""
+    import numpy as np
+
+    scale = min(_DOTS_PER_INCH / 72, _MAX_SIDE / max(width, height, 1.0))
+    bitmap = page.render(scale=scale, rev_byteorder=False)
+    image = bitmap.to_numpy()
+    image = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
+    return np.ascontiguousarray(image if image.shape[2] == 3 else np.repeat(image[..., :1], 3, axis=2))
 
 
 def _is_scan(page: Any, width: float, height: float) -> bool:
