@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -278,7 +278,21 @@ def ask(
         return
     typer.echo(text)
     for number, cited in enumerate((each.get("file_citation") or each for each in annotations), 1):
-        note(f"[{number}] {plain(cited.get('filename'))}  {plain(cited.get('quote'))}")
+        found = cited.get("citation") or {}
+        told = [plain(cited.get("filename")), *_place(found), f"“{plain(found.get('quote'))}”"]
+        note(f"[{found.get('number', number)}] {' · '.join(told)}")
+
+
+def _place(cited: Mapping[str, Any]) -> list[str]:
+    """Where a citation stands: headings, then page, cells or lines."""
+    found = [plain(" > ".join(cited["headings"]))] if cited.get("headings") else []
+    if cited.get("page"):
+        found.append(f"p. {cited['page']}")
+    if cited.get("cells"):
+        found.append(plain(cited["cells"]))
+    if lines := cited.get("lines"):
+        found.append(f"lines {lines[0]}–{lines[1]}" if lines[0] != lines[1] else f"line {lines[0]}")
+    return found
 
 
 def documents_in(paths: Sequence[Path], ignore: Sequence[str]) -> Iterator[tuple[str, Path]]:

@@ -1,7 +1,7 @@
 """Quoting the sentences that answer, and seeing that none does."""
 
 from modelworks.kernel.gateway.spaces.checking import Source
-from modelworks.kernel.gateway.spaces.extracting import is_answerable, quotations
+from modelworks.kernel.gateway.spaces.extracting import arranged, is_answerable, quotations
 
 PRINTER = Source(
     "The X200 is a laser printer. It weighs 9 kilograms. The warranty lasts 24 months. The drawer holds 250 sheets.",
@@ -35,3 +35,24 @@ def test_a_long_sentence_is_cut_at_a_word() -> None:
     text = quotations("What does the printer do?", [source])[0].text
     assert len(text) <= 600
     assert text.endswith(("prints", "and"))
+
+
+def test_whole_sentences_of_prose_go_before_fields_and_rests_of_sentences() -> None:
+    field = Source("state: queued", headings=("Runs",))
+    rest = Source("states that a run has are told elsewhere.")
+    prose = Source("A run has one of the states queued, running and succeeded.")
+    assert quotations("Which states does a run have?", [field, rest, prose])[0].passage == 2
+    assert quotations("Which state?", [field])[0].text == "state: queued"
+
+
+def test_prose_and_what_stands_under_a_heading_that_is_asked_for_come_first() -> None:
+    data = Source('"title": "Roll back a version"', is_prose=False)
+    other = Source("One may roll back a version, too.")
+    headed = Source("Move the alias to the version before.", headings=("Versions", "Roll back"))
+    question = "How do I roll back a version?"
+    assert arranged(question, [(data, 0.6), (other, 0.5), (headed, 0.5)]) == [2, 1, 0]
+
+
+def test_several_sentences_are_quoted_where_each_says_more() -> None:
+    found = quotations("How many months is the warranty, and how many sheets does the drawer hold?", [PRINTER])
+    assert {each.text for each in found} == {"The warranty lasts 24 months.", "The drawer holds 250 sheets."}

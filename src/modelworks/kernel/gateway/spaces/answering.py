@@ -26,7 +26,7 @@ from modelworks.kernel.gateway.schemas import ChatRequest
 from modelworks.kernel.gateway.spaces import prompting, question
 from modelworks.kernel.gateway.spaces.checking import Source
 from modelworks.kernel.gateway.spaces.citing import Citation, Status, Told
-from modelworks.kernel.gateway.spaces.extracting import is_answerable, quotations
+from modelworks.kernel.gateway.spaces.extracting import arranged, is_answerable, quotations
 from modelworks.kernel.gateway.spaces.question import Question
 from modelworks.kernel.gateway.spaces.search import PREFIX, Found, SpaceSearch, Wish, own_record
 from modelworks.kernel.gateway.spaces.wording import language_of, terms
@@ -43,6 +43,8 @@ _ANSWER_TOKENS, _REWRITE_TOKENS = 512, 96
 #: What template, rules and question take beside the passages, in tokens.
 _PROMPT_TOKENS: Final = 400
 _BYTES_PER_TOKEN: Final = 3
+#: So many passages are looked at for each that is answered from.
+_LOOKED_AT: Final = 3
 #: The reranker's score that says that a passage answers.
 _RELEVANT: Final = 0.5
 #: Where question and passages are in different languages, words say nothing: so near it must be by its vector.
@@ -153,8 +155,13 @@ class SpaceAnswer:
         asked = question.read(self._asked.turns)
         if asked.goes_on and model is not None:
             asked = await self._rewritten(model, asked)
-        wish = Wish(queries=(asked.query,), limit=space.settings.answering.passages)
+        limit = space.settings.answering.passages
+        wish = Wish(queries=(asked.query,), limit=_LOOKED_AT * limit)
         found = await self._search.find(self._principal, space, wish, self._meter)
+        if not any(each.is_reranked for each in found):
+            order = arranged(asked.query, [(_source(each), each.score) for each in found])
+            found = [found[place] for place in order]
+        found = found[:limit]
         told = Told(found, asked.language, space.settings.answering.unsupported)
         status, reason = await self._answer(space, asked, found, told, say)
         return Outcome(status, reason, asked.query, space, told, self._tallies)
@@ -184,7 +191,7 @@ class SpaceAnswer:
                     await say(told.nothing())
                     return "not_in_documents", "model_found_nothing"
                 reason = "model_unsupported"
-        sources = [Source(each.passage.text, each.about) for each in found]
+        sources = [_source(each) for each in found]
         quoted = quotations(asked.query, sources)
         if not quoted:
             # Found by meaning alone: the passage itself is what there is.
@@ -199,7 +206,7 @@ class SpaceAnswer:
         best = found[0]
         if best.dense_rank is not None and best.dense_rank <= _NEAR and language_of(best.passage.text) != asked.language:
             return True
-        sources = [Source(each.passage.text, each.about) for each in found]
+        sources = [_source(each) for each in found]
         texts = {asked.query} | ({asked.text} if len(terms(asked.text).words) > 1 else set())
         return any(is_answerable(text, sources, least=least) for text in texts)
 
@@ -267,6 +274,10 @@ class SpaceAnswer:
                 await Chat(self._gateway, self._principal, meter, {"model": model, **body}).read(read)
             finally:
                 self._tallies += meter.tallies
+
+
+def _source(found: Found) -> Source:
+    return Source(found.passage.text, found.about, found.passage.place.headings, found.is_prose)
 
 
 def _require_index(space: Space) -> None:

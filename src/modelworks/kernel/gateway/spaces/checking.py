@@ -31,6 +31,15 @@ class Source:
 
     text: str
     about: str = ""
+    #: What it is known by itself, without what its document is called.
+    headings: tuple[str, ...] = ()
+    is_prose: bool = True
+
+    @cached_property
+    def heading_words(self) -> frozenset[str]:
+        """Of its headings, the title of the document among them."""
+        held = terms("\n".join(self.headings))
+        return held.words | held.numbers
 
     @cached_property
     def own(self) -> Terms:

@@ -20,8 +20,14 @@ _NAME_WEIGHT: Final = 1.5
 _BEFORE, _AFTER, _PASSAGE = 0.35, 0.15, 0.5
 #: What a sentence gains by holding something of the kind that is asked for.
 _KIND_GAIN: Final = 0.25
-#: A second sentence is quoted where it is nearly as good and says more of what was asked.
+#: A further sentence is quoted where it is nearly as good and says more of what was asked.
 _NEARLY: Final = 0.85
+#: What headings add that hold all of a question's words.
+_HEADING: Final = 0.6
+#: What a line counts that is no sentence: a field with its value, a few words, the rest of a sentence; and what is no prose.
+_FRAGMENT, _REST, _OPEN, _NO_PROSE = 0.35, 0.5, 0.8, 0.6
+_FIELD: Final = re.compile(r"^[\W_]*[\w .$/-]{1,40}[:：=]\s*\S{0,40}(?:\s\S+){0,2}$")
+_LEAST_WORDS, _LEAST_CHARS_CJK = 4, 5
 #: Later passages count a little less: the search had its reasons.
 _FADING: Final = 0.06
 _MAX_CHARS: Final = 600
@@ -69,11 +75,51 @@ def is_answerable(question: str, sources: Sequence[Source], *, least: float | No
     return any(coverage(asked, source) >= bar for source in sources)
 
 
-def quotations(question: str, sources: Sequence[Source], *, most: int = 2) -> list[Quotation]:
+def arranged(question: str, found: Sequence[tuple[Source, float]]) -> list[int]:
+    """The places of passages in the order in which they are answered from.
+
+    A search finds words; what is written to be read, and what stands under a heading that the question names, goes before
+    tables and data that hold the same words.
+
+    Args:
+        found: the passages with the scores of the search.
+    """
+    asked = terms(question)
+    worth = [
+        score * (1.0 if source.is_prose else _NO_PROSE) * (1 + _HEADING * _headed(asked, source)) for source, score in found
+    ]
+    return sorted(range(len(found)), key=lambda place: -worth[place])
+
+
+def _headed(asked: Terms, source: Source) -> float:
+    wanted = asked.words | asked.numbers
+    return len(wanted & source.heading_words) / len(wanted) if wanted else 0.0
+
+
+def _is_fragment(text: str) -> bool:
+    if _FIELD.match(text):
+        return True
+    if language_of(text) == "zh":
+        return len(text) < _LEAST_CHARS_CJK
+    return len(text.split()) < _LEAST_WORDS
+
+
+def _form(text: str, source: Source) -> float:
+    """What a line counts by its form."""
+    worth = 1.0 if source.is_prose else _NO_PROSE
+    if _is_fragment(text):
+        return worth * _FRAGMENT
+    if text[0].islower() or text[-1] in ":：":
+        return worth * _REST
+    return worth * _OPEN if text[-1].isalnum() and language_of(text) == "en" else worth
+
+
+def quotations(question: str, sources: Sequence[Source], *, most: int = 3) -> list[Quotation]:
     """The best sentences, best first; none where no word of the question is in any passage.
 
     A sentence is worth the rarity-weighted share of the question's words that it holds, with a part of what its neighbours
-    and its passage hold, more where it holds something of the kind asked for, and a little less the later its passage came.
+    and its passage hold, more where it holds something of the kind asked for or stands under a heading that does, less where it
+    is no whole sentence of prose, and a little less the later its passage came.
     """
     asked = terms(question)
     wanted = asked.words | asked.numbers
@@ -97,6 +143,7 @@ def quotations(question: str, sources: Sequence[Source], *, most: int = 2) -> li
             after = own[at + 1] if at + 1 < len(own) else 0.0
             score = own[at] + _BEFORE * before + _AFTER * after + _PASSAGE * whole
             score *= 1 + _KIND_GAIN * _has_kind(question, asked, text, held)
+            score *= (1 + _HEADING * _headed(asked, sources[place])) * _form(text, sources[place])
             found.append(Quotation(place, text, score / (1 + _FADING * place)))
     found.sort(key=lambda each: (-each.score, each.passage))
     return _chosen(found, wanted, most)

@@ -36,6 +36,9 @@ SEARCH_TASK: Final = "passage-retrieval"
 PREFIX: Final = "space:"
 #: Passages that a reranker is shown for each that is wanted, and the fewest.
 _SHOWN, _LEAST_SHOWN = 3, 20
+#: Endings of files that programs read.
+_DATA_ENDINGS: Final = "json jsonl ndjson yaml yml toml ini cfg csv tsv xml log lock sql py js ts java c h cpp go rs sh"
+_DATA: Final = frozenset(_DATA_ENDINGS.split())
 #: Failures of a model beside the index that leave a search by words.
 _MISSABLE: Final = (ModelNotFound, Unavailable, UpstreamFailed, TimedOut)
 
@@ -67,6 +70,12 @@ class Found:
     def shown(self) -> str:
         """The passage with its neighbours."""
         return "\n".join((*self.before, self.passage.text, *self.after))
+
+    @property
+    def is_prose(self) -> bool:
+        """Whether it is written to be read: no code, no table, and in no file of data or source code."""
+        ending = self.document.name.rpartition(".")[2].lower()
+        return self.passage.kind not in ("code", "table") and ending not in _DATA
 
     @property
     def about(self) -> str:
