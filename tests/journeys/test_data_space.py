@@ -13,6 +13,7 @@ import pytest
 from tests.journeys.platform_process import PlatformProcess
 
 from modelworks.client import Modelworks
+from modelworks.contract.errors import NotFound, PermissionDenied
 
 FILES = {
     "handbook/leave.md": "# Leave\n\nEvery employee has 30 days of paid leave a year.\n\n## Sick leave\n\nA doctor's note is "
@@ -78,6 +79,29 @@ def kill_workers(run_id: str) -> None:
             continue
 
 
+def the_inside_is_for_administrators(platform: PlatformProcess, admin: Modelworks, space: dict[str, Any]) -> None:
+    """Who may not read a document must not come at it by the data set, the index, or a deployment of it."""
+    secret = admin.keys.create("member", scopes=["read", "write", "inference"])["secret"]
+    passages, index = f"{space['deployment']}/passages", f"{space['deployment']}/index"
+    with Modelworks(platform.url, secret) as member:
+        assert member.spaces.get("manual")["state"] == "ready"
+        assert not member.datasets.list().data + member.models.list().data
+        for ref in (passages, space["passages_version_id"]):
+            with pytest.raises(NotFound):
+                member.datasets.get(ref)
+            with pytest.raises(PermissionDenied):
+                member.runs.submit(verb="train", task="passage-retrieval", inputs={"passages": f"dataset:{ref}"}, name="mine")
+        with pytest.raises(NotFound):
+            member.models.set_alias(space["index_version_id"], "mine")
+        for model in (index, space["index_version_id"]):
+            with pytest.raises(PermissionDenied):
+                member.deployments.apply("mine", model=model)
+            with pytest.raises((PermissionDenied, NotFound)):
+                member.tasks.invoke("passage-retrieval", model, {"queries": ["leave"]})
+        with pytest.raises(PermissionDenied):
+            member.tasks.invoke("passage-retrieval", space["deployment"], {"queries": ["leave"]})
+
+
 def test_files_become_answers_that_follow_every_change(tmp_path: Path, folder: Path) -> None:
     platform = PlatformProcess(tmp_path / "home")
     with platform, platform.client() as client:
@@ -118,6 +142,7 @@ def test_files_become_answers_that_follow_every_change(tmp_path: Path, folder: P
         for kind in ("documents", "passages"):
             versions = client.datasets.get(f"{space['deployment']}/{kind}")["versions"]
             assert [version["id"] for version in versions] == [space[f"{kind}_version_id"]], kind
+        the_inside_is_for_administrators(platform, client, space)
         client.spaces.remove("manual")
         deadline = time.monotonic() + 30
         while client.deployments.list().data or client.datasets.list().data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, exists, func, or_, select
@@ -222,3 +222,19 @@ def _noun(kind: str | None) -> str:
 
 def _missing(kind: str | None, message: str, *, hint: str) -> NotFound:
     return ModelNotFound(message, hint=hint, param="model") if kind == "model" else NotFound(message, hint=hint)
+
+
+def is_inner(session: Session, project_id: str, ref: str) -> bool:
+    """Whether a reference, an id too, means what only administrators are shown; see `references.INNER`."""
+    if not references.is_version_id(ref):
+        return references.is_inner(ref)
+    query = select(ArtifactRow.name).join(VersionRow, VersionRow.artifact_id == ArtifactRow.id)
+    name = session.scalar(query.where(VersionRow.id == ref, VersionRow.project_id == project_id))
+    return name is not None and references.is_inner(name)
+
+
+def unused(session: Session, digests: Collection[str]) -> set[str]:
+    """Those of the manifests' digests that no living version of any project has: what need not be kept in a cache."""
+    wanted = set(digests)
+    living = select(VersionRow.digest).where(VersionRow.digest.in_(sorted(wanted)), VersionRow.state == "ready")
+    return wanted - set(session.scalars(living))

@@ -11,6 +11,9 @@ MAX_NAME_CHARS = 128
 MAX_ALIAS_CHARS = 64
 #: Always the newest version; it cannot be set.
 LATEST = "latest"
+#: Of names under which the platform keeps what it makes of things that have readers of their own, such as the passages of a
+#: data space: the versions and deployments below are shown to administrators alone.
+INNER = "spaces/"
 #: What a plain name means, where it is set.
 DEFAULT = "default"
 
@@ -89,6 +92,11 @@ def check_alias(alias: str) -> None:
             param="alias",
             code="invalid_alias",
         )
+
+
+def is_inner(name: str) -> bool:
+    """Whether what has this name is shown to administrators alone; see `INNER`."""
+    return name.startswith(INNER)
 
 
 def is_version_id(text: str) -> bool:

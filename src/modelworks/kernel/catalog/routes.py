@@ -7,13 +7,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
 from modelworks.contract.capability import Capability, Task
-from modelworks.contract.errors import InvalidRequest
+from modelworks.contract.errors import InvalidRequest, NotFound, PermissionDenied
 from modelworks.kernel.access.routes import PrincipalDependency, require
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.database import Database
-from modelworks.kernel.catalog import discovery
+from modelworks.kernel.catalog import discovery, finding
+from modelworks.kernel.catalog.references import INNER, is_inner
 from modelworks.kernel.catalog.schemas import (
     AliasMove,
     AliasUpdate,
@@ -56,18 +58,22 @@ def router(catalog: CatalogService, db: Database, principal: PrincipalDependency
     def version(version_id: str, caller: Principal = Depends(reader)) -> Version:
         """A version of any kind by its id, a removed one too."""
         with db.reading() as session:
-            return catalog.get_version(session, caller.project_id, version_id)
+            found = catalog.get_version(session, caller.project_id, version_id)
+            _require_shown(session, caller, version_id)
+            return found
 
     @routes.put("/aliases")
     def set_alias(body: AliasUpdate, caller: Principal = Depends(writer)) -> Version:
         """Let an alias point to the version that a reference means: promotion and roll-back are this."""
         with db.transaction() as session:
+            _require_shown(session, caller, body.ref)
             return catalog.set_alias(session, caller.project_id, body.ref, body.alias, kind=body.kind, moved_by=caller.key_id)
 
     @routes.delete("/aliases", status_code=204)
     def remove_alias(ref: str, alias: str, kind: Kind = "model", caller: Principal = Depends(writer)) -> None:
         """Take an alias away; the version and the alias's history stay."""
         with db.transaction() as session:
+            _require_shown(session, caller, ref)
             catalog.remove_alias(session, caller.project_id, ref, alias, kind=kind, moved_by=caller.key_id)
 
     @routes.get("/aliases")
@@ -82,6 +88,7 @@ def router(catalog: CatalogService, db: Database, principal: PrincipalDependency
     def roll_back_alias(body: AliasUpdate, caller: Principal = Depends(writer)) -> Version:
         """Undo the last move of an alias."""
         with db.transaction() as session:
+            _require_shown(session, caller, body.ref)
             return catalog.roll_back_alias(
                 session, caller.project_id, body.ref, body.alias, kind=body.kind, moved_by=caller.key_id
             )
@@ -195,13 +202,20 @@ def _add_artifacts(
     ) -> Page[Artifact]:
         """Names with their newest version, by name; `search` are words in name, card, task, licence or source."""
         with db.reading() as session:
-            return catalog.list(session, caller.project_id, kind, search, after, limit)
+            found = catalog.list(session, caller.project_id, kind, search, after, limit)
+        if caller.has("admin"):
+            return found
+        return found.model_copy(update={"data": [each for each in found.data if not is_inner(each.name)]})
 
     @routes.post(f"/{path}", name=named("register"), status_code=201, summary=f"Register a {noun} version")
     def register(body: VersionCreate, caller: Principal = Depends(writer)) -> Version:
         """Make a version of files that lie in the storage already."""
         if body.kind not in (None, kind):
             raise InvalidRequest(f"This route registers a {noun}, not a {body.kind!r}.", param="kind")
+        if is_inner(body.name):
+            raise PermissionDenied(
+                f"Names that begin with {INNER} are the platform's own.", hint="Choose another name.", param="name"
+            )
         # Reading the files can take long: not within the transaction.
         catalog.verify(body.files, kind)
         with db.transaction() as session:
@@ -222,13 +236,21 @@ def _add_artifacts(
     def show(ref: str, caller: Principal = Depends(reader)) -> ArtifactDetail:
         """The version that a reference means, its licences and its sister versions."""
         with db.reading() as session:
+            _require_shown(session, caller, ref)
             return catalog.describe(session, caller.project_id, ref, kind)
 
     @routes.delete(f"/{path}/{{ref:path}}", name=named("remove"), summary=f"Remove a {noun}")
     def remove(ref: str, dry_run: bool = False, force: bool = False, caller: Principal = Depends(writer)) -> Removal:
         """Remove one version, or every version of a plain name."""
         with db.transaction() as session:
+            _require_shown(session, caller, ref)
             return catalog.remove(session, caller.project_id, ref, kind, dry_run, force=force, moved_by=caller.key_id)
+
+
+def _require_shown(session: Session, caller: Principal, ref: str) -> None:
+    """Raise NotFound where a reference names what only administrators are shown; what is malformed is said by others."""
+    if not caller.has("admin") and finding.is_inner(session, caller.project_id, ref):
+        raise NotFound(f"There is nothing called {ref!r}.", hint="It may be the inside of a data space: ask the space itself.")
 
 
 def _capability(capability: Capability) -> CapabilityInfo:

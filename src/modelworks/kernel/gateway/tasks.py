@@ -8,9 +8,10 @@ import orjson
 from starlette.concurrency import run_in_threadpool
 
 from modelworks.contract.capability import Task
-from modelworks.contract.errors import InvalidRequest, UpstreamFailed
+from modelworks.contract.errors import InvalidRequest, PermissionDenied, UpstreamFailed
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.catalog import discovery
+from modelworks.kernel.catalog.references import is_inner
 from modelworks.kernel.gateway.exchange import Call, exchange, read_lines, refusal
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.gateway.service import GatewayService
@@ -129,6 +130,13 @@ class TaskCall:
         return Call("/stream" if self._task.mode == "stream" else "/invoke", orjson.dumps(self._payload))
 
     def _check(self, route: Route) -> None:
+        if is_inner(route.name) and not self._principal.has("admin"):
+            # It knows nothing of who may read what, and of what was removed.
+            raise PermissionDenied(
+                f"The deployment {route.name!r} is the index of a data space and is not asked by itself.",
+                hint="Search the space: POST /v1/vector_stores/{id}/search.",
+                param="model",
+            )
         if route.task != self._task.name:
             raise InvalidRequest(
                 f"The model {route.name!r} answers the task {route.task}, not {self._task.name}.",

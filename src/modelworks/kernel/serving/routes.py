@@ -7,12 +7,14 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
+from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import PermissionDenied
 from modelworks.contract.media import File
 from modelworks.kernel.access.routes import PrincipalDependency
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.database import Database
+from modelworks.kernel.catalog import finding
 from modelworks.kernel.serving.schemas import (
     Adapter,
     AdapterCreate,
@@ -85,6 +87,7 @@ def router(service: ServingService, db: Database, blobs: BlobStore, principal: P
                 param="api_key_env",
             )
         with db.transaction() as session:
+            _require_shown(session, caller, spec.model)
             return service.apply(session, caller.project_id, spec, dry_run)
 
     @routes.get("/api/deployments", response_model=DeploymentList)
@@ -118,6 +121,7 @@ def router(service: ServingService, db: Database, blobs: BlobStore, principal: P
         """
         caller.require("write")
         with db.transaction() as session:
+            _require_shown(session, caller, wish.model)
             return service.start_canary(session, caller.project_id, name, wish)
 
     @routes.delete("/api/deployments/{name:path}/canary", response_model=Deployment)
@@ -207,3 +211,13 @@ def _file_response(blobs: BlobStore, file: File, range_header: str | None) -> Re
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.num_bytes}"
     content = blobs.iter(file.digest, start=start, stop=stop)
     return StreamingResponse(content, status_code=200 if range_header is None else 206, media_type=media_type, headers=headers)
+
+
+def _require_shown(session: Session, caller: Principal, model: str | None) -> None:
+    """Raise PermissionDenied where a model is the inside of a data space, which knows nothing of who may read what."""
+    if model is not None and not caller.has("admin") and finding.is_inner(session, caller.project_id, model):
+        raise PermissionDenied(
+            f"{model!r} is the index of a data space and is not deployed by itself.",
+            hint="Search the space: POST /v1/vector_stores/{id}/search.",
+            param="model",
+        )

@@ -74,6 +74,7 @@ class Mill:
     serving: ServingService
     spaces: DataspaceService
     steps: SpaceSteps
+    cache: Path
     told: dict[tuple[str, int], int] = field(default_factory=dict)
 
     # -- what a person does ----------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ class Mill:
 
     def restart(self) -> None:
         """What a restarted server has: nothing in memory."""
-        self.steps = SpaceSteps(self.spaces, self.jobs, self.catalog, self.serving, self.blobs, Events())
+        self.steps = SpaceSteps(self.spaces, self.jobs, self.catalog, self.serving, self.blobs, Events(), self.cache)
 
     def run(self, run_id: str | None) -> RunRecord:
         assert run_id is not None
@@ -241,5 +242,6 @@ def make_mill(settings: Settings, db: Database, clock: FixedClock, tmp_path: Pat
         jobs=jobs,
         serving=serving,
         spaces=spaces,
-        steps=SpaceSteps(spaces, jobs, catalog, serving, blobs, events),
+        steps=SpaceSteps(spaces, jobs, catalog, serving, blobs, events, tmp_path / "cache"),
+        cache=tmp_path / "cache",
     )

@@ -67,6 +67,8 @@ def test_documents_become_an_index_that_answers(mill: Mill) -> None:
 def test_a_change_takes_what_is_unchanged_from_the_versions_before_and_old_versions_go(mill: Mill) -> None:
     one, two = mill.put("one.md"), mill.put("two.md")
     before = mill.build()
+    kept = [mill.catalog.materialise(version, mill.cache) for version in mill.versions("documents") + mill.versions("passages")]
+    assert all(folder.is_dir() for folder in kept)
     mill.remove(one)
     assert mill.scope().documents == (two.id,), "a removed document answers no more at once"
     mill.put("three.md")
@@ -84,12 +86,13 @@ def test_a_change_takes_what_is_unchanged_from_the_versions_before_and_old_versi
     mill.answer()
     after = mill.tick()
     assert after.is_current
-    for noun, kept in (
+    assert not any(folder.exists() for folder in kept), "nor does anything lie in a cache"
+    for noun, kept_id in (
         ("documents", after.documents_version_id),
         ("passages", after.passages_version_id),
         ("index", after.index_version_id),
     ):
-        assert [version.id for version in mill.versions(noun)] == [kept], noun
+        assert [version.id for version in mill.versions(noun)] == [kept_id], noun
     assert mill.catalog.referenced([one.digest]) | mill.spaces.referenced([one.digest]) == set()
 
 

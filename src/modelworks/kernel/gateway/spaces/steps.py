@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -19,6 +20,8 @@ from modelworks.contract.passages import DOCUMENTS_FILE, ParsedDocument
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.polling import PollingThread
 from modelworks.kernel.catalog import CatalogService
+from modelworks.kernel.catalog.finding import unused
+from modelworks.kernel.catalog.manifest import discard
 from modelworks.kernel.catalog.schemas import Version
 from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.dataspace.service import TOPIC
@@ -44,7 +47,11 @@ _AWAY = 502
 
 
 class SpaceSteps:
-    """One thread; `tick` is one look at every space that has something to do, and may be called by hand instead."""
+    """One thread; `tick` is one look at every space that has something to do, and may be called by hand instead.
+
+    Args:
+        cache: this machine's folder of materialised versions.
+    """
 
     def __init__(
         self,
@@ -54,6 +61,7 @@ class SpaceSteps:
         serving: ServingService,
         blobs: BlobStore,
         events: Events,
+        cache: Path,
     ) -> None:
         self._spaces = spaces
         self._jobs = jobs
@@ -62,6 +70,9 @@ class SpaceSteps:
         self._blobs = blobs
         self._db = spaces.db
         self._events = events
+        self._cache = cache
+        #: Digests of versions that were removed, whose folders in the cache are to go, too.
+        self._removed: set[str] = set()
         #: Runs and deployments that a build waits for: others change all the time.
         self._awaited: frozenset[str] = frozenset()
         self._thread = PollingThread(
@@ -100,6 +111,7 @@ class SpaceSteps:
                 # One space must not hold up the others.
                 log.exception("a data space could not go on", space_id=space_id)
         self._awaited = frozenset(awaited)
+        self._discard()
         return bool(due)
 
     def advance(self, space_id: str) -> set[str]:
@@ -365,8 +377,19 @@ class SpaceSteps:
     def _remove(self, session: Session, row: SpaceRow, version_id: str, kind: str) -> None:
         # That an index was made with the help of an older one does not need the older one.
         with suppress(Conflict, NotFound):
+            version = self._catalog.get_version(session, row.project_id, version_id)
             is_read = self._jobs.is_read(session, row.project_id, version_id)
             self._catalog.remove(session, row.project_id, version_id, kind, force=kind == "model" and not is_read)
+            self._removed.add(version.digest)
+
+    def _discard(self) -> None:
+        """Remove what machines keep of removed versions: deleted documents must not lie there."""
+        if self._removed:
+            with self._db.reading() as session:
+                gone = unused(session, self._removed)
+            for digest in gone:
+                discard(self._cache / digest.removeprefix("sha256:"))
+            self._removed.clear()
 
     # -- what steps look at ----------------------------------------------------------------------------------------------
 
