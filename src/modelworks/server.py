@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import socket
@@ -80,7 +79,7 @@ from modelworks.kernel.gateway import (
 )
 from modelworks.kernel.gateway.forwarding import Behind, Forward
 from modelworks.kernel.gateway.mcp import register_routes
-from modelworks.kernel.gateway.processes import GatewayProcesses, command_of, listeners
+from modelworks.kernel.gateway.processes import GatewayProcesses, command_of, listen, listeners, url_of
 from modelworks.kernel.gateway.protocol import GuardedProtocol
 from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, RunDeployments, Supervisor
 from modelworks.kernel.jobs import routes as jobs_routes
@@ -475,7 +474,7 @@ def serve(settings: Settings) -> None:
     """
     telemetry.configure_logging(settings)
     settings.prepare_home()
-    opened = _listen(settings)
+    opened = listen(settings)
     settings = settings.model_copy(update={"port": opened[0].getsockname()[1]})
     with ExitStack() as closing:
         for listener in opened:
@@ -491,17 +490,12 @@ def serve(settings: Settings) -> None:
             mine.append(inner)
             word = token_urlsafe(32)
             app = Behind(app, word)
-            command = command_of(str(settings.home), settings.host, settings.port, _url_of(inner))
+            command = command_of(str(settings.home), settings.host, settings.port, url_of(inner))
             hub = Hub(platform.pool, platform.events)
             platform.beside = GatewayProcesses(command, {_WORD: word}, opened[1:], hub.attend, LINE_BYTES)
         server = DrainingServer(listening(app, settings), platform.drain, limit_s=settings.shutdown_s, quiesce=platform.quiesce)
         print(f"Modelworks {__version__} at {settings.local_url} (home: {settings.home})", file=sys.stderr, flush=True)
         server.run(sockets=mine)
-
-
-def _url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{host}:{port}"
 
 
 async def answer_beside(settings: Settings, inner_url: str, listener: socket.socket, channel: socket.socket) -> None:
@@ -563,36 +557,6 @@ def listening(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         timeout_graceful_shutdown=_CANCEL_S,
         timeout_keep_alive=75,
     )
-
-
-def _listen(settings: Settings) -> list[socket.socket]:
-    """Take the port before anything else is touched: one listener for each process."""
-    try:
-        if settings.gateways > 1:
-            return listeners(settings.host, settings.port, settings.gateways)
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((settings.host, settings.port))
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(
-                f"Port {settings.port} on {settings.host} is taken by another program.",
-                hint="Stop it, or choose another port with --port or MODELWORKS_PORT (0 finds a free one).",
-                code="port_taken",
-            ) from error
-        raise InvalidRequest(
-            f"The server cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}.",
-            hint="Choose another address with --host or MODELWORKS_HOST.",
-            code="cannot_listen",
-        ) from error
-    # Children must not hold the port when the server is killed.
-    listener.set_inheritable(False)
-    return [listener]
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "middleware.py": "request ids, body limits, headers against browsers' tricks",
         "protocol.py": "limits of time and size on the wire",
         "shutdown.py": "what is under way when the server ends",
-        "processes.py": "further processes that answer requests",
+        "processes.py": "the port, and further processes that answer on it",
         "forwarding.py": "what these pass on to the first one",
         "exchange.py": "one request's way to a replica and back",
         "metering.py": "what a request used",

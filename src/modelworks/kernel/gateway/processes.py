@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -11,6 +12,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
+
+from modelworks.contract.errors import Conflict, InvalidRequest
+from modelworks.kernel.base.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -143,3 +147,43 @@ def listeners(host: str, port: int, number: int) -> list[socket.socket]:
 def command_of(home: str, host: str, port: int, inner_url: str) -> list[str]:
     """What starts a gateway process; see `server.answer_beside`."""
     return [sys.executable, "-m", "modelworks.server", home, host, str(port), inner_url]
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """Take the port before anything else is touched: one listener for each process.
+
+    Raises:
+        Conflict: another program has the port. InvalidRequest: the address cannot be used.
+    """
+    try:
+        if settings.gateways > 1:
+            return listeners(settings.host, settings.port, settings.gateways)
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((settings.host, settings.port))
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"Port {settings.port} on {settings.host} is taken by another program.",
+                hint="Stop it, or choose another port with --port or MODELWORKS_PORT (0 finds a free one).",
+                code="port_taken",
+            ) from error
+        raise InvalidRequest(
+            f"The server cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}.",
+            hint="Choose another address with --host or MODELWORKS_HOST.",
+            code="cannot_listen",
+        ) from error
+    # Children must not hold the port when the server is killed.
+    listener.set_inheritable(False)
+    return [listener]
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a listener of this machine is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{host}:{port}"
