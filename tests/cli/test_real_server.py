@@ -175,7 +175,8 @@ def test_a_data_space_from_a_folder_to_its_end(real: Cli, tmp_path: Path, monkey
     assert [(each["key"], each["change"]) for each in planned] == [("holidays.md", "added"), ("travel.md", "added")]
     assert real("space", "documents", "handbook", "-o", "json").json == []
     done = real("space", "add", "handbook", str(folder), "-a", "year=2024", "--owner", "hr")
-    assert (done.code, "2 of 2 files are new or changed." in done.err) == (0, True)
+    assert (done.code, done.out, "2 of 2 files are new or changed." in done.err) == (0, "", True)
+    assert done.err.count("holidays.md") == 1
     (folder / "travel.md").write_text("# Travel\n\nBy bus.")
     (folder / "holidays.md").rename(folder / "free days.md")
     monkeypatch.setenv("MODELWORKS_LANG", "zh")

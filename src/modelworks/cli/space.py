@@ -69,6 +69,11 @@ DOCUMENT_COLUMNS: list[Column] = [
     ("SIZE", bytes_of()),
     ("FAULT", lambda document: document["faults"][0]["message"] if document["faults"] else None),
 ]
+FAULT_COLUMNS: list[Column] = [
+    ("COULD NOT BE READ", "name"),
+    ("FAULT", lambda document: document["faults"][0]["message"] if document["faults"] else None),
+    ("WHAT TO DO", lambda document: document["faults"][0].get("hint") if document["faults"] else None),
+]
 CHANGE_COLUMNS: list[Column] = [("CHANGE", "change"), ("KEY", "key"), ("SIZE", bytes_of())]
 HIT_COLUMNS: list[Column] = [
     ("SCORE", lambda hit: f"{hit['score']:.3f}"),
@@ -168,12 +173,18 @@ def add(
         changes += [{"change": "removed", "key": key, "num_bytes": None} for key in gone]
         if gone and not dry_run:
             _remove_keys(client, space_id, set(gone))
-        if not dry_run and follow:
+        is_followed = follow and not dry_run
+        if is_followed:
             _follow(client, space_id)
+        failed = client.spaces.documents(space_id, state="failed", limit=20).data if is_followed else []
+    changed = [each for each in changes if each["change"] != "unchanged"]
     if output is Format.table:
-        changes = [each for each in changes if each["change"] != "unchanged"]
-        note(tr("{count} of {total} files are new or changed.", count=len(changes) - len(gone), total=len(found)))
-    show_list(changes, CHANGE_COLUMNS, output, name="key")
+        note(tr("{count} of {total} files are new or changed.", count=len(changed) - len(gone), total=len(found)))
+    if output is not Format.table or dry_run:
+        show_list(changes if output is Format.json else changed, CHANGE_COLUMNS, output, name="key")
+    elif failed:
+        # Each file was told as it was sent; what could not be read is what a person must know.
+        show_list(failed, FAULT_COLUMNS, output)
 
 
 def documents(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, exists, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from modelworks.contract.errors import InvalidRequest, ModelNotFound, NotFound
+from modelworks.contract.errors import InvalidRequest, ModelNotFound, NotFound, PermissionDenied
 from modelworks.kernel.catalog import references
 from modelworks.kernel.catalog.schemas import Artifact, Page, Version, VersionSummary
 from modelworks.kernel.catalog.store import AliasRow, ArtifactRow, VersionRow
@@ -231,6 +231,22 @@ def is_inner(session: Session, project_id: str, ref: str) -> bool:
     query = select(ArtifactRow.name).join(VersionRow, VersionRow.artifact_id == ArtifactRow.id)
     name = session.scalar(query.where(VersionRow.id == ref, VersionRow.project_id == project_id))
     return name is not None and references.is_inner(name)
+
+
+def refuse_inner(session: Session, project_id: str, given: Mapping[str, str]) -> None:
+    """Raise PermissionDenied where one of the references, with a prefix or without, means the inside of a data space.
+
+    Args:
+        given: references by the field that they were given in.
+    """
+    for field, ref in given.items():
+        prefix, _, rest = ref.partition(":")
+        if is_inner(session, project_id, rest if prefix in ("model", "dataset", "deployment") else ref):
+            raise PermissionDenied(
+                f"{field}: {ref!r} is the inside of a data space, which knows nothing of who may read what.",
+                hint="Search the space (POST /v1/vector_stores/{id}/search), or ask an administrator of the project.",
+                param=field,
+            )
 
 
 def unused(session: Session, digests: Collection[str]) -> set[str]:

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from modelworks.contract.capability import Capability, Resources, Task
-from modelworks.contract.errors import Conflict, InvalidRequest, MissingExtra, NotFound, PermissionDenied
+from modelworks.contract.errors import Conflict, InvalidRequest, MissingExtra, NotFound
 from modelworks.contract.estimate import Estimate
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import Clock
@@ -101,25 +101,14 @@ class JobsService:
         source = spec.params.get("source")
         if spec.verb == "pull" and isinstance(source, str):
             self._catalog.check_source_rights(source, is_operator=caller.is_operator)
-        if spec.output_name is not None and not caller.has("admin"):
-            self._require_shown(caller.project_id, "output_name", spec.output_name)
-        for role, ref in spec.inputs.items():
-            prefix, colon, name = ref.partition(":")
-            if not caller.has("admin"):
-                self._require_shown(caller.project_id, role, name if colon else ref)
+        if not caller.has("admin"):
+            with self.db.reading() as session:
+                finding.refuse_inner(session, caller.project_id, {"output_name": spec.output_name or "", **spec.inputs})
+        for ref in spec.inputs.values():
+            prefix, _, name = ref.partition(":")
             if prefix == "deployment":
                 caller.require("inference")
                 caller.require_model(name)
-
-    def _require_shown(self, project_id: str, role: str, ref: str) -> None:
-        with self.db.reading() as session:
-            hidden = finding.is_inner(session, project_id, ref)
-        if hidden:
-            raise PermissionDenied(
-                f"The input {role!r} is the inside of a data space, whose documents have readers of their own.",
-                hint="Have an administrator submit it.",
-                param=f"inputs.{role}",
-            )
 
     def submit(
         self, session: Session, project_id: str, key_id: str | None, spec: JobSpec, *, dry_run: bool = False

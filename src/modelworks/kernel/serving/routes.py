@@ -215,9 +215,5 @@ def _file_response(blobs: BlobStore, file: File, range_header: str | None) -> Re
 
 def _require_shown(session: Session, caller: Principal, model: str | None) -> None:
     """Raise PermissionDenied where a model is the inside of a data space, which knows nothing of who may read what."""
-    if model is not None and not caller.has("admin") and finding.is_inner(session, caller.project_id, model):
-        raise PermissionDenied(
-            f"{model!r} is the index of a data space and is not deployed by itself.",
-            hint="Search the space: POST /v1/vector_stores/{id}/search.",
-            param="model",
-        )
+    if model is not None and not caller.has("admin"):
+        finding.refuse_inner(session, caller.project_id, {"model": model})
