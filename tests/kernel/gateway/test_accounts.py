@@ -52,8 +52,11 @@ async def test_an_exhausted_budget_refuses_before_the_engine_is_asked(stage: Sta
     assert "7 of 130 tokens" in str(refused.value)
     status, body, _ = await stage.post("/v1/chat/completions", chat(max_tokens=200, stream=True))
     assert (status, body["error"]["code"]) == (429, "insufficient_quota")
+    # More than any database holds as a number.
+    status, body, _ = await stage.post("/v1/chat/completions", chat(max_tokens=1 << 63))
+    assert (status, body["error"]["code"]) == (429, "insufficient_quota")
     assert len(stage.replica.requests) == asked
-    assert [record.status for record in stage.used()] == [200, 429, 429]
+    assert [record.status for record in stage.used()] == [200, 429, 429, 429]
     assert state(stage, budget) == (7, 0)
 
 

@@ -26,6 +26,8 @@ BACKGROUND: Final = "modelworks.background"
 CLIENT_GONE = 499
 #: What an answer without a limit is taken to need where the model does not say how long its context is.
 _UNKNOWN_CONTEXT = 4096
+#: Longer than any answer: a limit above it says no more, and is no number that every database holds.
+_MOST_TOKENS: Final = 1 << 32
 #: The status recorded when the server was stopped before the answer was complete.
 STOPPING = 503
 #: What engines here count none of: they read and write text, put no price on filling a cache, and run ahead on no prediction.
@@ -225,7 +227,7 @@ class Meter:
         body_bytes = self._body_bytes
         # No token is shorter than a byte; what a template adds is less than what JSON does.
         prompt = body_bytes
-        asked = self.asked_tokens
+        asked = asked_for = min(max(0, self.asked_tokens), _MOST_TOKENS)
         if self.answers:
             if context_tokens is not None:
                 prompt = min(prompt, context_tokens * self.prompts)
@@ -239,7 +241,7 @@ class Meter:
                 request_id=self.request_id,
                 prompt_tokens=prompt,
                 completion_tokens=asked,
-                likely_tokens=_likely_tokens(body_bytes) + self.asked_tokens,
+                likely_tokens=_likely_tokens(body_bytes) + asked_for,
             )
         )
         for tally in self.tallies:
