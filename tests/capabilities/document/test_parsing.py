@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.capabilities.document.conftest import line, lines, parse, passages, pdf, results, write_documents
+from tests.capabilities.document.conftest import line, parse, passages, pdf, results, write_documents
 
 from modelworks.capabilities.document import parsing
 from modelworks.capabilities.document.parsing import parse_documents
+from modelworks.capabilities.document.pool import MAX_SKIPPED, Pool, Task
 from modelworks.capabilities.document.schemas import ParsingRequest
+from modelworks.capabilities.document.worker import ParsingJob
+from modelworks.capabilities.document.worker import parse as parse_job
 from modelworks.contract.errors import Cancelled, InvalidData
-from modelworks.contract.passages import DOCUMENTS_FILE, PASSAGES_FOLDER, Document
+from modelworks.contract.passages import DOCUMENTS_FILE, PASSAGES_FOLDER, Document, Fault, ParsedDocument
 from modelworks.testing.fake_run import FakeRun, digest_of
 
 FILES = {
@@ -93,20 +96,53 @@ def test_pages_that_were_read_are_not_read_again(tmp_path: Path) -> None:
 
 
 def test_a_document_that_takes_too_long_stops_no_other(tmp_path: Path) -> None:
-    slow = "Fine. And so. " * 600_000
-    output, saved = parse(tmp_path, {"slow.txt": slow, "quick.txt": "Quick.\n"}, document_timeout_s=0.7)
+    """Some thirty megabytes of sentences take far longer than the limit, a word takes far less."""
+    files = {"slow.txt": "Fine. And so. " * 2_200_000, "quick.txt": "Quick.\n"}
+    output, saved = parse(tmp_path, files, document_timeout_s=3, max_document_chars=100_000_000)
     assert (output.num_failed, output.num_parsed) == (1, 1)
     assert results(saved)["slow.txt"].faults[0].code == "timed_out"
 
 
-def test_a_page_that_hangs_is_read_simply_and_then_left_out(tmp_path: Path) -> None:
-    """With no time for any page, each is tried twice, and the document still gets its result."""
-    content = pdf([lines(50, 100, [f"Line {n} of many." for n in range(40)])] * 2)
-    output, saved = parse(tmp_path, {"a.pdf": content}, page_timeout_s=1e-9)
-    assert output.num_documents == 1
-    found = results(saved)["a.pdf"]
-    assert found.state in ("failed", "partial")
-    assert {fault.code for fault in found.faults} <= {"timed_out", "page_simplified"}
+def test_a_page_that_fails_is_read_simply_and_then_left_out(tmp_path: Path) -> None:
+    document = Document(id="a", path="a", name="a.pdf", digest="sha256:0", num_bytes=1)
+    job = ParsingJob(document, REQUEST, tmp_path / "a.pdf", tmp_path / "into", tmp_path / "partial")
+    ended: list[ParsedDocument] = []
+    pool = Pool(1, on_result=ended.append, on_page=lambda *_: None, on_tick=lambda: None)
+
+    def fail(job: ParsingJob, page: int) -> ParsingJob:
+        pool.again(Task(job, page=page), "timed_out", f"Page {page} was slow.", "Wait.")
+        return pool.waiting.popleft().job
+
+    plain = fail(job, 7)
+    assert (plain.plain, plain.skipped) == (frozenset({7}), ())
+    without = fail(plain, 7)
+    assert [(fault.code, fault.page) for fault in without.skipped] == [("timed_out", 7)]
+    for page in range(8, 8 + MAX_SKIPPED - 1):
+        without = fail(fail(without, page), page)
+    pool.again(Task(fail(without, 99), page=99), "timed_out", "Page 99 was slow.", "Wait.")
+    assert not pool.waiting
+    assert ended[0].state == "failed"
+    assert f"{MAX_SKIPPED} pages failed" in ended[0].faults[0].message
+
+
+def test_a_page_that_is_left_out_is_named(tmp_path: Path) -> None:
+    """What the worker does with a page that it is told to read simply, and with one that it is told to leave out."""
+    path = tmp_path / "a.pdf"
+    path.write_bytes(pdf([line(50, 100, f"This is page number {n} of it.") for n in (1, 2, 3)]))
+    document = Document(id="a", path="a", name="a.pdf", digest="sha256:0", num_bytes=1)
+    skipped = (Fault(code="timed_out", message="Page 2 was slow.", page=2),)
+    job = ParsingJob(document, REQUEST, path, tmp_path / "into", tmp_path / "partial", frozenset({2, 3}), skipped)
+    told: list[dict[str, object]] = []
+    found = parse_job(ParsingJob.from_line(job.to_line()), told.append)
+    assert (found.state, [(fault.code, fault.page) for fault in found.faults]) == (
+        "partial",
+        [("timed_out", 2), ("page_simplified", 3)],
+    )
+    text = (tmp_path / "into").read_text()
+    assert "number 1" in text
+    assert "number 3" in text
+    assert "number 2" not in text
+    assert told == [{"page": 1, "of": 3}, {"page": 2, "of": 3}, {"page": 3, "of": 3}, {"pages": "done"}]
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:

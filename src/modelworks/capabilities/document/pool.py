@@ -23,11 +23,11 @@ _TICK_S = 0.25
 #: The most time that a process may need to begin, on a machine that is busy.
 _START_S = 60.0
 #: Pages that may fail in one document before it is given up.
-_MAX_SKIPPED = 50
+MAX_SKIPPED = 50
 
 
 @dataclass(slots=True)
-class _Task:
+class Task:
     """A job, and where its process is with it."""
 
     job: ParsingJob
@@ -49,12 +49,12 @@ class _Process:
         self._stdin, self.stdout = self._process.stdin, self._process.stdout
         os.set_blocking(self.stdout.fileno(), False)
         self._held = b""
-        self.task: _Task | None = None
+        self.task: Task | None = None
         self.deadline = float("inf")
         self.num_documents = 0
         self.is_ready = False
 
-    def give(self, task: _Task, timeout_s: float) -> bool:
+    def give(self, task: Task, timeout_s: float) -> bool:
         """Hand a job over; False: the process has gone."""
         self.task, self.deadline = task, time.monotonic() + timeout_s + (0.0 if self.is_ready else _START_S)
         self.num_documents += 1
@@ -111,7 +111,7 @@ class Pool:
     on_result: Callable[[ParsedDocument], None]
     on_page: Callable[[str, int, int], None]
     on_tick: Callable[[], None]
-    _waiting: deque[_Task] = field(default_factory=deque)
+    waiting: deque[Task] = field(default_factory=deque)
     _processes: list[_Process] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
 
@@ -136,7 +136,7 @@ class Pool:
             idle = next((each for each in self._processes if each.task is None), None)
             if idle is None and len(self._processes) >= self.num_processes:
                 return True
-            task = self._waiting.popleft() if self._waiting else next((_Task(job) for job in jobs), None)
+            task = self.waiting.popleft() if self.waiting else next((Task(job) for job in jobs), None)
             if task is None:
                 return any(each.task is not None for each in self._processes)
             if idle is not None and idle.num_documents >= _MAX_DOCUMENTS:
@@ -193,7 +193,7 @@ class Pool:
                 "Split it, or raise document_timeout_s.",
             )
         else:
-            self._again(
+            self.again(
                 task,
                 "timed_out",
                 f"Page {task.page} was not read within {request.page_timeout_s:g} s.",
@@ -213,17 +213,17 @@ class Pool:
         if task.page is None:
             self._fail(task.job, "parser_crashed", message, hint)
         else:
-            self._again(task, "parser_crashed", message, hint)
+            self.again(task, "parser_crashed", message, hint)
 
-    def _again(self, task: _Task, code: str, message: str, hint: str) -> None:
+    def again(self, task: Task, code: str, message: str, hint: str) -> None:
         """Go on with the document: the page in the simplest way first, and without it then."""
         job, page = task.job, task.page
         assert page is not None  # noqa: S101 - asked by both callers
         if page not in job.plain:
-            self._waiting.appendleft(_Task(replace(job, plain=job.plain | {page})))
-        elif len(job.skipped) < _MAX_SKIPPED:
+            self.waiting.appendleft(Task(replace(job, plain=job.plain | {page})))
+        elif len(job.skipped) < MAX_SKIPPED:
             fault = Fault(code=code, message=message, hint=hint, page=page)
-            self._waiting.appendleft(_Task(replace(job, skipped=(*job.skipped, fault))))
+            self.waiting.appendleft(Task(replace(job, skipped=(*job.skipped, fault))))
         else:
             self._fail(job, code, f"{message} Before it, {len(job.skipped)} pages failed.", hint)
 
