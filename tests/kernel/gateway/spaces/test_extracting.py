@@ -54,5 +54,5 @@ def test_prose_and_what_stands_under_a_heading_that_is_asked_for_come_first() ->
 
 
 def test_several_sentences_are_quoted_where_each_says_more() -> None:
-    found = quotations("How many months is the warranty, and how many sheets does the drawer hold?", [PRINTER])
+    found = quotations("How many months is the warranty, and how many sheets?", [PRINTER])
     assert {each.text for each in found} == {"The warranty lasts 24 months.", "The drawer holds 250 sheets."}
