@@ -87,6 +87,7 @@ DRIVERS: dict[str, dict[str, str]] = {
     "dataspace": {
         "documents.py": "documents, their rights, and what a search may see",
         "builds.py": "where each build stands",
+        "learning.py": "models of a space's own, and what they were worth",
         "filters.py": "OpenAI's filters over attributes",
         "pages.py": "lists between two ids",
         "sourcing.py": "sources: named, scheduled, removed",

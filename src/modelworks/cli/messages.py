@@ -124,6 +124,7 @@ CHINESE = {
     "failed": "失败",
     "expired": "已过期",
     "The build failed: {reason}": "构建失败：{reason}",
+    "Learning failed: {reason}": "学习失败：{reason}",
     "[stopped]": "［已停止］",
     "[the answer reached its length limit]": "［回答达到长度上限］",
 }

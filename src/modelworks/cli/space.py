@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelworks.cli import space_source
+from modelworks.cli import learning, space_source
 from modelworks.cli.connection import collect, connect, pairs_of
 from modelworks.cli.messages import tr
 from modelworks.cli.model import Limit
@@ -125,7 +125,10 @@ def show(space: SpaceName, output: Output = Format.table) -> None:
 def configure(space: SpaceName, setting: Setting = None, output: Output = Format.table) -> None:
     """Change settings; those that are not named stay. Another encoder, or other passages, build another index."""
     with connect() as client:
-        settings = client.spaces.get(space)["settings"] | pairs_of(setting or [], "--set")
+        settings = client.spaces.get(space)["settings"]
+        for name, value in pairs_of(setting or [], "--set").items():
+            inner = settings.get(name)
+            settings[name] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
         show_one(client.spaces.update(space, settings=settings), FIELDS, output, name="name")
 
 
@@ -431,4 +434,5 @@ def add_to(app: typer.Typer) -> None:
     for name, verb in verbs:
         group.command(name)(verb)
     space_source.add_to(group)
+    learning.add_to(group)
     app.add_typer(group, name="space")

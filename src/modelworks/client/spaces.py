@@ -126,6 +126,23 @@ class AsyncSpaces(AsyncGroup):
         """Remove a document; it answers no search from now on."""
         return dict(await self._transport.json("DELETE", f"{_path(space)}/documents/{segment(document_id)}"))
 
+    async def learn(self, space: str, *, dry_run: bool = False) -> Record:
+        """Begin to make a model of the space's own; the learning, for a dry run the space as it is."""
+        path = f"{_path(space)}/learn" + ("?dry_run=true" if dry_run else "")
+        return dict(await self._transport.json("POST", path))
+
+    async def learnings(self, space: str, *, after: str | None = None, limit: int = 20) -> Page:
+        """What a space has learned, newest first, with what it was worth."""
+        return await self._transport.page(f"{_path(space)}/learnings", **given(after=after), limit=limit)
+
+    async def learning(self, space: str, learning_id: str) -> Record:
+        """One, with how far it is."""
+        return dict(await self._transport.json("GET", f"{_path(space)}/learnings/{segment(learning_id)}"))
+
+    async def roll_back_learning(self, space: str) -> Record:
+        """Answer as before the last time that was learned; the space."""
+        return dict(await self._transport.json("POST", f"{_path(space)}/learn/rollback"))
+
     async def search(self, space: str, query: str, *, limit: int = 10, filters: Mapping[str, Any] | None = None) -> Page:
         """Passages that answer a query, best first, in the form of OpenAI's vector stores."""
         space_id = (await self.get(space))["id"]
@@ -197,6 +214,10 @@ class Spaces(Shell[AsyncSpaces]):
     document = waits(AsyncSpaces.document)
     update_document = waits(AsyncSpaces.update_document)
     remove_document = waits(AsyncSpaces.remove_document)
+    learn = waits(AsyncSpaces.learn)
+    learnings = waits(AsyncSpaces.learnings)
+    learning = waits(AsyncSpaces.learning)
+    roll_back_learning = waits(AsyncSpaces.roll_back_learning)
     search = waits(AsyncSpaces.search)
     add_source = waits(AsyncSpaces.add_source)
     sources = waits(AsyncSpaces.sources)

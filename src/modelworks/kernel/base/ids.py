@@ -56,6 +56,7 @@ Prefix = Literal[
     "vsfb",
     "doc",
     "build",
+    "learn",
 ]
 
 

@@ -14,6 +14,8 @@ from modelworks.contract.passages import Fault
 SpaceState = Literal["empty", "pending", "building", "ready", "failed", "expired"]
 DocumentState = Literal["pending", "parsing", "indexed", "failed", "removed"]
 BuildStep = Literal["documents", "parsing", "indexing", "deploying", "done"]
+LearningStep = Literal["samples", "training", "measuring", "judging", "deploying", "done"]
+LearningState = Literal["running", "succeeded", "refused", "failed", "cancelled", "rolled_back"]
 BuildState = Literal["running", "succeeded", "failed", "cancelled"]
 Change = Literal["added", "updated", "unchanged"]
 #: What OpenAI lets a vector store's file say of itself: 16 values.
@@ -55,6 +57,31 @@ class AnsweringSettings(BaseModel):
     least_coverage: float | None = Field(default=None, ge=0, le=1)
 
 
+class LearningSettings(BaseModel):
+    """How a space makes a model of its own, and what that may cost."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: Learn by itself after a build, when something has changed …
+    automatic: bool = False
+    #: … but not sooner than so many hours after the last time.
+    every_h: float = Field(default=24.0, ge=0, le=8760, allow_inf_nan=False)
+    #: The budget of one time: steps of the training, samples, and passages that the language model is asked about.
+    max_steps: int = Field(default=300, ge=1, le=10_000_000)
+    max_samples: int = Field(default=1000, ge=10, le=1_000_000)
+    max_questions: int = Field(default=100, ge=0, le=1_000_000)
+    #: About which part of the documents is held out to be measured on.
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    #: Held-out questions that are answered in full, by each model that is measured.
+    max_answers: int = Field(default=20, ge=0, le=10_000)
+    #: A data set on which the model must not become worse; by default the one of the project's gate.
+    general: str | None = Field(default=None, max_length=256)
+    #: What it is judged by; by default what the project's gate says, else the likelihood of the right answers.
+    metric: str | None = Field(default=None, max_length=64)
+    #: Further parameters of the training of a low-rank adapter, such as rank and learning_rate.
+    training: dict[str, Any] = Field(default_factory=dict, max_length=32)
+
+
 class SpaceSettings(BaseModel):
     """What a space is built and answers with."""
 
@@ -71,6 +98,7 @@ class SpaceSettings(BaseModel):
     #: What the client of /v1/vector_stores said about sizes, in its own words.
     chunking_strategy: dict[str, Any] | None = None
     answering: AnsweringSettings = Field(default_factory=AnsweringSettings)
+    learning: LearningSettings = Field(default_factory=LearningSettings)
 
 
 #: A change of one of these asks for another index.
@@ -134,6 +162,55 @@ class Build(BaseModel):
     passages_version_id: str | None
     index_version_id: str | None
     counts: dict[str, Any]
+    #: Of the current step's run: done, total and their unit.
+    progress: dict[str, Any] | None = None
+    error: dict[str, Any] | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class LearningResult(BaseModel):
+    """One metric on one data set, without the adapter and with it."""
+
+    #: test: the held-out questions. general: what it must not become worse at.
+    data: Literal["test", "general"]
+    metric: str
+    lower_is_better: bool
+    num_samples: int
+    before: float
+    after: float
+    #: after - before, and the interval that holds it with the gate's confidence.
+    difference: float
+    low: float
+    high: float
+    verdict: str
+
+
+class Learning(BaseModel):
+    """One way from passages to a model of the space's own: samples, training, measuring, the gate, deploying."""
+
+    object: Literal["space.learning"] = "space.learning"
+    id: str
+    space_id: str
+    revision: int
+    state: LearningState
+    step: LearningStep
+    is_automatic: bool
+    #: The deployment whose model learns, and its version.
+    base: str
+    base_version_id: str
+    #: The name under which the result answers.
+    model: str
+    passages_version_id: str
+    samples_version_id: str | None
+    test_version_id: str | None
+    adapter_version_id: str | None
+    #: By what they do; their logs and curves are shown at /api/runs.
+    runs: dict[str, str]
+    counts: dict[str, Any]
+    results: list[LearningResult]
+    #: What the gate said, in sentences.
+    judgement: list[str]
     #: Of the current step's run: done, total and their unit.
     progress: dict[str, Any] | None = None
     error: dict[str, Any] | None

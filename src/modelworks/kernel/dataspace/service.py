@@ -19,6 +19,7 @@ from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.dataspace.builds import PATIENCE, Builds, shown_build
 from modelworks.kernel.dataspace.documents import Documents
+from modelworks.kernel.dataspace.learning import Learnings
 from modelworks.kernel.dataspace.pages import page_of, paged
 from modelworks.kernel.dataspace.schemas import (
     BUILT_WITH,
@@ -39,12 +40,16 @@ _CHUNK = 400
 
 
 class DataspaceService:
-    """The room's door; `documents` and `builds` are its other sides. Methods take part in the caller's transaction."""
+    """The room's door; `documents`, `builds` and `learnings` are its other sides.
+
+    Methods take part in the caller's transaction.
+    """
 
     def __init__(self, db: Database, jobs: JobsService, clock: Clock, events: Events) -> None:
         self.db = db
         self.documents = Documents(self, clock)
         self.builds = Builds(self, clock)
+        self.learnings = Learnings(self, jobs, clock)
         self._jobs = jobs
         self._clock = clock
         self._events = events

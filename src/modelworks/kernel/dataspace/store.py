@@ -200,6 +200,44 @@ class SpaceBuildRow(Base):
     finished_at: Mapped[datetime | None]
 
 
+class SpaceLearningRow(Base):
+    """One way from the passages of a space to a model of its own."""
+
+    __tablename__ = "space_learnings"
+    __table_args__ = (Index("ix_space_learnings_space_id_id", "space_id", "id"), Index("ix_space_learnings_state", "state"))
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    space_id: Mapped[str] = mapped_column(ForeignKey("spaces.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(String(40))
+    #: In whose name the runs are submitted.
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    #: Of the space, whose passages are learned from.
+    revision: Mapped[int]
+    #: See `LearningState` and `LearningStep`.
+    state: Mapped[str] = mapped_column(String(16))
+    step: Mapped[str] = mapped_column(String(16))
+    is_automatic: Mapped[bool]
+    #: See `LearningSettings`, as they were.
+    settings: Mapped[dict[str, Any]]
+    #: The deployment whose model learns.
+    base: Mapped[str] = mapped_column(String(128))
+    base_version_id: Mapped[str] = mapped_column(String(40))
+    #: The name under which the result answers.
+    model: Mapped[str] = mapped_column(String(128))
+    passages_version_id: Mapped[str] = mapped_column(String(40))
+    samples_version_id: Mapped[str | None] = mapped_column(String(40))
+    test_version_id: Mapped[str | None] = mapped_column(String(40))
+    adapter_version_id: Mapped[str | None] = mapped_column(String(40))
+    #: Ids of runs by what they do.
+    runs: Mapped[dict[str, Any]]
+    counts: Mapped[dict[str, Any]]
+    #: Before and after: a list under the key "rows", and what the gate said under "sentences".
+    results: Mapped[dict[str, Any]]
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
 class SpaceEventRow(Base):
     """What happened to a space."""
 

@@ -35,7 +35,7 @@ from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.shutdown import Drain, DrainingServer
-from modelworks.kernel.gateway.spaces import store_routes
+from modelworks.kernel.gateway.spaces import learning_routes, store_routes
 from modelworks.kernel.gateway.spaces.calls import SpaceDoor
 from modelworks.kernel.gateway.spaces.steps import SpaceSteps
 from modelworks.kernel.gateway.spaces.stores import VectorStores
@@ -116,6 +116,8 @@ def install(
         if isinstance(gateway.spaces, SpaceDoor):
             stores = VectorStores(gateway.spaces.spaces, files, gateway.catalog, gateway.clock)
             app.include_router(store_routes.router(gateway, stores, gateway.spaces.search(gateway)))
+            if gateway.spaces.learning is not None:
+                app.include_router(learning_routes.router(gateway.access, gateway.spaces.spaces, gateway.spaces.learning))
     if tuning is not None:
         app.include_router(tuning_routes.router(gateway, tuning))
     if evals is not None:

@@ -26,6 +26,7 @@ from modelworks.kernel.catalog.schemas import Version
 from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.dataspace.service import TOPIC
 from modelworks.kernel.dataspace.store import SpaceBuildRow, SpaceRow
+from modelworks.kernel.gateway.spaces.learning import LIVE, SpaceLearning
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, JobSpec, RunRecord
 from modelworks.kernel.serving.schemas import Deployment, DeploymentSpec
@@ -36,8 +37,6 @@ log = structlog.get_logger(__name__)
 
 PARSING: Final = "document-parsing"
 RETRIEVAL: Final = "passage-retrieval"
-#: The alias that a space's deployment follows.
-LIVE: Final = "live"
 
 _BUSY_POLL_S, _IDLE_POLL_S = 0.5, 5.0
 #: Announcements of a run that reports come in bursts.
@@ -48,6 +47,8 @@ _AWAY = 502
 
 class SpaceSteps:
     """One thread; `tick` is one look at every space that has something to do, and may be called by hand instead.
+
+    What a space learns is followed beside it, by `learning` in a thread of its own.
 
     Args:
         cache: this machine's folder of materialised versions.
@@ -73,6 +74,7 @@ class SpaceSteps:
         self._cache = cache
         #: Digests of versions that were removed, whose folders in the cache are to go, too.
         self._removed: set[str] = set()
+        self.learning = SpaceLearning(spaces, jobs, catalog, serving, events)
         #: Runs and deployments that a build waits for: others change all the time.
         self._awaited: frozenset[str] = frozenset()
         self._thread = PollingThread(
@@ -86,13 +88,15 @@ class SpaceSteps:
         )
 
     def start(self) -> None:
-        """Begin in a thread of its own."""
+        """Begin in threads of their own."""
         self._events.subscribe("run.changed", lambda _topic, payload: self._heard(payload.get("run_id")))
         self._events.subscribe("deployment.changed", lambda _topic, payload: self._heard(payload.get("name")))
         self._thread.start()
+        self.learning.start()
 
     def stop(self) -> None:
-        """End the thread after its current step."""
+        """End the threads after their current step."""
+        self.learning.stop()
         self._thread.stop()
 
     def _heard(self, subject: Any) -> None:
@@ -330,6 +334,8 @@ class SpaceSteps:
         self._undeploy(session, row)
         build = self._spaces.builds.running(session, row.id)
         if build is not None and self._is_stopping(session, build):
+            return
+        if not self.learning.clear(session, row):
             return
         self._tidy(session, row, set())
         # What its sources brought and nobody took in.

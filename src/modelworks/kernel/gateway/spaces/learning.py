@@ -1,0 +1,532 @@
+"""How a space makes a model of its own: samples of its passages, an adapter, a measurement, the gate, a deployment.
+
+Where each one stands is in the database: after a crash of the server the next one goes on where this one stopped. Until the
+gate lets the adapter pass and it answers, the space answers as before; whoever refuses leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from sqlalchemy.orm import Session
+
+from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError, NotFound
+from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.events import Events
+from modelworks.kernel.base.polling import PollingThread
+from modelworks.kernel.catalog import CatalogService
+from modelworks.kernel.catalog.schemas import Comparison, PromotionCreate, Version
+from modelworks.kernel.dataspace import DataspaceService
+from modelworks.kernel.dataspace.learning import own_model, settings_of, terms_of
+from modelworks.kernel.dataspace.schemas import Learning, LearningResult, Space
+from modelworks.kernel.dataspace.service import TOPIC
+from modelworks.kernel.dataspace.store import SpaceLearningRow, SpaceRow
+from modelworks.kernel.gateway.generation.language import LANGUAGE_TASK
+from modelworks.kernel.gateway.spaces import prompting
+from modelworks.kernel.jobs import JobsService
+from modelworks.kernel.jobs.schemas import ACTIVE, JobSpec, RunRecord
+from modelworks.kernel.serving.schemas import AdapterCreate, Deployment, DeploymentSpec
+from modelworks.kernel.serving.service import ServingService
+
+log = structlog.get_logger(__name__)
+
+SAMPLING: Final = "sample-making"
+#: The alias that what a space has deployed follows.
+LIVE: Final = "live"
+_BUSY_POLL_S, _IDLE_POLL_S, _REST_S = 1.0, 30.0, 0.1
+#: From this status on it is the storage or the database that fails, not what was asked for: the step is repeated.
+_AWAY = 502
+#: Passes over the samples, and how many of them make a step, where the budget allows.
+_EPOCHS, _BATCH = 3, 4
+#: Tokens of instructions, question and answer beside the passages; characters of a token at least; characters shown at most.
+_BESIDE_TOKENS, _TOKEN_CHARS, _MOST_CHARS, _LEAST_CHARS = 600, 2, 6000, 400
+
+
+class SpaceLearning:
+    """One thread; `tick` is one look at everything that has something to do, and may be called by hand instead."""
+
+    def __init__(
+        self,
+        spaces: DataspaceService,
+        jobs: JobsService,
+        catalog: CatalogService,
+        serving: ServingService,
+        events: Events,
+    ) -> None:
+        self._spaces = spaces
+        self._jobs = jobs
+        self._catalog = catalog
+        self._serving = serving
+        self._db = spaces.db
+        self._events = events
+        self._thread = PollingThread(
+            self.tick,
+            name="space-learning",
+            events=events,
+            topic=TOPIC,
+            busy_s=_BUSY_POLL_S,
+            idle_s=_IDLE_POLL_S,
+            rest_s=_REST_S,
+        )
+
+    def start(self) -> None:
+        """Begin in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its current step."""
+        self._thread.stop()
+
+    # -- what people ask for ---------------------------------------------------------------------------------------------
+
+    def request(self, session: Session, caller: Principal, space: str, *, dry_run: bool = False) -> Space | Learning:
+        """Begin to learn from the passages that a space answers from now; with `dry_run` only see whether that works.
+
+        Raises:
+            NotFound: no such space, or no such data set `general`.
+            PermissionDenied: the caller may not ask its language model, which writes questions.
+            InvalidRequest: it has no passages (`space_empty`), no language model (`no_language_model`), or one that cannot
+                be trained here (`model_not_here`).
+            Conflict: it is learning already (`learning_running`).
+        """
+        row = self._spaces.row(session, caller.project_id, space, lock=not dry_run)
+        base, version_id = self._base(session, row)
+        terms = settings_of(row).learning
+        if terms.general is not None:
+            self._catalog.resolve(session, caller.project_id, terms.general, "dataset")
+        if terms.max_questions:
+            caller.require("inference")
+            caller.require_model(base)
+        running = self._spaces.learnings.latest(session, row.id, "running")
+        if running is not None:
+            raise Conflict(
+                f"The data space {row.name!r} is learning already ({running.id}).",
+                hint="Wait for it, or cancel the run that it waits for.",
+                code="learning_running",
+            )
+        if row.passages_version_id is None:
+            raise InvalidRequest(
+                f"The data space {row.name!r} has no passages to learn from.",
+                hint="Add documents, and wait until the space is ready.",
+                code="space_empty",
+            )
+        if dry_run:
+            return self._spaces.show(session, row)
+        begun = self._begin(session, row, caller.key_id, base, version_id, automatic=False)
+        return self._spaces.learnings.show(session, begun)
+
+    def roll_back(self, session: Session, project_id: str, space: str) -> Space:
+        """Answer as before the last time that was learned: with the model of the time before, else with the base.
+
+        Raises:
+            NotFound: no such space. Conflict: it does not answer with a model of its own (`nothing_to_roll_back`).
+        """
+        row = self._spaces.row(session, project_id, space, lock=True)
+        last = self._spaces.learnings.latest(session, row.id, "succeeded")
+        if last is None or row.settings["language_model"] != last.model:
+            raise Conflict(
+                f"The data space {row.name!r} does not answer with a model of its own.",
+                hint="Choose a language model: `modelworks space set NAME -s language_model=…`.",
+                code="nothing_to_roll_back",
+            )
+        last.state = "rolled_back"
+        session.flush()
+        before = self._spaces.learnings.latest(session, row.id, "succeeded")
+        if before is None:
+            row.settings = {**row.settings, "language_model": last.base}
+            self._undeploy(session, row)
+            self._forget_alias(session, row)
+        else:
+            self._catalog.set_alias(session, project_id, str(before.adapter_version_id), LIVE)
+        answering = last.base if before is None else f"its model of {before.created_at:%Y-%m-%d %H:%M}"
+        self._spaces.tell(session, row, f"Rolled back: the space answers with {answering}.", data={"learning_id": last.id})
+        session.flush()
+        return self._spaces.show(session, row)
+
+    def clear(self, session: Session, row: SpaceRow) -> bool:
+        """Take away what was learned in a space that is gone; whether nothing of it is left."""
+        running = self._spaces.learnings.latest(session, row.id, "running")
+        if running is not None:
+            active = [run_id for run_id in running.runs.values() if self._is_active(session, row.project_id, run_id)]
+            for run_id in active:
+                self._jobs.cancel(session, row.project_id, run_id)
+            if any(self._is_active(session, row.project_id, run_id) for run_id in active):
+                return False
+        self._undeploy(session, row)
+        for kind, noun in (("model", "model"), ("dataset", "samples"), ("dataset", "samples-test")):
+            with suppress(NotFound):
+                for version in self._catalog.describe(session, row.project_id, f"{row.catalog_name}/{noun}", kind).versions:
+                    with suppress(Conflict, NotFound):
+                        self._catalog.remove(session, row.project_id, version.id, kind, force=True)
+        return True
+
+    # -- what happens by itself ------------------------------------------------------------------------------------------
+
+    def tick(self) -> bool:
+        """Look once at every space that learns or is to; returns whether one does."""
+        with self._db.reading() as session:
+            wanted = self._spaces.learnings.wanted(session)
+        for space_id in wanted:
+            self._begin_by_itself(space_id)
+        with self._db.reading() as session:
+            under_way = self._spaces.learnings.open(session)
+        for learning_id in under_way:
+            try:
+                self.advance(learning_id)
+            except Exception:
+                # One space must not hold up the others.
+                log.exception("a data space could not go on learning", learning_id=learning_id)
+        return bool(under_way)
+
+    def advance(self, learning_id: str) -> None:
+        """Let one go on as far as it can now."""
+        follow = {
+            "samples": self._follow_samples,
+            "training": self._follow_training,
+            "measuring": self._follow_measuring,
+            "judging": self._judge,
+            "deploying": self._follow_deployment,
+        }
+        while True:
+            with self._db.reading() as session:
+                learning = session.get(SpaceLearningRow, learning_id)
+            if learning is None or learning.state != "running":
+                return
+            try:
+                follow[learning.step](learning)
+            except ModelworksError as error:
+                if error.status >= _AWAY:
+                    raise  # later
+                self._fail(learning, error.to_wire())
+            with self._db.reading() as session:
+                after = session.get(SpaceLearningRow, learning_id)
+            if after is None or after.step == learning.step:
+                return
+
+    def _begin_by_itself(self, space_id: str) -> None:
+        with self._db.transaction() as session:
+            row = self._spaces.builds.locked(session, space_id)
+            if row is None or row.deleted_at is not None or space_id not in self._spaces.learnings.wanted(session):
+                return
+            try:
+                base, version_id = self._base(session, row)
+            except ModelworksError as error:
+                log.warning("a data space cannot learn", space_id=space_id, reason=error.message)
+                return
+            self._begin(session, row, row.key_id, base, version_id, automatic=True)
+
+    def _begin(
+        self, session: Session, row: SpaceRow, key_id: str | None, base: str, base_version_id: str, *, automatic: bool
+    ) -> SpaceLearningRow:
+        before = self._spaces.learnings.latest(session, row.id)
+        learning = self._spaces.learnings.begin(
+            session, row, key_id=key_id, base=base, base_version_id=base_version_id, automatic=automatic
+        )
+        terms = terms_of(learning)
+        context = self._catalog.get_version(session, row.project_id, base_version_id).metadata.get("context_length")
+        room = _MOST_CHARS if context is None else (int(context) - _BESIDE_TOKENS) * _TOKEN_CHARS
+        inputs = {"passages": f"dataset:{learning.passages_version_id}"}
+        if terms.max_questions:
+            inputs["teacher"] = f"deployment:{base}"
+            for role, version_id in (
+                ("previous", before and before.samples_version_id),
+                ("previous_test", before and before.test_version_id),
+            ):
+                if version_id and self._is_there(session, row.project_id, version_id):
+                    inputs[role] = f"dataset:{version_id}"
+        spec = JobSpec(
+            verb="batch",
+            task=SAMPLING,
+            inputs=inputs,
+            params={
+                "form": prompting.form(),
+                "max_samples": terms.max_samples,
+                "max_questions": max(1, terms.max_questions),
+                "test_share": terms.test_share,
+                "max_prompt_chars": max(_LEAST_CHARS, min(_MOST_CHARS, room)),
+                "without": self._spaces.learnings.closed_documents(session, row.id),
+            },
+            output_name=f"{row.catalog_name}/samples",
+        )
+        self._submit(session, learning, "samples", spec)
+        self._spaces.tell(session, row, "Samples are made of the passages.", data={"learning_id": learning.id})
+        self._spaces.announce(session, row)
+        session.flush()
+        return learning
+
+    # -- the steps -------------------------------------------------------------------------------------------------------
+
+    def _follow_samples(self, learning: SpaceLearningRow) -> None:
+        run = self._ended(learning, "samples")
+        if run is None:
+            return
+        with self._db.transaction() as session:
+            found = self._spaces.learnings.locked(session, learning.id, "samples")
+            if found is None:
+                return
+            row, learning = found
+            made = {output.name: output.version_id for output in run.outputs if output.kind == "dataset"}
+            learning.samples_version_id = made[f"{row.catalog_name}/samples"]
+            learning.test_version_id = made[f"{row.catalog_name}/samples-test"]
+            learning.counts = dict(run.result or {})
+            terms = terms_of(learning)
+            wanted = math.ceil(int(learning.counts.get("num_samples", 0)) * _EPOCHS / _BATCH)
+            spec = JobSpec(
+                verb="train",
+                task=LANGUAGE_TASK,
+                inputs={"base": f"model:{learning.base_version_id}", "train": f"dataset:{learning.samples_version_id}"},
+                params={
+                    "method": "lora",
+                    "steps": max(1, min(terms.max_steps, wanted)),
+                    "batch_size": _BATCH,
+                    # Other documents are held out to measure on.
+                    "validation_fraction": 0.0,
+                    **terms.training,
+                },
+                output_name=learning.model,
+            )
+            self._submit(session, learning, "training", spec)
+            learning.step = "training"
+            said = f"{learning.counts.get('num_samples', 0)} samples are learned."
+            self._spaces.tell(session, row, said, data={"learning_id": learning.id, "run_id": learning.runs["training"]})
+
+    def _follow_training(self, learning: SpaceLearningRow) -> None:
+        run = self._ended(learning, "training")
+        if run is None:
+            return
+        with self._db.transaction() as session:
+            found = self._spaces.learnings.locked(session, learning.id, "training")
+            if found is None:
+                return
+            row, learning = found
+            models = [output.version_id for output in run.outputs if output.kind == "model"]
+            if not models:
+                raise NotFound(f"The run {run.id} has saved no model.", hint="Its log says why.", code="no_output")
+            learning.adapter_version_id = models[-1]
+            data = {"test": str(learning.test_version_id)}
+            if (general := self._general(session, learning)) is not None:
+                data["general"] = general.id
+            measured = {"before": learning.base_version_id, "after": models[-1]}
+            # What it has to beat is the model that answers now, which need not be the base.
+            if (live := self._live(session, learning)) is not None and live.id not in measured.values():
+                measured["live"] = live.id
+            for who, version_id in measured.items():
+                for role, dataset_id in data.items():
+                    spec = JobSpec(
+                        verb="evaluate",
+                        task=LANGUAGE_TASK,
+                        inputs={"model": f"model:{version_id}", "test": f"dataset:{dataset_id}"},
+                        params={"max_answers": terms_of(learning).max_answers},
+                    )
+                    self._submit(session, learning, f"measuring {who} {role}", spec)
+            learning.step = "measuring"
+            said = "The model is measured on held-out documents, without the adapter and with it."
+            self._spaces.tell(session, row, said, data={"learning_id": learning.id})
+
+    def _follow_measuring(self, learning: SpaceLearningRow) -> None:
+        for name in learning.runs:
+            if name.startswith("measuring") and self._ended(learning, name) is None:
+                return
+        with self._db.reading() as session:
+            rows = self._compared(session, learning)
+        with self._db.transaction() as session:
+            found = self._spaces.learnings.locked(session, learning.id, "measuring")
+            if found is not None:
+                _, learning = found
+                learning.results = {"rows": [each.model_dump(mode="json") for each in rows], "sentences": []}
+                learning.step = "judging"
+
+    def _judge(self, learning: SpaceLearningRow) -> None:
+        with self._db.reading() as session:
+            wish = self._wish(session, learning)
+        refused: ModelworksError | None = None
+        sentences: list[str] = []
+        try:
+            judged = self._catalog.gate.promote(learning.project_id, wish, moved_by=learning.key_id)
+            sentences = [check.sentence for check in judged.checks]
+        except (Conflict, NotFound) as error:
+            if error.error_code not in ("gate_refused", "evaluation_missing"):
+                raise
+            refused = error
+            sentences = [error.message]
+        with self._db.transaction() as session:
+            found = self._spaces.learnings.locked(session, learning.id, "judging")
+            if found is None:
+                return
+            row, learning = found
+            # Judged again after a crash, it is what the alias means already: nothing is said then.
+            learning.results = {**learning.results, "sentences": sentences or learning.results["sentences"]}
+            if refused is not None:
+                said = f"The gate refuses the model, and the space answers as before. {refused.message}"
+                self._spaces.learnings.close(session, row, learning, "refused", said)
+                return
+            learning.step = "deploying"
+
+    def _follow_deployment(self, learning: SpaceLearningRow) -> None:
+        with self._db.transaction() as session:
+            found = self._spaces.learnings.locked(session, learning.id, "deploying")
+            if found is None:
+                return
+            row, learning = found
+            reason = self._deployed(session, learning)
+            if reason is None:
+                return
+            if reason:
+                # The model that answered before goes on answering.
+                before = self._spaces.learnings.latest(session, row.id, "succeeded")
+                if before is None:
+                    self._undeploy(session, row)
+                    self._forget_alias(session, row)
+                else:
+                    self._catalog.set_alias(session, row.project_id, str(before.adapter_version_id), LIVE)
+                error = {"code": "not_deployed", "message": f"The model does not start: {reason}"}
+                self._spaces.learnings.close(session, row, learning, "failed", error["message"], error=error)
+                return
+            if row.settings["language_model"] in (learning.base, learning.model):
+                row.settings = {**row.settings, "language_model": learning.model}
+            self._spaces.learnings.close(
+                session, row, learning, "succeeded", f"The space answers with a model of its own, {learning.model}."
+            )
+
+    # -- deployments -----------------------------------------------------------------------------------------------------
+
+    def _deployed(self, session: Session, learning: SpaceLearningRow) -> str | None:
+        """Empty once the adapter answers, None while it is on its way, else why it never will."""
+        project_id, name = learning.project_id, learning.model
+        ref = f"{name}@{LIVE}"
+        host = self._serving.adapters.host_of(session, project_id, str(learning.adapter_version_id))
+        adapter = self._serving.adapters.find(session, project_id, name)
+        if adapter is not None and host is not None and adapter.deployment != host and adapter.state != "ready":
+            # Its base was deployed anew elsewhere.
+            self._serving.adapters.remove(session, project_id, name)
+            return None
+        if adapter is None and host is not None and self._at(session, project_id, name) is None:
+            adapter = self._serving.adapters.add(session, project_id, AdapterCreate(deployment=host, model=ref, name=name))
+        if adapter is not None:
+            if adapter.version_id == learning.adapter_version_id and adapter.state == "ready":
+                return ""
+            return (adapter.last_error or "It gave no reason.") if adapter.state == "failed" else None
+        deployed = self._at(session, project_id, name)
+        if deployed is None:
+            # No deployment of the base takes adapters: the merged weights answer by themselves.
+            self._serving.apply(session, project_id, DeploymentSpec(name=name, model=ref, task=LANGUAGE_TASK))
+            return None
+        if deployed.version_id == learning.adapter_version_id:
+            return ""
+        failed = [each for each in deployed.replicas if each.state == "failed"]
+        if deployed.state == "failed" or failed:
+            return deployed.last_error or next((each.last_error for each in failed if each.last_error), "It gave no reason.")
+        return None
+
+    def _at(self, session: Session, project_id: str, name: str) -> Deployment | None:
+        with suppress(NotFound):
+            found = self._serving.get(session, project_id, name)
+            return None if found.desired == "removed" else found
+        return None
+
+    def _undeploy(self, session: Session, row: SpaceRow) -> None:
+        with suppress(NotFound):
+            self._serving.adapters.remove(session, row.project_id, own_model(row))
+        with suppress(NotFound):
+            self._serving.remove(session, row.project_id, own_model(row))
+
+    def _forget_alias(self, session: Session, row: SpaceRow) -> None:
+        """Nothing was promoted any more: the next one has to beat the base."""
+        with suppress(NotFound):
+            self._catalog.remove_alias(session, row.project_id, own_model(row), LIVE)
+
+    def _base(self, session: Session, row: SpaceRow) -> tuple[str, str]:
+        """The deployment whose model learns, and the version that answers there."""
+        name = row.settings["language_model"]
+        if name == own_model(row):
+            last = self._spaces.learnings.latest(session, row.id, "succeeded")
+            name = None if last is None else last.base
+        if name is None:
+            raise InvalidRequest(
+                f"The data space {row.name!r} has no language model that could learn.",
+                hint="Choose one: `modelworks space set NAME -s language_model=…`.",
+                code="no_language_model",
+            )
+        deployed = self._at(session, row.project_id, name)
+        if deployed is None or deployed.version_id is None or deployed.task != LANGUAGE_TASK:
+            raise InvalidRequest(
+                f"The language model {name!r} cannot learn: it is no deployment of a version of this catalog that answers.",
+                hint="Deploy a language model that was pulled or trained here, and let the space use it.",
+                param="settings.language_model",
+                code="model_not_here",
+            )
+        return name, deployed.version_id
+
+    # -- what steps look at ----------------------------------------------------------------------------------------------
+
+    def _submit(self, session: Session, learning: SpaceLearningRow, name: str, spec: JobSpec) -> None:
+        run = self._jobs.submit(session, learning.project_id, learning.key_id, spec)
+        learning.runs = {**learning.runs, name: run.id}
+
+    def _ended(self, learning: SpaceLearningRow, name: str) -> RunRecord | None:
+        """A run of a step once it has succeeded; where it has not, the whole ends with it."""
+        with self._db.reading() as session:
+            run = self._jobs.get(session, learning.project_id, learning.runs[name])
+        if run.state in ACTIVE:
+            return None
+        if run.state == "succeeded":
+            return run
+        if run.state == "cancelled":
+            with self._db.transaction() as session:
+                if (found := self._spaces.learnings.locked(session, learning.id, learning.step)) is not None:
+                    self._spaces.learnings.close(session, *found, "cancelled", f"Learning ends: {run.id} was cancelled.")
+            return None
+        self._fail(learning, {**(run.error or {"code": "run_failed", "message": "It gave no reason."}), "run_id": run.id})
+        return None
+
+    def _fail(self, learning: SpaceLearningRow, error: Mapping[str, Any]) -> None:
+        with self._db.transaction() as session:
+            if (found := self._spaces.learnings.locked(session, learning.id, learning.step)) is not None:
+                said = f"Learning failed at the step {learning.step}: {error.get('message')}"
+                self._spaces.learnings.close(session, *found, "failed", said, error=error)
+
+    def _is_active(self, session: Session, project_id: str, run_id: str) -> bool:
+        return self._jobs.get(session, project_id, run_id).state in ACTIVE
+
+    def _is_there(self, session: Session, project_id: str, version_id: str) -> bool:
+        with suppress(NotFound):
+            return self._catalog.get_version(session, project_id, version_id).state != "removed"
+        return False
+
+    def _live(self, session: Session, learning: SpaceLearningRow) -> Version | None:
+        with suppress(NotFound):
+            return self._catalog.resolve(session, learning.project_id, f"{learning.model}@{LIVE}")
+        return None
+
+    def _general(self, session: Session, learning: SpaceLearningRow) -> Version | None:
+        ref = terms_of(learning).general or self._catalog.gate.terms(session, learning.project_id).general
+        return None if ref is None else self._catalog.resolve(session, learning.project_id, ref, "dataset")
+
+    def _wish(self, session: Session, learning: SpaceLearningRow) -> PromotionCreate:
+        general = self._general(session, learning)
+        return PromotionCreate(
+            ref=str(learning.adapter_version_id),
+            alias=LIVE,
+            test=learning.test_version_id,
+            general=None if general is None else general.id,
+            metric=terms_of(learning).metric,
+        )
+
+    def _compared(self, session: Session, learning: SpaceLearningRow) -> list[LearningResult]:
+        """The base and the adapter beside each other, on everything that they were measured on."""
+        base = self._catalog.get_version(session, learning.project_id, learning.base_version_id)
+        adapter = self._catalog.get_version(session, learning.project_id, str(learning.adapter_version_id))
+        test = self._catalog.get_version(session, learning.project_id, str(learning.test_version_id))
+        found: list[LearningResult] = []
+        for role, data in (("test", test), ("general", self._general(session, learning))):
+            if data is None:
+                continue
+            compared: Comparison = self._catalog.evaluations.compare_versions(session, learning.project_id, base, adapter, data)
+            for row in compared.rows:
+                told = row.model_dump(exclude={"baseline", "candidate"})
+                found.append(LearningResult(data=role, before=row.baseline, after=row.candidate, **told))
+        return found
