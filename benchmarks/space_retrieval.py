@@ -368,7 +368,7 @@ def speed(shared: Path, python: Path | None, folder: Path, sizes: Sequence[int])
         row = [
             f"{made['build_cpu_s']:.1f}",
             f"{made['bytes'] / 2**20:.0f}",
-            f"{ours['memory_mib']} (build {made['build_mib']})",
+            f"{ours['memory_mib']}, {ours['mapped_mib']} of it mapped files (build {made['build_mib']})",
         ]
         row += [f"{ours[f'{kind}_ms_p50']:.1f} / {ours[f'{kind}_ms_p90']:.1f}" for kind in ("hybrid", "words", "filtered")]
         print(f"| {size} | ours (opened in {ours['open_cpu_s']:.2f} CPU s, imports included) | {' | '.join(row)} |", flush=True)
