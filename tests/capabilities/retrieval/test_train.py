@@ -129,6 +129,9 @@ def test_an_encoder_is_trusted_where_it_knows_the_script(tmp_path: Path) -> None
         saved = built(tmp_path / type(encoder).__name__, texts, encoder=encoder).saved[0]
         card = Index(saved.path).card
         assert (card.dense_weight, card.dense_weight_unspaced) == wanted
+    # Copies of a passage are not held against it.
+    thrice = built(tmp_path / "thrice", {**texts, "en": 3 * texts["en"]}, encoder=Encoder()).saved[0]
+    assert thrice.metadata["metrics"]["dense_weight"] == KNOWN
     # With too few passages to tell, and from an earlier index of the same encoder, nothing is tried.
     encoder = Monoglot()
     few = built(tmp_path / "few", {"zh": texts["zh"][:15]}, encoder=encoder)

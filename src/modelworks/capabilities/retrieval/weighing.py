@@ -16,13 +16,15 @@ from modelworks.capabilities.retrieval.vectors import VectorIndex
 from modelworks.contract.errors import IntegrityFailed, InvalidData
 
 #: Weight of meaning against words where the encoder knows the script, and where it does not. See README.md for the figures.
-KNOWN, UNKNOWN = 0.25, 0.05
+KNOWN, UNKNOWN = 0.3, 0.05
 #: Part of the passages that a sentence must find in the first place for its encoder to know the script.
 _LEAST_FOUND = 0.35
 #: Sentences of each kind of script that are tried; fewer than the least say nothing.
 _MOST_SENTENCES, _LEAST_SENTENCES = 96, 16
 #: Passages that are looked through for sentences, and those that a sentence is compared with.
 _MOST_LOOKED_AT, _MOST_COMPARED = 4000, 20_000
+#: No more than one passage in so many may be as near to a sentence as its own.
+_ALIKE = 20
 _SENTENCE_ENDS = re.compile(r"(?<=[.!?。！？；;])\s*")
 _SENTENCE_CHARS = range(10, 161)
 
@@ -68,10 +70,10 @@ def trust(
         compared = np.union1d(own, order[:_MOST_COMPARED])
         cosines = vectors.cosines(encode([sentence for _, sentence in pairs]), compared)
         of_own = cosines[np.arange(len(own)), np.searchsorted(compared, own)]
-        # Of passages that are equally near, one is the right one.
+        # Copies of a passage are as near as itself; where much is, the encoder tells nothing apart.
         as_near = (cosines >= of_own[:, None]).sum(axis=1)
-        is_first = cosines.max(axis=1) == of_own
-        found[kind] = KNOWN if (is_first / as_near).mean() >= _LEAST_FOUND else UNKNOWN
+        is_first = (cosines.max(axis=1) == of_own) & (as_near <= max(1, len(compared) // _ALIKE))
+        found[kind] = KNOWN if is_first.mean() >= _LEAST_FOUND else UNKNOWN
     return Trust(found[False], found[True])
 
 
