@@ -359,6 +359,9 @@ def test_who_may_learn_and_what_it_takes(school: School) -> None:
 
 def test_a_space_that_is_deleted_takes_its_model_along(school: School) -> None:
     done = school.once()
+    with school.mill.db.reading() as session:
+        learned = school.mill.catalog.get_version(session, PROJECT, str(done.samples_version_id))
+    kept = school.mill.catalog.materialise(learned, school.mill.cache)
     with school.mill.db.transaction() as session:
         school.mill.spaces.delete(session, PROJECT, "manual")
     school.mill.steps.tick()
@@ -367,3 +370,4 @@ def test_a_space_that_is_deleted_takes_its_model_along(school: School) -> None:
         for version_id in (done.adapter_version_id, done.samples_version_id, done.test_version_id):
             assert school.mill.catalog.get_version(session, PROJECT, str(version_id)).state == "removed"
         assert school.learnings.open(session) == []
+    assert not kept.exists(), "nor does anything lie in a cache"

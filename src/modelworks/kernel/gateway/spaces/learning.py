@@ -147,8 +147,8 @@ class SpaceLearning:
         session.flush()
         return self._spaces.show(session, row)
 
-    def clear(self, session: Session, row: SpaceRow) -> bool:
-        """Take away what was learned in a space that is gone; whether nothing of it is left."""
+    def clear(self, session: Session, row: SpaceRow, removed: set[str]) -> bool:
+        """Take away what was learned in a space that is gone, and tell the digests; whether nothing of it is left."""
         running = self._spaces.learnings.latest(session, row.id, "running")
         if running is not None:
             active = [run_id for run_id in running.runs.values() if self._is_active(session, row.project_id, run_id)]
@@ -162,6 +162,7 @@ class SpaceLearning:
                 for version in self._catalog.describe(session, row.project_id, f"{row.catalog_name}/{noun}", kind).versions:
                     with suppress(Conflict, NotFound):
                         self._catalog.remove(session, row.project_id, version.id, kind, force=True)
+                        removed.add(self._catalog.get_version(session, row.project_id, version.id).digest)
         return True
 
     # -- what happens by itself ------------------------------------------------------------------------------------------

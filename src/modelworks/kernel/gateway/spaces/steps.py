@@ -335,7 +335,7 @@ class SpaceSteps:
         build = self._spaces.builds.running(session, row.id)
         if build is not None and self._is_stopping(session, build):
             return
-        if not self.learning.clear(session, row):
+        if not self.learning.clear(session, row, self._removed):
             return
         self._tidy(session, row, set())
         # What its sources brought and nobody took in.
