@@ -31,8 +31,8 @@ SPACE = "docs"
 #: Folders of the project's documents that are written for people, and what these are asked. The last is not in them.
 PROSE = ("howto", "explanation", "tutorials", "decisions")
 QUESTIONS = (
-    "Which engine answers on a CPU by default?",
-    "How long does a deleted key go on working?",
+    "What happens to a document that cannot be read?",
+    "How much memory does Ray take when it is idle?",
     "What is the capital of Peru?",
 )
 COMMAND = [sys.executable, "-m", "modelworks.cli"]
