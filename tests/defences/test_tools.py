@@ -23,6 +23,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "complete": {"model": tenants.NAME, "prompt": "hello"},
     "embed": {"model": tenants.NAME, "texts": ["hello"]},
     "rerank": {"model": tenants.NAME, "query": "a", "documents": ["b"]},
+    "search_space": {"space": tenants.identifier("spaces"), "query": tenants.MARK},
     "moderate": {"model": tenants.NAME, "texts": ["hello"]},
     "search_models": {"search": tenants.MARK},
     "show_model": {"ref": tenants.NAME},
