@@ -46,11 +46,11 @@ class S3Source:
         self._policy = policy
 
     def describe(self) -> SourceInfo:
-        with _readable_failures(self._uri):
+        with readable_failures(self._uri):
             return self._look(self._open())[0]
 
     def fetch(self, target: Path, progress: Progress, cancelled: Callable[[], bool]) -> SourceInfo:
-        with _readable_failures(self._uri):
+        with readable_failures(self._uri):
             system = self._open()
             info, objects = self._look(system)
 
@@ -105,7 +105,13 @@ class S3Source:
 
 
 @contextmanager
-def _readable_failures(uri: str) -> Iterator[None]:
+def readable_failures(
+    uri: str,
+    *,
+    param: str = "source",
+    credentials: str = "Give the server credentials with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+) -> Iterator[None]:
+    """Say what went wrong at an S3 server in our words; `credentials` is what to do where it may not be read."""
     try:
         failures = import_module("botocore.exceptions")
     except ModuleNotFoundError as error:
@@ -113,14 +119,10 @@ def _readable_failures(uri: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise NotFound(f"{uri} does not exist.", hint="Check the bucket and the prefix.", param="source") from error
+        raise NotFound(f"{uri} does not exist.", hint="Check the bucket and the prefix.", param=param) from error
     except (PermissionError, failures.NoCredentialsError) as error:
-        raise PermissionDenied(
-            f"{uri} may not be read: {error}.",
-            hint="Give the server credentials with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-            param="source",
-        ) from error
-    except failures.BotoCoreError as error:
+        raise PermissionDenied(f"{uri} may not be read: {error}.", hint=credentials, param=param) from error
+    except (failures.BotoCoreError, failures.ClientError) as error:
         raise UpstreamFailed(
             f"The S3 server does not answer for {uri}: {error}.", hint="Try again; check AWS_ENDPOINT_URL."
         ) from error

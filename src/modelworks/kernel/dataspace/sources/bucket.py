@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
-from importlib import import_module
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from modelworks.contract.errors import InvalidRequest, MissingExtra, NotFound, PermissionDenied, UpstreamFailed
+from modelworks.contract.errors import InvalidRequest, MissingExtra, PermissionDenied
+from modelworks.kernel.catalog.sources.s3 import readable_failures
 from modelworks.kernel.dataspace.sources.forms import BucketForm
 from modelworks.kernel.dataspace.sources.source import CHUNK_BYTES, Item, Surroundings, is_wanted
 
@@ -85,19 +85,5 @@ def _read(system: Any, path: str, uri: str) -> Iterator[bytes]:
             yield chunk
 
 
-@contextmanager
-def _readable_failures(uri: str) -> Iterator[None]:
-    try:
-        failures = import_module("botocore.exceptions")
-    except ModuleNotFoundError as error:
-        raise MissingExtra.of("s3fs", "s3") from error
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise NotFound(f"{uri} does not exist.", hint="Check the bucket and the prefix.", param="uri") from error
-    except (PermissionError, failures.NoCredentialsError) as error:
-        raise PermissionDenied(
-            f"{uri} may not be read: {error}.", hint="Store a secret with keys that may list and read it.", param="secret"
-        ) from error
-    except (failures.BotoCoreError, failures.ClientError) as error:
-        raise UpstreamFailed(f"The S3 server does not answer for {uri}: {error}.", hint="Try again later.") from error
+def _readable_failures(uri: str) -> AbstractContextManager[None]:
+    return readable_failures(uri, param="uri", credentials="Store a secret with keys that may list and read it.")
