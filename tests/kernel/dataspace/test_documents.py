@@ -104,7 +104,7 @@ def test_a_search_sees_what_is_for_its_caller_and_has_not_expired(
 
 
 def test_a_large_space_names_only_what_must_not_answer(
-    spaces: DataspaceService, put: PutDocument, monkeypatch: pytest.MonkeyPatch
+    spaces: DataspaceService, put: PutDocument, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(documents, "_NAMED", 2)
     made = [put(f"{number}.md", attributes={"number": number}) for number in range(5)]
@@ -117,6 +117,11 @@ def test_a_large_space_names_only_what_must_not_answer(
     assert (found.documents, set(found.without)) == (None, {made[0].id, secret.id})
     # A filter names what is left, and never what is removed.
     assert scope(spaces, BEN, {"type": "lt", "key": "number", "value": 2}).documents == (made[1].id,)
+    ends = put("soon over.md", expires_at=clock.now() + timedelta(hours=1))
+    index_everything(spaces)
+    assert ends.id not in scope(spaces).without
+    clock.advance(3601)
+    assert set(scope(spaces).without) == {made[0].id, ends.id}
 
 
 def test_documents_are_listed_by_state_and_name(spaces: DataspaceService, put: PutDocument) -> None:
