@@ -12,7 +12,9 @@ ours has a price, two budgets and three limits that every request must meet, so 
 
 measures instead how many requests a second servers of ours with so many gateway processes answer, with callers and an upstream
 that take next to nothing (`gateway_load.py`). What callers see says something only where nothing else runs, so the same is told
-without what others took of the cores, and from CPU time alone; see `_round`. `--accounts` goes with it.
+without what others took of the cores, and from CPU time alone; see `_round`. In each round as many processes of plain Python
+run that share nothing: what they get done over what one does is all that the machine can give (`ratio of the machine`).
+`--accounts` goes with it; `--requests 4000 --concurrency 32` keeps every process busy for seconds.
 """
 
 from __future__ import annotations
@@ -307,6 +309,13 @@ async def callers(url: str, key: str, requests: int, connections: int) -> dict[s
     return dict(json.loads(answer))
 
 
+async def plain_python(processes: int) -> float:
+    """Rounds per second that so many processes get done which share nothing but the machine."""
+    argv = [sys.executable, str(LOAD), "busy", "1.5"]
+    running = [await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE) for _ in range(processes)]
+    return sum([float((await each.communicate())[0]) for each in running])
+
+
 async def measure_gateways(arguments: argparse.Namespace) -> dict[str, Any]:
     """What servers with so many gateway processes answer: medians over rounds, and of the rounds' ratios to the first."""
     with ExitStack() as stack:
@@ -325,12 +334,15 @@ async def measure_gateways(arguments: argparse.Namespace) -> dict[str, Any]:
             await until_listening(server, number)
             await callers(server.url, server.key, 20 * arguments.concurrency, arguments.concurrency)
         rounds: dict[int, list[dict[str, float]]] = {number: [] for number in servers}
+        machine: dict[int, list[float]] = {number: [] for number in servers}
         for turn in range(arguments.rounds):
             for number in [*servers] if turn % 2 == 0 else [*reversed(servers)]:
                 found = await _round(servers[number], upstream, arguments)
                 rounds[number].append(found)
                 shown = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
                 print(f"round {turn + 1}: {number} gateways: {shown}", file=sys.stderr)
+            for number in servers:
+                machine[number].append(await plain_python(number))
         first = arguments.gateways[0]
         alone = {
             "direct": await callers(upstream_url, "none", 2000, 1),
@@ -353,6 +365,9 @@ async def measure_gateways(arguments: argparse.Namespace) -> dict[str, Any]:
                 number: {
                     **{name: round(statistics.median(each[name] for each in rounds[number]), 3) for name in rounds[number][0]},
                     **{f"ratio of {name}": ratio(number, name) for name in ("per_s", "per_s_of_own_cores")},
+                    "ratio of the machine": round(
+                        statistics.median(b / a for a, b in zip(machine[first], machine[number], strict=True)), 2
+                    ),
                 }
                 for number in servers
             },

@@ -2,9 +2,11 @@
 
     python benchmarks/gateway_load.py upstream PORT
     python benchmarks/gateway_load.py callers PORT KEY REQUESTS CONNECTIONS
+    python benchmarks/gateway_load.py busy SECONDS
 
 Both write and read HTTP/1.1 as bytes: the requests are all alike, and every answer is checked for its status and length alone.
 `callers` prints the seconds that it took, its own CPU seconds, and the middle and the 99th percentile of the times of requests.
+`busy` prints how often it went through a small loop of plain Python in that time: what the machine gives to a process.
 """
 
 from __future__ import annotations
@@ -126,8 +128,20 @@ async def callers(port: int, key: str, num_requests: int, num_connections: int) 
     print(json.dumps(found))
 
 
+def busy(seconds: float) -> None:
+    """Do nothing but plain Python on a small dictionary, and print how often per second."""
+    began, rounds, table = time.perf_counter(), 0, dict[int, str]()
+    while (took := time.perf_counter() - began) < seconds:
+        for number in range(1000):
+            table[number] = str(number)
+        rounds += 1
+    print(rounds / took)
+
+
 def main() -> None:
     """The command line, for the benchmark."""
+    if sys.argv[1] == "busy":
+        return busy(float(sys.argv[2]))
     with contextlib.suppress(ImportError):
         import uvloop
 
@@ -136,6 +150,7 @@ def main() -> None:
         asyncio.run(upstream(int(sys.argv[2])))
     else:
         asyncio.run(callers(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))
+    return None
 
 
 if __name__ == "__main__":
