@@ -190,7 +190,9 @@ def routes_page() -> str:
         "| route | |",
         "|---|---|",
     ]
-    lines += [f"| `{route}` | {sentence} |" for route, sentence in hidden]
+    # What takes another form of body at the same place is described there.
+    told = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    lines += [f"| `{route}` | {sentence} |" for route, sentence in hidden if route not in told]
     return "\n".join(lines).rstrip() + "\n"
 
 

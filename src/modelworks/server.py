@@ -411,7 +411,7 @@ def create_app(platform: Platform) -> FastAPI:
             jobs=platform.jobs,
             catalog=platform.catalog,
             clock=platform.clock,
-            spaces=SpaceDoor(platform.spaces, platform.space_steps.learning),
+            spaces=SpaceDoor(platform.spaces, platform.space_steps.learning, platform.space_steps.cleaning),
             keep_alive_s=settings.keep_alive_s,
             problems=platform.problems,
             metrics=platform.metrics,

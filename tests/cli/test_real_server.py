@@ -219,6 +219,13 @@ def test_a_source_from_an_archive_to_its_end(real: Cli, tmp_path: Path) -> None:
     assert (changed["daily_at"], changed["next_sync_at"][11:16]) == ("03:30", "03:30")
     refused = real("space", "source", "add", "wiki", "https://user:word@host/x", "-o", "json")
     assert (refused.code, "store a secret" in refused.err) == (1, True)
+    assert real("space", "add", "wiki", str(tmp_path / "wiki.zip"), "-o", "json").json[0]["change"] == "unchanged"
+    with zipfile.ZipFile(tmp_path / "wiki.zip", "a") as packed:
+        packed.writestr("pages/three.md", "# Three")
+    again = real("space", "add", "wiki", str(tmp_path / "wiki.zip"), "-o", "json").json[0]
+    (source,) = real("space", "source", "ls", "wiki", "-o", "json").json
+    assert (again["change"], source["settings"]["source"]["digest"]) == ("updated", again["digest"])
+    assert (source["id"], source["settings"]["defaults"]["licence"]) == (added["id"], "MIT"), "it is the same source"
     assert real("space", "source", "rm", "wiki", "wiki.zip", "-y").code == 0
     assert real("space", "documents", "wiki", "-o", "json").json == []
     assert real("space", "rm", "wiki", "-y").code == 0

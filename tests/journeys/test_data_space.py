@@ -129,17 +129,25 @@ def test_files_become_answers_that_follow_every_change(tmp_path: Path, folder: P
 
         leave = documents["handbook/leave.md"]["id"]
         assert leave in held_by_index(client, "paid leave")
-        (folder / "handbook/travel.html").write_text("<h1>Travel</h1><p>Trains are booked in first class.</p>")
+        told = "Trains are booked in first class. Write to rail@example.com."
+        (folder / "handbook/travel.html").write_text(f"<h1>Travel</h1><p>{told}</p>")
         client.spaces.remove_document("manual", leave)
         assert leave in held_by_index(client, "paid leave"), "the old index holds it still"
         assert "30 days" not in ask(platform, "How many days of paid leave does an employee have?")
+        settings = {**space["settings"], "cleaning": {"personal_data": {"email": "mask"}}}
+        client.spaces.update("manual", settings=settings)
         changed = client.spaces.put("manual", folder / "handbook/travel.html", name="handbook/travel.html")
         assert changed["change"] == "updated"
         space = client.spaces.wait("manual", poll_s=0.1)
         assert (space["state"], space["documents"]["indexed"]) == ("ready", 3)
         assert leave not in held_by_index(client, "paid leave")
         assert "first class" in ask(platform, "Which class are trains booked in?")
-        for kind in ("documents", "passages"):
+        texts = [part["text"] for hit in client.spaces.search("manual", "trains first class") for part in hit["content"]]
+        assert any("[email]" in text for text in texts), "cleaned before it was indexed"
+        assert "rail@" not in str(texts)
+        dropped = client.spaces.dropped("manual", documents["handbook/travel.html"]["id"])
+        assert [each["rule"] for each in dropped["data"]] == ["personal_data"]
+        for kind in ("documents", "passages", "clean"):
             versions = client.datasets.get(f"{space['deployment']}/{kind}")["versions"]
             assert [version["id"] for version in versions] == [space[f"{kind}_version_id"]], kind
         the_inside_is_for_administrators(platform, client, space)

@@ -115,6 +115,7 @@ CHINESE = {
     "The former file is kept as {path}.": "原文件保存为 {path}。",
     "{count} of {total} files are new or changed.": "{total} 个文件中有 {count} 个是新增或已更改的。",
     "{change}: {name}": "{change}：{name}",
+    "{count} of {total} passages would go; nothing was changed.": "{total} 个段落中有 {count} 个会被去除；未做任何更改。",
     "added": "已添加",
     "updated": "已更新",
     "empty": "空",

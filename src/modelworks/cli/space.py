@@ -1,4 +1,4 @@
-"""`space create | ls | show | set | rm | add | documents | remove | build | status | search | ask`: data spaces."""
+"""`space create | ls | show | set | rm | add | documents | remove | build | clean | status | search | ask`: data spaces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelworks.cli import learning, space_source
+from modelworks.cli import learning, space_cleaning, space_source
 from modelworks.cli.connection import collect, connect, pairs_of
 from modelworks.cli.messages import tr
 from modelworks.cli.model import Limit
@@ -126,9 +126,7 @@ def configure(space: SpaceName, setting: Setting = None, output: Output = Format
     """Change settings; those that are not named stay. Another encoder, or other passages, build another index."""
     with connect() as client:
         settings = client.spaces.get(space)["settings"]
-        for name, value in pairs_of(setting or [], "--set").items():
-            inner = settings.get(name)
-            settings[name] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+        settings = space_cleaning.merged(settings, pairs_of(setting or [], "--set"))
         show_one(client.spaces.update(space, settings=settings), FIELDS, output, name="name")
 
 
@@ -146,7 +144,10 @@ def rm(space: SpaceName, dry_run: DryRun = False, yes: Yes = False, output: Outp
 
 def add(
     space: SpaceName,
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Files and folders; folders with all below them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH…", help="Files and folders; folders and archives (.zip, .tar) with all in them."),
+    ],
     ignore: Annotated[
         list[str] | None, typer.Option("--ignore", help=f"Leave out what matches (*.log, drafts/*); also from {IGNORE_FILE}.")
     ] = None,
@@ -164,7 +165,13 @@ def add(
     output: Output = Format.table,
 ) -> None:
     """Put files in. What the space has already, by content, is not sent again; changed files are new versions."""
-    found = dict(documents_in(paths, tuple(ignore or ())))
+    archives = [path for path in map(Path.expanduser, paths) if space_source.is_archive(path)]
+    if archives and (prune or attribute):
+        raise InvalidRequest(
+            f"{archives[0]} is unpacked on the server, where neither --prune nor --attribute holds.",
+            hint="Unpack it, and add the folder; or add it by itself.",
+        )
+    found = dict(documents_in([path for path in paths if path.expanduser() not in archives], tuple(ignore or ())))
     attributes = pairs_of(attribute or [], "--attribute") or None
     with connect() as client:
         space_id = client.spaces.get(space)["id"]
@@ -174,6 +181,11 @@ def add(
             _put(client, space_id, key, path, known, dry_run, attributes, licence, owner, access) for key, path in found.items()
         ]
         changes += [{"change": "removed", "key": key, "num_bytes": None} for key in gone]
+        defaults = {"licence": licence, "owner": owner, "access": access or []}
+        changes += [
+            space_source.put_archive(client, space_id, path, defaults, tuple(ignore or ()), dry_run=dry_run, follow=follow)
+            for path in archives
+        ]
         if gone and not dry_run:
             _remove_keys(client, space_id, set(gone))
         is_followed = follow and not dry_run
@@ -182,7 +194,9 @@ def add(
         failed = client.spaces.documents(space_id, state="failed", limit=20).data if is_followed else []
     changed = [each for each in changes if each["change"] != "unchanged"]
     if output is Format.table:
-        note(tr("{count} of {total} files are new or changed.", count=len(changed) - len(gone), total=len(found)))
+        note(
+            tr("{count} of {total} files are new or changed.", count=len(changed) - len(gone), total=len(found) + len(archives))
+        )
     if output is not Format.table or dry_run:
         show_list(changes if output is Format.json else changed, CHANGE_COLUMNS, output, name="key")
     elif failed:
@@ -196,11 +210,17 @@ def documents(
     state: Annotated[
         str | None, typer.Option("--state", help="Only those: pending, parsing, indexed, failed, removed.")
     ] = None,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="What cleaning took out of them, passage by passage, and why.")
+    ] = False,
     limit: Limit = 100,
     output: Output = Format.table,
 ) -> None:
-    """List the documents of a space with what became of each; `--state failed` says why."""
+    """List the documents of a space with what became of each; `--state failed` says why, `--dropped` what was cleaned."""
     with connect() as client:
+        if dropped:
+            space_cleaning.dropped_of(client, space, search, limit, output)
+            return
 
         def page(**options: Any) -> Any:
             return client.spaces.documents(space, state=state, search=search, **options)
@@ -427,6 +447,7 @@ def add_to(app: typer.Typer) -> None:
         ("documents", documents),
         ("remove", remove),
         ("build", build),
+        ("clean", space_cleaning.cleaner(_follow)),
         ("status", status),
         ("search", search),
         ("ask", ask),

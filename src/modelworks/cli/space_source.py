@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ from modelworks.cli.output import (
     show_list,
     show_one,
 )
-from modelworks.contract.errors import InvalidRequest
+from modelworks.contract.errors import InvalidRequest, from_wire
 
 if TYPE_CHECKING:
     from modelworks.client import Modelworks
@@ -130,6 +131,47 @@ def add(
     show_one(made, FIELDS, output)
     if made["state"] == "failed":
         raise typer.Exit(1)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a path here is an archive, whose members are the documents."""
+    return path.name.lower().endswith(_ARCHIVES) and path.is_file()
+
+
+def put_archive(
+    client: Modelworks,
+    space: str,
+    path: Path,
+    defaults: dict[str, Any],
+    exclude: Sequence[str],
+    *,
+    dry_run: bool,
+    follow: bool,
+) -> dict[str, Any]:
+    """Have an archive unpacked on the server, within its limits, as a source, or as the next state of the one of that name."""
+    from modelworks.client.transport import digest_of
+
+    digest, num_bytes = digest_of(path)
+    named = [each for each in client.spaces.sources(space) if pick(each, "settings.source.name") == path.name]
+    former = next((each for each in reversed(named) if each["kind"] == "archive"), None)
+    before = {} if former is None else former["settings"]["source"]
+    form = {"kind": "archive", "name": path.name, **before, "digest": digest, **({"exclude": [*exclude]} if exclude else {})}
+    asked = defaults if any(defaults.values()) else None
+    if former is None:
+        change = "added"
+    else:
+        is_same = form == before and asked in (None, former["settings"]["defaults"]) and former["state"] != "failed"
+        change = "unchanged" if is_same else "updated"
+    if not dry_run and change != "unchanged":
+        client.blobs.upload(path)
+        if former is None:
+            made = client.spaces.add_source(space, form, defaults=asked)
+        else:
+            made = client.spaces.update_source(space, former["id"], source=form, defaults=asked)
+        note(tr("{change}: {name}", change=tr(change), name=plain(path.name)))
+        if follow and (read := _follow(client, space, made["id"]))["state"] == "failed":
+            raise from_wire(read["error"])
+    return {"change": change, "key": path.name, "num_bytes": num_bytes, "digest": digest}
 
 
 def ls(space: SpaceName, output: Output = Format.table) -> None:

@@ -106,11 +106,12 @@ class AsyncSpaces(AsyncGroup):
         *,
         state: str | None = None,
         search: str | None = None,
+        dropped: bool = False,
         after: str | None = None,
         limit: int = 100,
     ) -> Page:
-        """Newest first, with what became of each."""
-        params = given(state=state, search=search, after=after)
+        """Newest first, with what became of each; with `dropped` those of which cleaning took passages, or changed some."""
+        params = given(state=state, search=search, dropped=dropped or None, after=after)
         return await self._transport.page(f"{_path(space)}/documents", **params, limit=limit)
 
     async def document(self, space: str, document_id: str) -> Record:
@@ -125,6 +126,21 @@ class AsyncSpaces(AsyncGroup):
     async def remove_document(self, space: str, document_id: str) -> Record:
         """Remove a document; it answers no search from now on."""
         return dict(await self._transport.json("DELETE", f"{_path(space)}/documents/{segment(document_id)}"))
+
+    async def preview_cleaning(self, space: str, *, cleaning: Mapping[str, Any] | None = None) -> Record:
+        """Try rules, by default the space's own, on the passages of the last build: the run that does it; nothing changes."""
+        body = given(cleaning=cleaning)
+        return dict(await self._transport.json("POST", f"{_path(space)}/cleaning/preview", json=body))
+
+    async def cleaning_report(self, space: str, run_id: str, *, per_rule: int = 5) -> Record:
+        """What a preview has found by rule, with examples of what would go."""
+        path = f"{_path(space)}/cleaning/preview/{segment(run_id)}"
+        return dict(await self._transport.json("GET", path, params={"per_rule": per_rule}))
+
+    async def dropped(self, space: str, document_id: str, *, limit: int = 1000) -> Record:
+        """What cleaning took out of a document, and why; its passages are in `data`."""
+        path = f"{_path(space)}/documents/{segment(document_id)}/dropped"
+        return dict(await self._transport.json("GET", path, params={"limit": limit}))
 
     async def learn(self, space: str, *, dry_run: bool = False) -> Record:
         """Begin to make a model of the space's own; the learning, for a dry run the space as it is."""
@@ -178,11 +194,19 @@ class AsyncSpaces(AsyncGroup):
         return dict(await self._transport.json("GET", f"{_path(space)}/sources/{segment(source_id)}"))
 
     async def update_source(
-        self, space: str, source_id: str, *, schedule: Mapping[str, Any] | None = None, is_paused: bool | None = None
+        self,
+        space: str,
+        source_id: str,
+        *,
+        schedule: Mapping[str, Any] | None = None,
+        is_paused: bool | None = None,
+        source: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> Record:
-        """Change when a source is looked at."""
+        """Change when a source is looked at; an upload (`source`, of the same kind) may take the place of the former one."""
         path = f"{_path(space)}/sources/{segment(source_id)}"
-        return dict(await self._transport.json("PATCH", path, json=given(schedule=schedule, is_paused=is_paused)))
+        body = given(schedule=schedule, is_paused=is_paused, source=source, defaults=defaults)
+        return dict(await self._transport.json("PATCH", path, json=body))
 
     async def sync_source(self, space: str, source_id: str, *, dry_run: bool = False, allow_empty: bool = False) -> Record:
         """Look at a source now: `{"source", "run_id"}`. The result of a dry run says what would change."""
@@ -214,6 +238,9 @@ class Spaces(Shell[AsyncSpaces]):
     document = waits(AsyncSpaces.document)
     update_document = waits(AsyncSpaces.update_document)
     remove_document = waits(AsyncSpaces.remove_document)
+    preview_cleaning = waits(AsyncSpaces.preview_cleaning)
+    cleaning_report = waits(AsyncSpaces.cleaning_report)
+    dropped = waits(AsyncSpaces.dropped)
     learn = waits(AsyncSpaces.learn)
     learnings = waits(AsyncSpaces.learnings)
     learning = waits(AsyncSpaces.learning)

@@ -73,7 +73,7 @@ class Removed(BaseModel):
 
     file: str
     line: int
-    #: fault · duplicate · near_duplicate · contamination
+    #: fault · duplicate · near_duplicate · contamination, or another rule of the cleaner
     reason: str
     detail: str
     #: The sample that it is a copy of, as file:line.
@@ -94,6 +94,8 @@ class CleanReport(BaseModel):
     removed: dict[str, int]
     #: The first of them; `removed` counts all.
     preview: list[Removed]
+    #: Samples that are kept with another text, by reason.
+    changed: dict[str, int] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
 
 

@@ -3,7 +3,8 @@
 Two folders travel between them as data sets:
 
 - documents: `documents.jsonl`, one `Document` a line, with the files that `Document.path` names;
-- passages: `documents.jsonl`, one `ParsedDocument` a line, and `passages/<document id>.jsonl`, one `Passage` a line.
+- passages: `documents.jsonl`, one `ParsedDocument` a line, and `passages/<document id>.jsonl`, one `Passage` a line; where they
+  were cleaned, `cleaning/<document id>.jsonl`, one `Cleaned` a line.
 
 A file for each document, so that what did not change has the same digest in the next version.
 """
@@ -15,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 DOCUMENTS_FILE = "documents.jsonl"
-PASSAGES_FOLDER = "passages"
+PASSAGES_FOLDER, CLEANING_FOLDER = "passages", "cleaning"
 #: Queries of one search, and passages that each may ask for.
 MAX_QUERIES, MAX_PASSAGES = 16, 200
 #: Documents that one search may be confined to.
@@ -92,10 +93,34 @@ class ParsedDocument(BaseModel):
     title: str | None = None
     media_type: str | None = None
     language: str | None = None
+    licence: str | None = None
     num_pages: int | None = None
     num_passages: int = 0
     num_chars: int = 0
+    #: Passages that say what an earlier one of it says in the same place, to the letter.
+    num_copies: int = 0
+    #: Passages that cleaning took away, by rule.
+    dropped: dict[str, int] = Field(default_factory=dict)
+    #: Those that it kept with another text.
+    num_changed: int = 0
     faults: list[Fault] = Field(default_factory=list)
+
+
+class Cleaned(BaseModel):
+    """What cleaning did to one passage, and why."""
+
+    passage_id: str
+    place: Place = Place()
+    #: licence, language, boilerplate, personal_data, quality, duplicate or near_duplicate.
+    rule: str
+    #: False: it was taken away. True: a part of its text was, or was masked.
+    is_kept: bool = False
+    detail: str
+    #: Id of the passage that it is a copy of, and how alike the two are, 0 to 1.
+    like: str | None = None
+    similarity: float | None = None
+    #: Its beginning, personal data masked.
+    excerpt: str
 
 
 class SearchInput(BaseModel):

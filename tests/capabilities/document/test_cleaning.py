@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from modelworks.capabilities.document.cleaning.cleaning import clean
+from modelworks.capabilities.document.cleaning.copies import num_copies
 from modelworks.capabilities.document.cleaning.personal import find, masked
 from modelworks.capabilities.document.cleaning.schemas import CleanPassages
 from modelworks.contract.data import CleanReport
 from modelworks.contract.errors import Cancelled, InvalidData
-from modelworks.contract.passages import ParsedDocument, Passage
+from modelworks.contract.passages import Cleaned, ParsedDocument, Passage
 
 NOTHING: dict[str, Any] = {
     "duplicates": False,
@@ -188,3 +189,88 @@ def test_it_can_be_cancelled(tmp_path: Path) -> None:
 
     with pytest.raises(Cancelled):
         clean(tmp_path / "in", CleanPassages(), on_progress=stop)
+
+
+def told(tmp_path: Path, document: str) -> list[Cleaned]:
+    place = tmp_path / "out/train/cleaning" / f"{document}.jsonl"
+    return [Cleaned.model_validate_json(line) for line in place.read_text().splitlines()] if place.exists() else []
+
+
+def listed(tmp_path: Path) -> dict[str, ParsedDocument]:
+    lines = (tmp_path / "out/train/documents.jsonl").read_text().splitlines()
+    return {each.id: each for each in map(ParsedDocument.model_validate_json, lines)}
+
+
+def test_copies_inside_a_document_are_those_of_the_same_place_to_the_letter(tmp_path: Path) -> None:
+    under = {"text": "It lasts 24 months.", "place": {"headings": ["X200"]}}
+    other = {"text": "It lasts 24 months.", "place": {"headings": ["X300"]}}
+    sheets = [{"text": "1 | 2", "kind": "table", "place": {"cells": f"{year}!A1:B2"}} for year in (2023, 2024)]
+    a = [under, other, {**under, "text": "It  lasts\n24 months."}, {**under, "text": "It lasts 24 Months."}, *sheets]
+    write(tmp_path / "in", a=a, b=[under])
+    report, kept = cleaned(tmp_path, duplicates="document")
+    assert report.removed == {"duplicate": 1}
+    assert kept["a"] == ["It lasts 24 months.", "It lasts 24 months.", "It lasts 24 Months.", "1 | 2", "1 | 2"]
+    assert kept["b"] == ["It lasts 24 months."], "another document says it, too"
+    (copy,) = told(tmp_path, "a")
+    assert (copy.passage_id, copy.rule, copy.like, copy.is_kept) == ("a:2", "duplicate", "a:0", False)
+    assert num_copies(Passage(id=f"a:{n}", document_id="a", ordinal=n, **each) for n, each in enumerate(a)) == 1
+
+
+def test_documents_under_other_licences_go_whole(tmp_path: Path) -> None:
+    write(tmp_path / "in", free=["one", "two"], closed=["three"], silent=["four"])
+    listing = tmp_path / "in/documents.jsonl"
+    documents = [ParsedDocument.model_validate_json(line) for line in listing.read_text().splitlines()]
+    licences = {"free": "CC-BY-4.0", "closed": "proprietary", "silent": None}
+    listing.write_text(
+        "".join(f"{each.model_copy(update={'licence': licences[each.id]}).model_dump_json()}\n" for each in documents)
+    )
+    report, kept = cleaned(tmp_path, licences=["cc-by-*", "MIT"])
+    assert (report.removed, kept) == ({"licence": 2}, {"free": ["one", "two"], "closed": [], "silent": []})
+    assert [each.detail for each in report.preview] == [
+        "Its document is under proprietary.",
+        "Nothing says under which licence its document is.",
+    ]
+    found = listed(tmp_path)
+    assert (found["closed"].dropped, found["closed"].num_passages, found["free"].dropped) == ({"licence": 1}, 0, {})
+    report = clean(tmp_path / "in", CleanPassages(**NOTHING, licences=["Proprietary", "unknown"]))
+    assert (report.removed, report.kept) == ({"licence": 2}, {"train": 2})
+
+
+def test_each_document_says_what_was_done_in_it(tmp_path: Path) -> None:
+    foot = "© 2024 ACME Corp."
+    texts = {name: [f"Text of {name}.\n{foot}"] for name in "abc"}
+    texts["a"] += ["Write to a@example.com or b@example.com.", "short", "Card 4111 1111 1111 1111."]
+    write(tmp_path / "in", **texts)  # type: ignore[arg-type]
+    policy = NOTHING["personal_data"] | {"email": "mask", "bank_card": "drop"}
+    report, _ = cleaned(tmp_path, boilerplate_share=0.9, min_chars=8, personal_data=policy)
+    assert (report.removed, report.changed) == ({"quality": 1, "personal_data": 1}, {"boilerplate": 3, "personal_data": 1})
+    done = told(tmp_path, "a")
+    assert [(each.passage_id, each.rule, each.is_kept) for each in done] == [
+        ("a:0", "boilerplate", True),
+        ("a:1", "personal_data", True),
+        ("a:2", "quality", False),
+        ("a:3", "personal_data", False),
+    ]
+    assert foot in done[0].detail
+    assert (done[1].detail, done[1].excerpt) == ("Masked: 2 email.", "Write to [email] or [email].")
+    assert "4111" not in done[3].excerpt
+    assert (listed(tmp_path)["a"].dropped, listed(tmp_path)["a"].num_changed) == ({"personal_data": 1, "quality": 1}, 2)
+
+
+def test_a_report_for_everybody_shows_no_text(tmp_path: Path) -> None:
+    foot = "Confidential: project Nightjar."
+    write(tmp_path / "in", **{name: [f"Text of {name}.\n{foot}", "tiny"] for name in "abc"})  # type: ignore[arg-type]
+    params = NOTHING | {"boilerplate_share": 0.9, "min_chars": 5, "excerpts": False}
+    report, _ = cleaned(tmp_path, **params)
+    assert (report.removed, report.changed) == ({"quality": 3}, {"boilerplate": 3})
+    assert next((each.file, each.line, each.excerpt) for each in report.preview) == ("passages/a.jsonl", 2, "")
+    assert "Nightjar" not in report.model_dump_json()
+    assert "Nightjar" in told(tmp_path, "a")[0].detail, "the data set knows, which is for administrators"
+
+
+def test_examples_are_told_of_every_rule(tmp_path: Path) -> None:
+    write(tmp_path / "in", a=[*("x" for _ in range(80)), {"text": "Ein Satz.", "language": "de"}])
+    report, _ = cleaned(tmp_path, min_chars=5, languages=["en"])
+    assert report.removed == {"quality": 80, "language": 1}
+    assert {each.reason for each in report.preview} == {"quality", "language"}
+    assert len(report.preview) < 80

@@ -62,6 +62,23 @@ def test_what_did_not_change_is_taken_over_as_it_is(tmp_path: Path) -> None:
     assert again("other-rules", other) == (0, "Trout live here.")
 
 
+def test_a_document_knows_its_licence_and_how_often_it_says_the_same(tmp_path: Path) -> None:
+    twice = "# Pumps\n\n## Note\n\nIt runs at 12 bar.\n\n## Note\n\nIt runs at 12 bar.\n\n## Hint\n\nIt runs at 12 bar.\n"
+    documents = write_documents(tmp_path / "mit", {"a.md": twice, "b.md": "# B\n\nOnce.\n", "c.md": ""}, licence="mit")
+    run = FakeRun(tmp_path / "first", datasets={"documents": documents})
+    parse_documents(run, REQUEST)
+    first = results(run.saved[0])
+    assert {name: (each.num_copies, each.licence) for name, each in first.items()} == {
+        "a.md": (1, "mit"),
+        "b.md": (0, "mit"),
+        "c.md": (0, "mit"),
+    }
+    other = write_documents(tmp_path / "closed", {"a.md": twice}, licence="closed")
+    again = FakeRun(tmp_path / "second", datasets={"documents": other, "previous": run.saved[0].path})
+    assert parse_documents(again, REQUEST).num_unchanged == 1
+    assert (results(again.saved[0])["a.md"].licence, results(again.saved[0])["a.md"].num_copies) == ("closed", 1)
+
+
 def test_a_run_that_ended_goes_on_with_nothing_doubled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = {"documents": write_documents(tmp_path / "documents", {f"{n}.txt": f"Number {n}.\n" for n in range(5)})}
     whole = FakeRun(tmp_path / "whole", datasets=documents)

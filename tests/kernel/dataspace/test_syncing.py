@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -298,6 +300,43 @@ def test_uploads_of_sources_are_kept(place: Place) -> None:
         place.add(kind="archive", digest="sha256:" + "0" * 64)
     place.add(kind="archive", digest=digest)
     assert place.sources.referenced([digest, "sha256:" + "1" * 64]) == {digest}
+
+
+@one_database
+def test_another_upload_is_the_next_state_of_the_same_source(place: Place) -> None:
+    def packed(**members: str) -> str:
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            for name, text in members.items():
+                archive.writestr(f"{name}.md", text)
+        return place.rooms.blobs.put(made.getvalue()).digest
+
+    def renew(digest: str, **more: Any) -> Source:
+        asked = SourceUpdate.model_validate({"source": {"kind": "archive", "name": "wiki.zip", "digest": digest}, **more})
+        with place.spaces.db.transaction() as session:
+            return place.sources.update(session, PROJECT, "manual", source.id, asked)
+
+    source = place.follow(place.add(kind="archive", name="wiki.zip", digest=packed(a="A", b="B"), defaults={"owner": "x"}).id)
+    before = place.documents()
+    assert renew(packed(a="A", c="C")).state == "syncing"
+    with pytest.raises(Conflict, match="being looked at"):
+        renew(packed(a="Z"))
+    found = place.follow(source.id)
+    after = place.documents()
+    assert (found.error, set(after), after["a.md"].id) == (None, {"a.md", "c.md"}, before["a.md"].id)
+    assert [found.report[f"num_{name}"] for name in ("new", "unchanged", "gone")] == [1, 1, 1]
+    renew(packed(a="A", c="C2"), defaults={"owner": "y", "access": ["usr_ann"]})
+    place.follow(source.id)
+    owners = {(each.owner, *each.access) for each in place.documents().values()}
+    assert owners == {("y", "usr_ann")}, "also of what did not change"
+    renew(place.rooms.blobs.put(b"no archive").digest)
+    broken = place.follow(source.id)
+    assert (broken.state, set(place.documents())) == ("failed", {"a.md", "c.md"}), "what cannot be read replaces nothing"
+    other = SourceUpdate.model_validate({"source": {"kind": "mbox", "digest": packed(a="A")}})
+    with place.spaces.db.transaction() as session, pytest.raises(InvalidRequest, match="same kind"):
+        place.sources.update(session, PROJECT, "manual", source.id, other)
+    with pytest.raises(NotFound):
+        renew("sha256:" + "0" * 64)
 
 
 def test_times_of_looks(place: Place, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ class _Work:
             ):
                 continue
             shutil.copyfile(file, self._passages(parsed.id))
-            self._keep(parsed.model_copy(update={"name": document.name}))
+            self._keep(parsed.model_copy(update={"name": document.name, "licence": document.licence}))
             self._num_unchanged += 1
 
     def jobs(self) -> Iterator[ParsingJob]:
@@ -168,6 +168,7 @@ class _Work:
                         parser="none",
                         state="failed",
                         media_type=document.media_type,
+                        licence=document.licence,
                         faults=[fault],
                     )
                 )

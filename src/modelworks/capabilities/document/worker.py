@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from modelworks.capabilities.document.blocks import NOTES, Block, Parsed, Refused, Source
+from modelworks.capabilities.document.cleaning.copies import num_copies
 from modelworks.capabilities.document.formats import fingerprint, reader
 from modelworks.capabilities.document.language import language
 from modelworks.capabilities.document.pages import Pages
@@ -127,9 +128,11 @@ def parse(job: ParsingJob, tell: Callable[[dict[str, Any]], None]) -> ParsedDocu
         title=(found.title if found is not None else None) or _title(passages),
         media_type=found.media_type if found is not None else document.media_type,
         language=of_document,
+        licence=document.licence,
         num_pages=found.num_pages if found is not None else None,
         num_passages=len(passages),
         num_chars=sum(len(passage.text) for passage in passages),
+        num_copies=num_copies(passages),
         faults=faults[:_MAX_FAULTS],
     )
 

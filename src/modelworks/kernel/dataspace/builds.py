@@ -83,6 +83,8 @@ class Builds:
             documents_version_id=None,
             parsing_run_id=None,
             passages_version_id=None,
+            cleaning_run_id=None,
+            clean_version_id=None,
             indexing_run_id=None,
             index_version_id=None,
             counts={},
@@ -139,12 +141,21 @@ class Builds:
                 document.state = "failed"
 
     def finish(self, session: Session, row: SpaceRow, build: SpaceBuildRow, parsed: Sequence[ParsedDocument]) -> None:
-        """The index of a build answers: documents that it holds are indexed, of all others it holds nothing."""
+        """The index of a build answers: documents that it holds are indexed, of all others it holds nothing.
+
+        Args:
+            parsed: what the parser said of each document, or the cleaner after it.
+        """
         read = {each.id: each.digest for each in parsed if each.state != "failed"}
         held = {each.id: each.digest for each in parsed if each.num_passages > 0}
+        left = {each.id: each for each in parsed}
         for document in session.scalars(select(DocumentRow).where(DocumentRow.space_id == row.id)):
             digest = held.get(document.id)
             document.indexed_digest = digest
+            if (told := left.get(document.id)) is not None and told.digest == document.digest:
+                document.num_passages = told.num_passages
+                cleaned = sum(told.dropped.values()) + told.num_changed
+                document.num_cleaned, document.dropped = cleaned or None, told.dropped or None
             if document.state != "removed" and read.get(document.id) == document.digest:
                 document.state = "indexed"
             elif document.state == "removed" and digest is None:
@@ -152,7 +163,7 @@ class Builds:
         build.state, build.step = "succeeded", "done"
         build.finished_at = self._clock.now()
         row.documents_version_id = build.documents_version_id
-        row.passages_version_id = build.passages_version_id
+        row.passages_version_id, row.clean_version_id = build.passages_version_id, build.clean_version_id
         row.index_version_id = build.index_version_id
         row.built_revision = max(row.built_revision, build.revision)
         row.error = None
@@ -181,7 +192,7 @@ class Builds:
         query = select(DocumentRow).where(DocumentRow.space_id == row.id, DocumentRow.state != "removed")
         for document in session.scalars(query):
             document.indexed_digest, document.state = None, "pending"
-        row.documents_version_id = row.passages_version_id = row.index_version_id = None
+        row.documents_version_id = row.passages_version_id = row.clean_version_id = row.index_version_id = None
         row.built_revision, row.waiting_since = 0, None
         self._spaces.tell(session, row, "The space answers no more: its time is over.")
 
@@ -202,9 +213,11 @@ def shown_build(row: SpaceBuildRow, progress: Mapping[str, Any] | None = None) -
         state=cast(Any, row.state),
         step=cast(Any, row.step),
         parsing_run_id=row.parsing_run_id,
+        cleaning_run_id=row.cleaning_run_id,
         indexing_run_id=row.indexing_run_id,
         documents_version_id=row.documents_version_id,
         passages_version_id=row.passages_version_id,
+        clean_version_id=row.clean_version_id,
         index_version_id=row.index_version_id,
         counts=row.counts,
         progress=None if progress is None else dict(progress),

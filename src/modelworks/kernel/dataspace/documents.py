@@ -17,7 +17,7 @@ from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.dataspace.filters import compiled
 from modelworks.kernel.dataspace.pages import page_of, paged
-from modelworks.kernel.dataspace.schemas import Change, Known, Scope, SpaceDocument
+from modelworks.kernel.dataspace.schemas import Change, Known, Scope, SpaceDocument, SpaceSettings
 from modelworks.kernel.dataspace.store import DocumentRow, SpaceRow
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ class Documents:
                 indexed_digest=None,
                 faults=[],
                 num_passages=0,
+                num_cleaned=None,
+                dropped=None,
                 num_pages=None,
                 language=None,
                 created_at=now,
@@ -127,9 +129,12 @@ class Documents:
             found.media_type = media_type or found.media_type
             found.fingerprint = fingerprint or found.fingerprint
             found.file_id = file_id or found.file_id
+            before = found.licence
             self._describe(found, attributes=attributes, licence=licence, owner=owner, access=access, expires_at=expires_at)
             if change == "updated":
                 found.updated_at = now
+            elif self._decides(row, before, found.licence):
+                self._spaces.changed(session, row)
         if change != "unchanged":
             self._spaces.changed(session, row)
         session.flush()
@@ -149,10 +154,16 @@ class Documents:
         access: Sequence[str] | None = None,
         expires_at: datetime | None = None,
     ) -> SpaceDocument:
-        """Change what is known of a document, not its bytes: it holds from the next search on. Raises NotFound."""
-        row = self._row(session, self._spaces.row(session, project_id, space, lock=True), document_id)
-        row.name = name or row.name
+        """Change what is known of a document, not its bytes: it holds from the next search on. Raises NotFound.
+
+        Where a rule of cleaning goes by licences, another licence asks for another index.
+        """
+        of_space = self._spaces.row(session, project_id, space, lock=True)
+        row = self._row(session, of_space, document_id)
+        before, row.name = row.licence, name or row.name
         self._describe(row, attributes=attributes, licence=licence, owner=owner, access=access, expires_at=expires_at)
+        if self._decides(of_space, before, row.licence):
+            self._spaces.changed(session, of_space)
         row.updated_at = self._clock.now()
         session.flush()
         return shown(row)
@@ -207,12 +218,17 @@ class Documents:
         state: str | Collection[str] | None = None,
         source_id: str | None = None,
         search: str | None = None,
+        is_cleaned: bool = False,
         after: str | None = None,
         before: str | None = None,
         limit: int = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> Page[SpaceDocument]:
-        """Documents by their time of creation; removed ones only where `state` (one, or several) asks for them."""
+        """Documents by their time of creation; removed ones only where `state` (one, or several) asks for them.
+
+        Args:
+            is_cleaned: only those of which cleaning took passages away, or changed some.
+        """
         owner = self._spaces.row(session, project_id, space)
         query = select(DocumentRow).where(DocumentRow.space_id == owner.id)
         states = [state] if isinstance(state, str) else state
@@ -221,6 +237,8 @@ class Documents:
             query = query.where(DocumentRow.source_id == source_id)
         if search:
             query = query.where(DocumentRow.name.icontains(search, autoescape=True))
+        if is_cleaned:
+            query = query.where(DocumentRow.num_cleaned > 0)
         rows = paged(session, query, DocumentRow.id, after=after, before=before, limit=limit, order=order)
         return page_of([shown(row) for row in rows[:limit]], has_more=len(rows) > limit)
 
@@ -328,6 +346,10 @@ class Documents:
         row.removed_at = self._clock.now()
         row.faults = []
 
+    def _decides(self, owner: SpaceRow, before: str | None, after: str | None) -> bool:
+        """Whether another licence may let passages come or go."""
+        return before != after and SpaceSettings.model_validate(owner.settings).cleaning.licences is not None
+
     def _describe(
         self,
         row: DocumentRow,
@@ -378,6 +400,7 @@ def shown(row: DocumentRow) -> SpaceDocument:
         answers=row.indexed_digest is not None and row.state != "removed",
         faults=[Fault.model_validate(each) for each in row.faults],
         num_passages=row.num_passages,
+        dropped=row.dropped or {},
         num_pages=row.num_pages,
         language=row.language,
         created_at=row.created_at,

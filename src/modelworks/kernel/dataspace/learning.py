@@ -99,7 +99,7 @@ class Learnings:
             base=base,
             base_version_id=base_version_id,
             model=own_model(row),
-            passages_version_id=str(row.passages_version_id),
+            passages_version_id=str(row.clean_version_id or row.passages_version_id),
             samples_version_id=None,
             test_version_id=None,
             adapter_version_id=None,

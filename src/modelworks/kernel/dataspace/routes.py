@@ -34,6 +34,24 @@ from modelworks.kernel.storage import BlobStore
 FileFinder = Callable[[Session, str, str], StoredFile]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Order = Literal["asc", "desc"]
+#: The gateway takes forms at the same path; `attributes` and `access` are JSON there.
+_FORM_FIELDS = ("name", "key", "media_type", "attributes", "licence", "owner", "access", "expires_at")
+_FORM = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        **{name: {"type": "string"} for name in _FORM_FIELDS},
+                    },
+                    "required": ["file"],
+                }
+            }
+        }
+    }
+}
 #: What lies in a document is anybody's: no browser may guess its type, or run it with our origin's rights.
 _CONTENT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -122,9 +140,9 @@ def _documents(
 ) -> None:
     reader, writer = require(principal, "read"), require(principal, "write")
 
-    @routes.post("/{space}/documents", status_code=201)
+    @routes.post("/{space}/documents", status_code=201, openapi_extra=_FORM)
     def put_document(space: str, asked: DocumentPut, caller: Principal = Depends(writer)) -> DocumentChange:
-        """Put a document in: bytes that were stored with PUT /api/blobs, or a file of /v1/files.
+        """Put a document in: bytes that were stored with PUT /api/blobs, a file of /v1/files, or a form that brings the bytes.
 
         The same key with other bytes is a new version of the same document; with the same bytes nothing is done.
         """
@@ -150,11 +168,15 @@ def _documents(
         state: Literal["pending", "parsing", "indexed", "failed", "removed"] | None = None,
         source_id: str | None = None,
         search: str | None = None,
+        dropped: bool = False,
         after: str | None = None,
         limit: Limit = 20,
         order: Order = "desc",
     ) -> Page[SpaceDocument]:
-        """Documents with what became of them. Those with a list of readers are shown to these, and to administrators."""
+        """Documents with what became of them; with `dropped` those of which cleaning took passages, or changed some.
+
+        Those with a list of readers are shown to these, and to administrators.
+        """
         with spaces.db.reading() as session:
             page = spaces.documents.list(
                 session,
@@ -163,6 +185,7 @@ def _documents(
                 state=state,
                 source_id=source_id,
                 search=search,
+                is_cleaned=dropped,
                 after=after,
                 limit=limit,
                 order=order,
@@ -179,7 +202,7 @@ def _documents(
     @routes.get("/{space}/documents/{document_id}")
     def get_document(space: str, document_id: str, caller: Principal = Depends(reader)) -> SpaceDocument:
         """One document; `faults` say why it, or pages of it, could not be read, and what to do."""
-        return _document(spaces, caller, space, document_id)
+        return document_for(spaces, caller, space, document_id)
 
     @routes.get(
         "/{space}/documents/{document_id}/content",
@@ -188,7 +211,7 @@ def _documents(
     )
     def document_content(space: str, document_id: str, caller: Principal = Depends(reader)) -> StreamingResponse:
         """The bytes of a document as they were put in."""
-        document = _document(spaces, caller, space, document_id)
+        document = document_for(spaces, caller, space, document_id)
         name = quote(document.name.replace("\\", "/").rpartition("/")[2], safe="")
         headers = {
             **_CONTENT_HEADERS,
@@ -203,14 +226,14 @@ def _documents(
     ) -> SpaceDocument:
         """Change what is known of a document and who may read it; it holds from the next search on."""
         with_zone(expires_at=asked.expires_at)
-        _document(spaces, caller, space, document_id)
+        document_for(spaces, caller, space, document_id)
         with spaces.db.transaction() as session:
             return spaces.documents.update(session, caller.project_id, space, document_id, **asked.model_dump())
 
     @routes.delete("/{space}/documents/{document_id}")
     def remove_document(space: str, document_id: str, caller: Principal = Depends(writer)) -> SpaceDocument:
         """Remove a document: it answers no search from now on, and its passages go with the next build."""
-        _document(spaces, caller, space, document_id)
+        document_for(spaces, caller, space, document_id)
         with spaces.db.transaction() as session:
             return spaces.documents.remove(session, caller.project_id, space, document_id)
 
@@ -243,7 +266,8 @@ def _stored(
     return StoredFile(name=asked.name, digest=digest, num_bytes=found.num_bytes)
 
 
-def _document(spaces: DataspaceService, caller: Principal, space: str, document_id: str) -> SpaceDocument:
+def document_for(spaces: DataspaceService, caller: Principal, space: str, document_id: str) -> SpaceDocument:
+    """A document that the caller may see; raises NotFound."""
     with spaces.db.reading() as session:
         found = spaces.documents.get(session, caller.project_id, space, document_id)
     if not _is_shown(found, caller):

@@ -9,15 +9,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from modelworks.contract.passages import Fault
+from modelworks.contract.passages import Cleaned, Fault
 
 SpaceState = Literal["empty", "pending", "building", "ready", "failed", "expired"]
 DocumentState = Literal["pending", "parsing", "indexed", "failed", "removed"]
-BuildStep = Literal["documents", "parsing", "indexing", "deploying", "done"]
+BuildStep = Literal["documents", "parsing", "cleaning", "indexing", "deploying", "done"]
 LearningStep = Literal["samples", "training", "measuring", "judging", "deploying", "done"]
 LearningState = Literal["running", "succeeded", "refused", "failed", "cancelled", "rolled_back"]
 BuildState = Literal["running", "succeeded", "failed", "cancelled"]
 Change = Literal["added", "updated", "unchanged"]
+Policy = Literal["keep", "mask", "drop"]
 #: What OpenAI lets a vector store's file say of itself: 16 values.
 Attribute = Annotated[str, Field(max_length=512)] | bool | float
 MAX_ATTRIBUTES, MAX_ATTRIBUTE_CHARS = 16, 64
@@ -82,6 +83,55 @@ class LearningSettings(BaseModel):
     training: dict[str, Any] = Field(default_factory=dict, max_length=32)
 
 
+class PersonalDataSettings(BaseModel):
+    """What becomes of personal data in passages, by kind: `[email]` stands in its place, or the passage goes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    email: Policy = "keep"
+    phone: Policy = "keep"
+    id_number: Policy = "keep"
+    bank_card: Policy = "keep"
+    iban: Policy = "keep"
+
+
+class CleaningSettings(BaseModel):
+    """What is taken out of passages before they are indexed and learned from: parameters of the verb clean of document-parsing.
+
+    Every rule is off but for copies, to the letter and in the same place, inside one document. The parsed passages stay:
+    a rule that is switched off brings back what it took.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    #: document: copies inside one document. True: all passages that say the same in the same words as an earlier one.
+    duplicates: bool | Literal["document"] = "document"
+    #: The share of common shingles from which on a passage is a near copy.
+    similarity: float | None = Field(default=None, gt=0.3, le=1.0)
+    #: Lines that stand in more than this share of documents, but in so many at least.
+    boilerplate_share: float | None = Field(default=None, gt=0, le=1.0)
+    boilerplate_documents: int = Field(default=3, ge=2)
+    personal_data: PersonalDataSettings = Field(default_factory=PersonalDataSettings)
+    #: Keep passages of these (zh, en), and those whose language is not known.
+    languages: list[Annotated[str, Field(min_length=1, max_length=35)]] | None = Field(default=None, max_length=50)
+    #: Keep longer ones alone, and those with a smaller share of signs; tables and code stay.
+    min_chars: int = Field(default=0, ge=0)
+    max_symbol_share: float | None = Field(default=None, gt=0, le=1)
+    #: Keep documents under these licences alone (mit, cc-by-*; unknown: those that say none).
+    licences: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(default=None, max_length=100)
+
+    def has_work(self, *, copies: bool) -> bool:
+        """Whether a rule may do something; `copies`: whether some document says a thing twice."""
+        if self.duplicates == "document" and copies:
+            return True
+        rest = self.model_copy(update={"duplicates": False, "boilerplate_documents": 3})
+        return self.duplicates is True or rest != CleaningSettings(duplicates=False)
+
+
+#: Without any rule: what is parsed is indexed.
+UNCLEANED = CleaningSettings(duplicates=False)
+
+
 class SpaceSettings(BaseModel):
     """What a space is built and answers with."""
 
@@ -93,6 +143,7 @@ class SpaceSettings(BaseModel):
     reranker: Deployed | None = None
     #: Parameters of the task document-parsing, such as the sizes of passages.
     parsing: dict[str, Any] = Field(default_factory=dict, max_length=32)
+    cleaning: CleaningSettings = Field(default_factory=CleaningSettings)
     #: Parameters of the training of passage-retrieval.
     index: dict[str, Any] = Field(default_factory=dict, max_length=32)
     #: What the client of /v1/vector_stores said about sizes, in its own words.
@@ -102,7 +153,7 @@ class SpaceSettings(BaseModel):
 
 
 #: A change of one of these asks for another index.
-BUILT_WITH = ("encoder", "parsing", "index")
+BUILT_WITH = ("encoder", "parsing", "cleaning", "index")
 
 
 class SpaceCreate(BaseModel):
@@ -147,7 +198,7 @@ class DocumentCounts(BaseModel):
 
 
 class Build(BaseModel):
-    """One way from documents to an index that answers: the documents as a data set, parsing, indexing, deploying."""
+    """One way from documents to an index that answers: the documents as a data set, parsing, cleaning, indexing, deploying."""
 
     object: Literal["space.build"] = "space.build"
     id: str
@@ -155,11 +206,14 @@ class Build(BaseModel):
     revision: int
     state: BuildState
     step: BuildStep
-    #: The two runs; their logs and curves are shown at /api/runs.
+    #: Its runs; their logs and curves are shown at /api/runs.
     parsing_run_id: str | None
+    cleaning_run_id: str | None
     indexing_run_id: str | None
     documents_version_id: str | None
+    #: As they were parsed, and what cleaning left of them; None where there was nothing to clean.
     passages_version_id: str | None
+    clean_version_id: str | None
     index_version_id: str | None
     counts: dict[str, Any]
     #: Of the current step's run: done, total and their unit.
@@ -234,7 +288,9 @@ class Space(BaseModel):
     num_bytes: int
     num_passages: int
     documents_version_id: str | None
+    #: As they were parsed; what is indexed and learned from where they were cleaned.
     passages_version_id: str | None
+    clean_version_id: str | None
     index_version_id: str | None
     #: What its index is deployed as.
     deployment: str
@@ -305,11 +361,55 @@ class SpaceDocument(BaseModel):
     answers: bool
     faults: list[Fault]
     num_passages: int
+    #: Passages that cleaning took away, by rule.
+    dropped: dict[str, int]
     num_pages: int | None
     language: str | None
     created_at: datetime
     updated_at: datetime
     removed_at: datetime | None
+
+
+class CleaningPreview(BaseModel):
+    """POST /api/spaces/{space}/cleaning/preview: which rules to try; by default those of the space."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cleaning: CleaningSettings | None = None
+
+
+class CleaningExample(Cleaned):
+    """A passage that would go, and whose it is."""
+
+    document_id: str
+    name: str
+
+
+class CleaningReport(BaseModel):
+    """What a preview has found; counts are empty until its run has succeeded."""
+
+    object: Literal["space.cleaning"] = "space.cleaning"
+    run_id: str
+    state: str
+    num_read: int
+    num_kept: int
+    #: Passages by rule: those that would go, and those that would be kept with another text.
+    removed: dict[str, int]
+    changed: dict[str, int]
+    #: Of each rule the first passages that would go, of documents that the caller may read.
+    examples: list[CleaningExample]
+    notes: list[str]
+    error: dict[str, Any] | None
+
+
+class DroppedPassages(BaseModel):
+    """What cleaning did in one document, passage by passage."""
+
+    object: Literal["space.dropped"] = "space.dropped"
+    document_id: str
+    name: str
+    data: list[Cleaned]
+    has_more: bool
 
 
 class DocumentChange(BaseModel):

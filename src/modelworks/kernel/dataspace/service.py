@@ -85,6 +85,7 @@ class DataspaceService:
             waiting_since=None,
             documents_version_id=None,
             passages_version_id=None,
+            clean_version_id=None,
             index_version_id=None,
             error=None,
             deleted_at=None,
@@ -125,7 +126,7 @@ class DataspaceService:
         return page_of([self.show(session, row) for row in rows[:limit]], has_more=len(rows) > limit)
 
     def update(self, session: Session, project_id: str, ref: str, asked: SpaceUpdate) -> Space:
-        """Change what is given. Another encoder, or other sizes of passages, ask for another index.
+        """Change what is given. Another encoder, other sizes of passages or another rule of cleaning ask for another index.
 
         Raises:
             NotFound: no such space. Conflict: the name is taken (`space_exists`).
@@ -147,9 +148,11 @@ class DataspaceService:
                 self.announce(session, row)
         row.updated_at = self._clock.now()
         if asked.settings is not None:
-            before, after = row.settings, asked.settings.model_dump(mode="json")
+            # Settings that came later have their defaults.
+            before = SpaceSettings.model_validate(row.settings).model_dump(mode="json")
+            after = asked.settings.model_dump(mode="json")
             row.settings = after
-            if any(before.get(name) != after.get(name) for name in BUILT_WITH):
+            if any(before[name] != after[name] for name in BUILT_WITH):
                 self.changed(session, row)
         session.flush()
         return self.show(session, row)
@@ -298,6 +301,7 @@ class DataspaceService:
             num_passages=sum(int(passages) for _, _, _, passages in found),
             documents_version_id=row.documents_version_id,
             passages_version_id=row.passages_version_id,
+            clean_version_id=row.clean_version_id,
             index_version_id=row.index_version_id,
             deployment=row.catalog_name,
             build=None if build is None else shown_build(build, self._progress(session, build)),
@@ -323,7 +327,11 @@ class DataspaceService:
         return "ready" if counts.total else "empty"
 
     def _progress(self, session: Session, build: SpaceBuildRow) -> dict[str, Any] | None:
-        run_id = {"parsing": build.parsing_run_id, "indexing": build.indexing_run_id}.get(build.step)
+        run_id = {
+            "parsing": build.parsing_run_id,
+            "cleaning": build.cleaning_run_id,
+            "indexing": build.indexing_run_id,
+        }.get(build.step)
         if build.state != "running" or run_id is None:
             return None
         return self._jobs.get(session, build.project_id, run_id).progress

@@ -40,7 +40,10 @@ def router(sources: SourceService, principal: PrincipalDependency) -> APIRouter:
 
     @routes.patch("/{source_id}")
     def update_source(space: str, source_id: str, asked: SourceUpdate, caller: Principal = Depends(writer)) -> Source:
-        """Change when a source is looked at, or pause it."""
+        """Change when a source is looked at, pause it, or let another upload take the place of the former one.
+
+        What is the same in both uploads is not read anew; where the new one cannot be read, the documents of the former stay.
+        """
         with sources.db.transaction() as session:
             return sources.update(session, caller.project_id, space, source_id, asked)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from modelworks.contract.errors import Conflict, NotFound
+from modelworks.contract.errors import Conflict, InvalidRequest, NotFound
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.events import Events
@@ -90,6 +90,10 @@ class SourceUpdate(BaseModel):
 
     schedule: Schedule | None = None
     is_paused: bool | None = None
+    #: Other bytes of what was uploaded, or other patterns; what is the same in both is not read anew.
+    source: SourceForm | None = None
+    #: These hold for what it brought before, too.
+    defaults: Defaults | None = None
 
 
 class SyncAsked(BaseModel):
@@ -199,7 +203,13 @@ class SourceService:
         return shown_source(self.row(session, project_id, space, source_id))
 
     def update(self, session: Session, project_id: str, space: str, source_id: str, asked: SourceUpdate) -> Source:
-        """Change when a source is looked at; raises NotFound."""
+        """Change when a source is looked at, or what: an upload that takes the place of another is looked at at once.
+
+        Raises:
+            NotFound: no such source or upload. Conflict: it is being looked at (`source_busy`), or the space has that source.
+            InvalidRequest: another place would be another source.
+        """
+        owner = self.spaces.row(session, project_id, space, lock=True)
         row = self.row(session, project_id, space, source_id, lock=True)
         if asked.schedule is not None:
             row.every_s, row.daily_at = asked.schedule.every_s, asked.schedule.daily_at
@@ -207,6 +217,10 @@ class SourceService:
             row.is_paused = asked.is_paused
         row.next_sync_at = None if row.is_paused else schedule_of(row).following(self._clock.now())
         row.updated_at = self._clock.now()
+        if asked.source is not None or asked.defaults is not None:
+            self._require_rest(row)
+            self._replace(session, owner, row, asked)
+            self.begin(session, row)
         session.flush()
         return shown_source(row)
 
@@ -234,12 +248,7 @@ class SourceService:
         if asked.dry_run:
             run_id = self.submit(session, row, dry_run=True, allow_empty=asked.allow_empty).id
             return SourceSync(source=shown_source(row), run_id=run_id)
-        if row.run_id is not None:
-            raise Conflict(
-                f"The source {row.uri} is being looked at.",
-                hint=f"Wait for the run {row.run_id}, or cancel it.",
-                code="source_busy",
-            )
+        self._require_rest(row)
         return SourceSync(source=shown_source(row), run_id=self.begin(session, row, allow_empty=asked.allow_empty).id)
 
     # -- for the steps ---------------------------------------------------------------------------------------------------
@@ -316,6 +325,40 @@ class SourceService:
                 code="source_not_found",
             )
         return found
+
+    def _replace(self, session: Session, owner: SpaceRow, row: SourceRow, asked: SourceUpdate) -> None:
+        form, settings = asked.source, dict(row.settings)
+        if form is not None:
+            digest = uploaded(form)
+            if form.kind != row.kind or digest is None or secret_of(form) != row.secret_name:
+                raise InvalidRequest(
+                    f"Only an upload of the same kind can take the place of {row.uri}.",
+                    hint="Add the other place, and remove this one.",
+                    param="source",
+                )
+            self._blobs.stat(digest)
+            others = select(SourceRow).where(SourceRow.space_id == owner.id, SourceRow.id != row.id)
+            self._require_new(owner, [*session.scalars(others)], form)
+            settings["source"] = form.model_dump(mode="json")
+            row.uri, row.cursor = place_of(form), {}
+        if asked.defaults is not None:
+            settings["defaults"] = asked.defaults.model_dump(mode="json")
+            # Every document is taken in once more, with what holds now.
+            session.execute(
+                update(DocumentRow)
+                .where(DocumentRow.source_id == row.id, DocumentRow.state != "removed")
+                .values(fingerprint=None)
+                .execution_options(synchronize_session=False)
+            )
+        row.settings = settings
+
+    def _require_rest(self, row: SourceRow) -> None:
+        if row.run_id is not None:
+            raise Conflict(
+                f"The source {row.uri} is being looked at.",
+                hint=f"Wait for the run {row.run_id}, or cancel it.",
+                code="source_busy",
+            )
 
     def _stop(self, session: Session, row: SourceRow) -> None:
         """End the look under way; what it found already and nobody took in must not stay."""

@@ -50,6 +50,8 @@ class SpaceRow(Base):
     #: What the last successful build made; None before the first one.
     documents_version_id: Mapped[str | None] = mapped_column(String(40))
     passages_version_id: Mapped[str | None] = mapped_column(String(40))
+    #: What cleaning left of the passages; None where there was nothing to clean.
+    clean_version_id: Mapped[str | None] = mapped_column(String(40))
     index_version_id: Mapped[str | None] = mapped_column(String(40))
     #: Why the last build failed; None once one succeeded.
     error: Mapped[dict[str, Any] | None]
@@ -166,6 +168,9 @@ class DocumentRow(Base):
     #: Why it, or pages of it, gave no passages; see `contract.passages.Fault`.
     faults: Mapped[list[dict[str, Any]]]
     num_passages: Mapped[int]
+    #: Passages that cleaning took away or changed, and those that it took by rule; None: none.
+    num_cleaned: Mapped[int | None]
+    dropped: Mapped[dict[str, Any] | None]
     num_pages: Mapped[int | None]
     language: Mapped[str | None] = mapped_column(String(35))
     created_at: Mapped[datetime]
@@ -186,11 +191,13 @@ class SpaceBuildRow(Base):
     revision: Mapped[int]
     #: running, succeeded, failed or cancelled.
     state: Mapped[str] = mapped_column(String(16))
-    #: documents, parsing, indexing, deploying or done.
+    #: documents, parsing, cleaning, indexing, deploying or done.
     step: Mapped[str] = mapped_column(String(16))
     documents_version_id: Mapped[str | None] = mapped_column(String(40))
     parsing_run_id: Mapped[str | None] = mapped_column(String(40))
     passages_version_id: Mapped[str | None] = mapped_column(String(40))
+    cleaning_run_id: Mapped[str | None] = mapped_column(String(40))
+    clean_version_id: Mapped[str | None] = mapped_column(String(40))
     indexing_run_id: Mapped[str | None] = mapped_column(String(40))
     index_version_id: Mapped[str | None] = mapped_column(String(40))
     #: Numbers of documents and passages.

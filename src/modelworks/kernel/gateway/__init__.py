@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from fastapi import FastAPI
@@ -35,7 +36,7 @@ from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.shutdown import Drain, DrainingServer
-from modelworks.kernel.gateway.spaces import learning_routes, store_routes
+from modelworks.kernel.gateway.spaces import cleaning_routes, learning_routes, store_routes, upload_routes
 from modelworks.kernel.gateway.spaces.calls import SpaceDoor
 from modelworks.kernel.gateway.spaces.steps import SpaceSteps
 from modelworks.kernel.gateway.spaces.stores import VectorStores
@@ -70,6 +71,8 @@ __all__ = [
 
 #: Uploads have a limit of their own.
 UNLIMITED = ("/api/blobs", *file_routes.FORM_PATHS)
+#: So have forms with a document.
+UNLIMITED_FORMS = re.compile(r"/api/spaces/[^/]+/documents")
 
 
 def install(
@@ -115,9 +118,12 @@ def install(
         app.include_router(file_routes.router(gateway, files))
         if isinstance(gateway.spaces, SpaceDoor):
             stores = VectorStores(gateway.spaces.spaces, files, gateway.catalog, gateway.clock)
+            app.include_router(upload_routes.router(gateway, gateway.spaces.spaces, files))
             app.include_router(store_routes.router(gateway, stores, gateway.spaces.search(gateway)))
             if gateway.spaces.learning is not None:
                 app.include_router(learning_routes.router(gateway.access, gateway.spaces.spaces, gateway.spaces.learning))
+            if gateway.spaces.cleaning is not None:
+                app.include_router(cleaning_routes.router(gateway.access, gateway.spaces.spaces, gateway.spaces.cleaning))
     if tuning is not None:
         app.include_router(tuning_routes.router(gateway, tuning))
     if evals is not None:
@@ -128,7 +134,9 @@ def install(
         app.include_router(response_routes.router(gateway, responses, response_steps))
         app.include_router(conversation_routes.router(gateway, responses.conversations))
     app.add_middleware(Idempotency, gateway=gateway)
-    app.add_middleware(Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, observe=observe, drain=drain)
+    app.add_middleware(
+        Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, forms=UNLIMITED_FORMS, observe=observe, drain=drain
+    )
     if cors_origins:
         # Outside of `Edge`, so that the answer to a bug carries the headers without which a browser hides it.
         app.add_middleware(

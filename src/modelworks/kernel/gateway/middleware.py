@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -13,6 +14,7 @@ from modelworks.contract.errors import ModelworksError, PayloadTooLarge, Unavail
 from modelworks.kernel.base import telemetry
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway.errors import REQUEST_ID, bug, error_response
+from modelworks.kernel.gateway.multipart import is_form
 from modelworks.kernel.gateway.shutdown import Drain
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,7 @@ class Edge:
         app: what is wrapped.
         max_body_bytes: the largest request body; more is refused with 413, unread where the length is announced.
         unlimited: path prefixes whose bodies have a limit of their own (uploads).
+        forms: paths at which forms have one, and no other body.
         observe: see `Observer`.
         drain: counts what is under way, and says when nothing new is taken.
     """
@@ -69,6 +72,7 @@ class Edge:
         *,
         max_body_bytes: int,
         unlimited: Sequence[str] = (),
+        forms: re.Pattern[str] | None = None,
         observe: Observer | None = None,
         drain: Drain | None = None,
     ) -> None:
@@ -76,6 +80,7 @@ class Edge:
         self._drain = drain or Drain()
         self._max_body_bytes = max_body_bytes
         self._unlimited = tuple(unlimited)
+        self._forms = forms
         self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,8 +168,15 @@ class Edge:
                     http__route=getattr(scope.get("route"), "path", "unmatched"), modelworks__request_id=scope[REQUEST_ID]
                 )
 
-    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _has_own_limit(self, scope: Scope) -> bool:
         if self._unlimited and scope["path"].startswith(self._unlimited):
+            return True
+        if self._forms is None or scope["method"] != "POST" or not self._forms.fullmatch(scope["path"]):
+            return False
+        return is_form(scope["headers"])
+
+    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._has_own_limit(scope):
             await self._app(scope, receive, send)
             return
         announced: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import unquote
@@ -37,6 +37,11 @@ class PartEnd:
 
 
 Piece = PartBegin | PartData | PartEnd
+
+
+def is_form(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request with these headers brings a form."""
+    return any(name == b"content-type" and value.lower().startswith(b"multipart/form-data") for name, value in headers)
 
 
 def boundary_of(content_type: str | None) -> bytes:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from modelworks.contract.data import CleanReport, DataReport, OnProgress
 from modelworks.contract.errors import InvalidData
+from modelworks.contract.passages import DOCUMENTS_FILE
 from modelworks.contract.run import Run
 
 #: The part that bears the result's name; others have their own behind it (corpus-validation).
@@ -40,7 +41,8 @@ def clean_data(cleaner: Callable[..., Any], params: BaseModel | None, run: Run, 
 
 
 def _save(into: Path, licence: str | None, report: CleanReport, run: Run) -> None:
-    parts = sorted(part for part, count in report.kept.items() if count)
+    # A list of documents is a result, also where nothing of them is left.
+    parts = sorted(part for part, count in report.kept.items() if count or (into / part / DOCUMENTS_FILE).is_file())
     if not parts:
         raise InvalidData(
             "Cleaning left nothing of the data set.",

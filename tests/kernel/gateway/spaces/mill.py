@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from modelworks.capabilities.document.cleaning.schemas import CleanPassages
 from modelworks.contract.capability import Capability, Task
 from modelworks.contract.media import File
 from modelworks.contract.passages import DOCUMENTS_FILE, Document, Fault, ParsedDocument, SearchInput, SearchOutput
@@ -48,7 +49,15 @@ MILL = Capability(
     summary="parses and searches",
     package="tests.kernel.gateway",
     tasks=(
-        Task(name="document-parsing", input=Request, output=Result, mode="job", predictor="tests.kernel.gateway:nothing"),
+        Task(
+            name="document-parsing",
+            input=Request,
+            output=Result,
+            mode="job",
+            predictor="tests.kernel.gateway:nothing",
+            cleaner="tests.kernel.gateway:nothing",
+            clean_params=CleanPassages,
+        ),
         Task(
             name="passage-retrieval",
             input=SearchInput,
@@ -176,8 +185,12 @@ class Mill:
         self._end(build.indexing_run_id, "model", [str(build.indexing_run_id)], None)
 
     def _end(self, run_id: str | None, kind: str, lines: list[str], result: dict[str, Any] | None) -> None:
-        blob = self.blobs.put("\n".join(lines).encode())
-        files = [File(path=DOCUMENTS_FILE, digest=blob.digest, num_bytes=blob.num_bytes).model_dump()]
+        self.end(run_id, kind, {DOCUMENTS_FILE: "\n".join(lines).encode()}, result)
+
+    def end(self, run_id: str | None, kind: str, content: dict[str, bytes], result: dict[str, Any] | None) -> None:
+        """Let a run succeed with what it saved, by path."""
+        blobs = {path: self.blobs.put(data) for path, data in content.items()}
+        files = [File(path=path, digest=blob.digest, num_bytes=blob.num_bytes).model_dump() for path, blob in blobs.items()]
         used = [
             ("used", {"role": role, "kind": given.kind, "version_id": given.version_id})
             for role, given in self.run(run_id).inputs.items()

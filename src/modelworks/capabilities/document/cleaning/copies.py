@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+
+from modelworks.contract.passages import Passage
 
 _CJK = "\u2e80-\u2fdf\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _PIECE = re.compile(f"[{_CJK}]|[^\\W_{_CJK}]+")
@@ -34,6 +37,21 @@ def shingles(text: str) -> frozenset[int]:
     if len(found) <= length:
         return frozenset((_hashed(found),)) if found else frozenset()
     return frozenset(_hashed(found[start : start + length]) for start in range(len(found) - length + 1))
+
+
+def exact_key(passage: Passage) -> bytes:
+    """What makes two passages of one document the same: kind, place and text to the letter, white space aside.
+
+    The same sentence under another heading, or on another sheet, says it of something else.
+    """
+    sheet = (passage.place.cells or "").rpartition("!")[0]
+    parts = (passage.kind, sheet, *passage.place.headings, "", " ".join(passage.text.split()))
+    return blake2b("\x1f".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def num_copies(passages: Iterable[Passage]) -> int:
+    """How many passages of one document are the same as an earlier one."""
+    return sum(count - 1 for count in Counter(map(exact_key, passages)).values())
 
 
 class NearCopies:

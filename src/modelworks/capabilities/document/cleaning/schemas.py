@@ -26,10 +26,14 @@ class PersonalData(BaseModel):
 class CleanPassages(BaseModel):
     """Rules for a data set of passages; each is counted by itself, and a run without output_name only says what it would do."""
 
+    # The kernel's `CleaningSettings` are these with every rule off; a test holds the two to each other.
+
     model_config = ConfigDict(extra="forbid")
 
-    duplicates: bool = Field(
-        default=True, description="Take away passages that say the same in the same words as an earlier one."
+    duplicates: bool | Literal["document"] = Field(
+        default=True,
+        description="Take away passages that say the same in the same words as an earlier one; document: only those that say "
+        "it to the letter in the same place of the same document.",
     )
     similarity: float | None = Field(
         default=0.9, gt=0.3, le=1.0, description="Take away near copies from this share of common shingles on; null: none."
@@ -50,4 +54,13 @@ class CleanPassages(BaseModel):
         gt=0,
         le=1,
         description="Take away passages with a larger share of signs that are neither letters nor figures.",
+    )
+    licences: list[str] | None = Field(
+        default=None,
+        max_length=100,
+        description="Keep documents under these licences alone, as mit or cc-by-*; unknown: those that say none. null: all.",
+    )
+    excerpts: bool = Field(
+        default=True,
+        description="false: the report names places and shows no text, since others may read it than the documents.",
     )

@@ -21,6 +21,7 @@ from modelworks.kernel.gateway.schemas import ChatRequest, ModelObject
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.spaces.answering import Asked, Outcome, SpaceAnswer
 from modelworks.kernel.gateway.spaces.citing import Citation
+from modelworks.kernel.gateway.spaces.cleaning import SpaceCleaning
 from modelworks.kernel.gateway.spaces.learning import SpaceLearning
 from modelworks.kernel.gateway.spaces.search import PREFIX, SEARCH_TASK, SpaceSearch
 from modelworks.kernel.gateway.stream import DONE, Outlet
@@ -127,10 +128,11 @@ def _nested(citation: Citation) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class SpaceDoor:
-    """The data spaces behind `GatewayService.spaces`; `learning` where they make models of their own."""
+    """The data spaces behind `GatewayService.spaces`; `learning` and `cleaning` where there is what moves their builds."""
 
     spaces: DataspaceService
     learning: SpaceLearning | None = None
+    cleaning: SpaceCleaning | None = None
 
     def search(self, gateway: GatewayService) -> SpaceSearch:
         """Searches on behalf of a gateway."""

@@ -1,4 +1,5 @@
-"""How spaces follow their documents: a data set of them, a run that parses, a run that indexes, a deployment that answers.
+"""How spaces follow their documents: a data set of them, a run that parses, one that cleans where a rule may find something,
+one that indexes, a deployment that answers.
 
 Where each build stands is in the database: after a crash of the server the next one goes on where this one stopped. Documents
 that change meanwhile are the next build's, and what answered before goes on answering until the new index does.
@@ -24,8 +25,10 @@ from modelworks.kernel.catalog.finding import unused
 from modelworks.kernel.catalog.manifest import discard
 from modelworks.kernel.catalog.schemas import Version
 from modelworks.kernel.dataspace import DataspaceService
+from modelworks.kernel.dataspace.learning import settings_of
 from modelworks.kernel.dataspace.service import TOPIC
 from modelworks.kernel.dataspace.store import SpaceBuildRow, SpaceRow
+from modelworks.kernel.gateway.spaces.cleaning import PARSING, SpaceCleaning
 from modelworks.kernel.gateway.spaces.learning import LIVE, SpaceLearning
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, JobSpec, RunRecord
@@ -35,8 +38,9 @@ from modelworks.kernel.storage import BlobStore
 
 log = structlog.get_logger(__name__)
 
-PARSING: Final = "document-parsing"
 RETRIEVAL: Final = "passage-retrieval"
+#: What builds make of a space in the catalog, by kind.
+NOUNS: Final = (("dataset", "documents"), ("dataset", "passages"), ("dataset", "clean"), ("model", "index"))
 
 _BUSY_POLL_S, _IDLE_POLL_S = 0.5, 5.0
 #: Announcements of a run that reports come in bursts.
@@ -74,6 +78,7 @@ class SpaceSteps:
         self._cache = cache
         #: Digests of versions that were removed, whose folders in the cache are to go, too.
         self._removed: set[str] = set()
+        self.cleaning = SpaceCleaning(spaces, jobs, catalog, blobs)
         self.learning = SpaceLearning(spaces, jobs, catalog, serving, events)
         #: Runs and deployments that a build waits for: others change all the time.
         self._awaited: frozenset[str] = frozenset()
@@ -144,6 +149,8 @@ class SpaceSteps:
                 self._hand_over(row, build)
             elif build.step == "parsing":
                 self._follow_parsing(row, build)
+            elif build.step == "cleaning":
+                self._follow_cleaning(row, build)
             elif build.step == "indexing":
                 self._follow_indexing(row, build)
             else:
@@ -158,7 +165,8 @@ class SpaceSteps:
             return set()
         if current.step != build.step:
             return self._go_on(row, current)
-        return {name for name in (current.parsing_run_id, current.indexing_run_id, row.catalog_name) if name is not None}
+        awaited = (current.parsing_run_id, current.cleaning_run_id, current.indexing_run_id, row.catalog_name)
+        return {name for name in awaited if name is not None}
 
     # -- documents -------------------------------------------------------------------------------------------------------
 
@@ -239,13 +247,51 @@ class SpaceSteps:
                     why = each.faults[0].message if each.faults else "It gave no reason."
                     data = {"document_id": each.id, "code": each.faults[0].code if each.faults else None}
                     self._spaces.tell(session, row, f"{each.name} could not be read: {why}", level="warn", data=data)
-            if num_passages:
+            if num_passages and settings_of(row).cleaning.has_work(copies=any(each.num_copies for each in parsed)):
+                self._clean(session, row, build)
+            elif num_passages:
                 self._index(session, row, build)
         if not num_passages:
             self._finish(row, build, parsed)
 
+    # -- cleaning --------------------------------------------------------------------------------------------------------
+
+    def _clean(self, session: Session, row: SpaceRow, build: SpaceBuildRow) -> None:
+        # Always from what was parsed: a rule that was switched off brings back what it took.
+        spec = self.cleaning.spec(str(build.passages_version_id), settings_of(row).cleaning)
+        spec = spec.model_copy(update={"output_name": f"{row.catalog_name}/clean"})
+        build.cleaning_run_id = self._jobs.submit(session, row.project_id, row.key_id, spec).id
+        build.step = "cleaning"
+        told = {"build_id": build.id, "run_id": build.cleaning_run_id}
+        self._spaces.tell(session, row, f"{build.counts['num_passages']} passages are cleaned.", data=told)
+
+    def _follow_cleaning(self, row: SpaceRow, build: SpaceBuildRow) -> None:
+        run = self._ended(build, build.cleaning_run_id)
+        if run is None:
+            return
+        with self._db.reading() as session:
+            clean = self._output(session, run, "dataset")
+        left = self._parsed(clean)
+        num_passages = sum(each.num_passages for each in left)
+        with self._db.transaction() as session:
+            found = self._at(session, build, "cleaning")
+            if found is None:
+                return
+            row, build = found
+            build.clean_version_id = clean.id
+            report = run.result or {}
+            effects = {"dropped": report.get("removed") or {}, "changed": report.get("changed") or {}}
+            build.counts = {**build.counts, "num_passages": num_passages, **effects}
+            told = [f"{count} by the rule {rule}" for rule, count in effects["dropped"].items()]
+            said = f"Cleaning took away {', '.join(told)}." if told else "Cleaning took no passage away."
+            self._spaces.tell(session, row, said, data={"build_id": build.id, "run_id": run.id, **effects})
+            if num_passages:
+                self._index(session, row, build)
+        if not num_passages:
+            self._finish(row, build, left)
+
     def _index(self, session: Session, row: SpaceRow, build: SpaceBuildRow) -> None:
-        inputs = {"passages": f"dataset:{build.passages_version_id}"}
+        inputs = {"passages": f"dataset:{build.clean_version_id or build.passages_version_id}"}
         if (previous := self._living(session, row, row.index_version_id)) is not None:
             inputs["previous"] = f"model:{previous.id}"
         if (encoder := row.settings["encoder"]) is not None:
@@ -295,7 +341,8 @@ class SpaceSteps:
                 deployed = self._serving.get(session, row.project_id, row.catalog_name)
             except NotFound:
                 deployed = None
-            passages = self._catalog.get_version(session, row.project_id, str(build.passages_version_id))
+            indexed = str(build.clean_version_id or build.passages_version_id)
+            passages = self._catalog.get_version(session, row.project_id, indexed)
         if deployed is not None and deployed.version_id == build.index_version_id and deployed.desired == "running":
             self._finish(row, build, self._parsed(passages))
             return
@@ -314,7 +361,12 @@ class SpaceSteps:
             if build.index_version_id is None:
                 # Nothing is left to be searched.
                 self._undeploy(session, row)
-            kept = {build.documents_version_id, build.passages_version_id, build.index_version_id}
+            kept = {
+                build.documents_version_id,
+                build.passages_version_id,
+                build.clean_version_id,
+                build.index_version_id,
+            }
             self._spaces.builds.finish(session, row, build, parsed)
             # What was deleted must not lie in old versions, and each build would leave three of them.
             self._tidy(session, row, kept)
@@ -353,7 +405,7 @@ class SpaceSteps:
 
     def _is_stopping(self, session: Session, build: SpaceBuildRow) -> bool:
         active = False
-        for run_id in (build.parsing_run_id, build.indexing_run_id):
+        for run_id in (build.parsing_run_id, build.cleaning_run_id, build.indexing_run_id):
             if run_id is not None and self._jobs.get(session, build.project_id, run_id).state in ACTIVE:
                 self._jobs.cancel(session, build.project_id, run_id)
                 # One that waited is over now.
@@ -369,7 +421,7 @@ class SpaceSteps:
         session: Session,
         row: SpaceRow,
         kept: set[str | None],
-        nouns: Sequence[tuple[str, str]] = (("dataset", "documents"), ("dataset", "passages"), ("model", "index")),
+        nouns: Sequence[tuple[str, str]] = NOUNS,
     ) -> None:
         """Remove the versions of a space but those; what a run still reads stays for the next time."""
         for kind, noun in nouns:

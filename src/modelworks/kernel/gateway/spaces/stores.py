@@ -121,12 +121,20 @@ class VectorStores:
         """A page of a store's files; raises NotFound, also where `after` or `before` is none of them."""
         space = self._space(session, caller, store_id)
         found = self.spaces.documents
-        places = {
-            name: None if file_id is None else found.find(session, caller.project_id, space.id, file_id).id
-            for name, file_id in (("after", asked.after), ("before", asked.before))
-        }
-        states = None if asked.filter is None else STATES[asked.filter]
-        page = found.list(session, caller.project_id, space.id, state=states, limit=asked.limit, order=asked.order, **places)
+
+        def place(file_id: str | None) -> str | None:
+            return None if file_id is None else found.find(session, caller.project_id, space.id, file_id).id
+
+        page = found.list(
+            session,
+            caller.project_id,
+            space.id,
+            state=None if asked.filter is None else STATES[asked.filter],
+            after=place(asked.after),
+            before=place(asked.before),
+            limit=asked.limit,
+            order=asked.order,
+        )
         return Listing([file_object(space, document) for document in page.data], page.has_more)
 
     def update_file(
@@ -155,9 +163,10 @@ class VectorStores:
         document = self.spaces.documents.find(session, caller.project_id, space.id, file_id)
         if document.id not in self.spaces.documents.records(session, caller, space.id, [document.id]):
             raise NotFound(f"There is no file {file_id[:80]!r} in this store.", param="file_id", code="document_not_found")
-        if space.passages_version_id is None or not document.answers:
+        passages = space.clean_version_id or space.passages_version_id
+        if passages is None or not document.answers:
             return document.id, None
-        version = self._catalog.get_version(session, caller.project_id, space.passages_version_id)
+        version = self._catalog.get_version(session, caller.project_id, passages)
         path = f"{PASSAGES_FOLDER}/{document.id}.jsonl"
         return document.id, next((file.digest for file in version.files if file.path == path), None)
 
