@@ -140,12 +140,15 @@ def test_every_change_is_in_the_audit_chain_which_verifies_without_the_server(re
         ("created", "api_key", "key"),
     ]
     assert all(entry["request_id"].startswith("req_") and entry["author_id"].startswith("key_") for entry in mine)
-    noted = real("audit", "head").out.strip()
     copy = tmp_path / "audit.jsonl"
     exported = real("audit", "export", str(copy), "-o", "json").json
-    assert f"{exported['head']['seq']}:{exported['head']['hash']}" == noted
-    for arguments in ([str(copy)], [str(copy), "--head", noted], [], ["--head", noted]):
+    noted = f"{exported['head']['seq']}:{exported['head']['hash']}"
+    for arguments in ([str(copy)], [str(copy), "--head", noted]):
         assert real("audit", "verify", *arguments, "-o", "name").out.strip() == noted
+    # What another test has begun may still be written about.
+    for arguments in (["verify"], ["verify", "--head", noted], ["head"]):
+        seq, _, digest = real("audit", *arguments, "-o", "name").out.strip().partition(":")
+        assert (int(seq), digest) == (exported["head"]["seq"], exported["head"]["hash"]) or int(seq) > exported["head"]["seq"]
     lines = copy.read_text().splitlines()
     assert len(lines) == exported["num_entries"] >= 3
     for forged, place in (
