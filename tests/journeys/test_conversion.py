@@ -17,7 +17,7 @@ NAME = "lab/line"
 #: Rows that can be quantised: multiples of 32.
 SIZES = {"num_kv_heads": 2, "steps": 20, "context_length": 128}
 #: One platform serves all of them.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("conversion")]
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.xdist_group("conversion")]
 
 
 class Line:

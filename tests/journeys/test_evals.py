@@ -128,6 +128,7 @@ def test_a_model_is_measured_item_by_item(stage: Stage) -> None:
     assert kept["metrics"] == {"pass_rate": 2 / 3, "length": 2 / 3, "echo": 1.0}
 
 
+@pytest.mark.thorough
 def test_a_killed_server_goes_on_with_a_run_and_says_the_same_again(stage: Stage) -> None:
     file_id = stage.file(*({"item": {"question": f"Where is {n}?", "least": 0}} for n in range(NUM_ITEMS)))
     eval_id = stage.eval()

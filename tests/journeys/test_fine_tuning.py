@@ -137,6 +137,7 @@ def test_the_losses_are_in_the_events_and_in_the_result_file(stage: Stage, tuned
     assert all(each.metrics.full_valid_loss is not None for each in checkpoints)
 
 
+@pytest.mark.thorough
 def test_preferences_are_learnt_and_the_model_is_deleted(stage: Stage) -> None:
     pair = {
         "input": {"messages": CHAT["messages"][:1]},
@@ -161,6 +162,7 @@ def test_preferences_are_learnt_and_the_model_is_deleted(stage: Stage) -> None:
     assert stage.ours.models.get(f"{NAME}/tuned-{job.id[-8:].lower()}")["version"]["number"] == 1
 
 
+@pytest.mark.thorough
 def test_what_a_grader_rewards_is_learnt(stage: Stage) -> None:
     """Short answers are, by code that runs in the sandbox; nobody shows the model one."""
     source = "def grade(sample, item):\n    return -len(sample['output_text']) / item['scale']\n"
@@ -218,6 +220,7 @@ def test_a_running_job_is_paused_resumed_and_cancelled(stage: Stage) -> None:
     assert "Fine-tuning job continued from its last checkpoint" in story
 
 
+@pytest.mark.thorough
 def test_an_adapter_is_loaded_on_its_base_and_comes_back_with_the_server(stage: Stage) -> None:
     chosen: Any = {"n_epochs": 20, "batch_size": 4, "learning_rate_multiplier": 50, "lora_rank": 8}
     job = stage.jobs.create(

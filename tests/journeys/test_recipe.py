@@ -101,6 +101,7 @@ def comes_by_wheel(platform: PlatformProcess, client: Modelworks, trained: str, 
     wait_until_ready(client, name)
 
 
+@pytest.mark.thorough
 def test_the_encoder_and_the_reranker_that_grows_on_it_come_by_wheel_and_answer(platform: PlatformProcess) -> None:
     encoder, _ = train(platform, "starter-embed")
     assert (encoder["task"], encoder["metadata"]["dimensions"]) == ("feature-extraction", [16, 32])

@@ -28,6 +28,7 @@ def modelworks(platform: PlatformProcess, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.thorough
 def test_what_a_deployed_teacher_says_is_learnt(tmp_path: Path) -> None:
     questions = tmp_path / "questions"
     questions.mkdir()
