@@ -309,7 +309,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         responses = ResponseService(
             db, ConversationService(db, clock), clock, life=life, tool_servers=tool_servers, register=tool_register
         )
-        response_steps = ResponseSteps(responses, asked)
+        response_steps = ResponseSteps(responses, asked, events)
         batches = BatchService(db, files, clock)
         door = Door(asked, responses, response_steps, max_body_bytes=settings.max_body_bytes)
         return Platform(

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from tests.kernel.gateway.rooms import serve
 
-from modelworks.kernel.gateway.forwarding import HEADER, Behind, Forward, is_own
+from modelworks.kernel.gateway.forwarding import FIRST, HEADER, Behind, Forward, FromFirst, is_own
 from modelworks.kernel.gateway.shutdown import Drain
 
 WORD = "word"
@@ -58,6 +58,13 @@ class First:
 
 
 async def mine(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/v1/messages":
+        assert (await Request(scope, receive).body()) == b"{}"
+        await FromFirst(scope[FIRST], "/api/echo", {"stream": "true"})(scope, receive, send)
+        return
+    if scope["path"] == "/v1/rerank":
+        await FromFirst(scope[FIRST], "/api/hang", {})(scope, receive, send)
+        return
     await JSONResponse({"answered": "here"})(scope, receive, send)
 
 
@@ -76,23 +83,31 @@ async def further(first: First) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "own"),
+    ("method", "path", "query", "own"),
     [
-        ("POST", "/v1/chat/completions", True),
-        ("POST", "/chat/completions", True),
-        ("POST", "/v1/messages/count_tokens", True),
-        ("POST", "/v1/tasks/object-detection", True),
-        ("GET", "/v1/models/a/b", True),
-        ("GET", "/readyz", True),
-        ("DELETE", "/v1/models/a", False),
-        ("POST", "/v1/responses", False),
-        ("GET", "/metrics", False),
-        ("POST", "/v1/completionsx", False),
-        ("POST", "/api/keys", False),
+        ("POST", "/v1/chat/completions", b"", True),
+        ("POST", "/chat/completions", b"", True),
+        ("POST", "/v1/messages/count_tokens", b"", True),
+        ("POST", "/v1/tasks/object-detection", b"", True),
+        ("GET", "/v1/models/a/b", b"", True),
+        ("GET", "/readyz", b"", True),
+        ("DELETE", "/v1/models/a", b"", False),
+        ("POST", "/v1/responses", b"", True),
+        ("POST", "/responses", b"", True),
+        ("POST", "/v1/responses/resp_1/cancel", b"", True),
+        ("GET", "/v1/responses/resp_1", b"include=x", True),
+        ("GET", "/v1/responses/resp_1", b"starting_after=3&stream=true", False),
+        ("GET", "/v1/responses/resp_1/input_items", b"limit=2", True),
+        ("DELETE", "/v1/responses/resp_1", b"", True),
+        ("DELETE", "/v1/conversations/conv_1/items/msg_1", b"", True),
+        ("PUT", "/v1/conversations", b"", False),
+        ("GET", "/metrics", b"", False),
+        ("POST", "/v1/completionsx", b"", False),
+        ("POST", "/api/keys", b"", False),
     ],
 )
-def test_questions_to_models_are_answered_where_they_arrive(method: str, path: str, own: bool) -> None:
-    assert is_own(method, path) is own
+def test_questions_to_models_are_answered_where_they_arrive(method: str, path: str, query: bytes, own: bool) -> None:
+    assert is_own(method, path, query) is own
 
 
 async def test_requests_go_there_and_answers_come_back_as_they_are(further: httpx.AsyncClient) -> None:
@@ -122,6 +137,22 @@ async def test_requests_go_there_and_answers_come_back_as_they_are(further: http
 
 async def test_a_caller_that_goes_away_is_gone_there_too(further: httpx.AsyncClient, first: First) -> None:
     async with further.stream("GET", "/api/hang") as response:
+        async for piece in response.aiter_bytes():
+            assert piece == b"begun"
+            break
+    await asyncio.wait_for(first.hung_up.wait(), 5)
+
+
+async def test_a_route_of_a_further_process_answers_with_what_the_first_one_says(
+    further: httpx.AsyncClient, first: First
+) -> None:
+    answer = await further.post("/v1/messages", content=b"{}", headers={"authorization": "Bearer k", "idempotency-key": "a"})
+    seen = answer.json()
+    assert (seen["method"], seen["path"], seen["query"]) == ("GET", "/api/echo", "stream=true")
+    assert (seen["num_bytes"], seen["authorization"], seen["client"]) == (0, "Bearer k", "127.0.0.1")
+    # What the first one says about itself is left out: the further one says the same of itself.
+    assert "x-own" not in answer.headers
+    async with further.stream("POST", "/v1/rerank", content=b"{}") as response:
         async for piece in response.aiter_bytes():
             assert piece == b"begun"
             break

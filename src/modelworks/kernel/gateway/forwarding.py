@@ -1,6 +1,7 @@
 """Requests that only the first process of a server handles, passed on to it by the others as they are.
 
-The others answer what models are asked; whatever changes something, or needs what lies in the first one's memory, goes there.
+The others answer what models are asked, and show what is kept of such answers; whatever else changes something, or needs what
+lies in the first one's memory, goes there.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
+from urllib.parse import quote, urlencode
 
 import aiohttp
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yarl import URL
 
@@ -21,21 +24,34 @@ from modelworks.kernel.gateway.shutdown import Drain
 
 #: Carries the word that the processes of one server share, and the caller's address.
 HEADER: Final = b"x-modelworks-gateway"
-#: What every process answers itself, with `/v1` or without.
-_OWN: Final = ("/chat/completions", "/completions", "/embeddings", "/rerank", "/messages", "/tasks")
-_OWN_GET: Final = ("/models", "/tasks")
+#: In the ASGI scope of a further process: how its routes ask the first one, as an application.
+FIRST: Final = "modelworks.first"
+#: What every process answers itself, with `/v1` or without, by method.
+_KEPT: Final = ("/responses", "/conversations")
+_OWN: Final[Mapping[str, tuple[str, ...]]] = {
+    "POST": ("/chat/completions", "/completions", "/embeddings", "/rerank", "/messages", "/tasks", *_KEPT),
+    "GET": ("/models", "/tasks", *_KEPT),
+    "DELETE": _KEPT,
+}
 _PROBES: Final = frozenset({"/healthz", "/readyz"})
 #: Headers that belong to one connection (RFC 9110, 7.6.1), and those that the server itself writes.
 _HOP: Final = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer", b"date", b"server"})
+#: Headers that are about the body of a request, and those of an answer that are about nothing but what it says.
+_OF_REQUEST_BODIES: Final = frozenset(
+    {b"content-type", b"content-length", b"content-encoding", b"transfer-encoding", b"expect", b"idempotency-key"}
+)
+_OF_ANSWERS: Final = frozenset({b"content-type", b"cache-control", b"x-accel-buffering", b"retry-after", b"x-should-retry"})
 
 
-def is_own(method: str, path: str) -> bool:
+def is_own(method: str, path: str, query: bytes = b"") -> bool:
     """Whether every process answers this itself."""
     if path in _PROBES:
         return True
-    names = _OWN if method == "POST" else _OWN_GET if method == "GET" else ()
     rest = path.removeprefix("/v1").rstrip("/")
-    return any(rest == name or rest.startswith(name + "/") for name in names)
+    if method == "GET" and b"stream=" in query and rest.startswith("/responses/"):
+        # The events of a response in the background lie in the memory of the process that works on it.
+        return False
+    return any(rest == name or rest.startswith(name + "/") for name in _OWN.get(method, ()))
 
 
 class Forward:
@@ -56,7 +72,9 @@ class Forward:
         self._http: aiohttp.ClientSession | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or is_own(scope["method"], scope["path"]):
+        if scope["type"] == "http":
+            scope[FIRST] = self._pass_on
+        if scope["type"] != "http" or is_own(scope["method"], scope["path"], scope["query_string"]):
             await self._app(scope, receive, send)
             return
         self._drain.in_flight += 1
@@ -113,8 +131,9 @@ class Forward:
             refused = Unavailable("The server is starting or stopping.", hint="Try again shortly.", retry_after_s=2)
             await error_response(refused, headers={"connection": "close"})(scope, receive, send)
         except asyncio.CancelledError:
-            if not watch.done():
+            if not watch.done() or passing is None:
                 raise
+            passing.uncancel()
         finally:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -140,6 +159,39 @@ async def _watch(receive: Receive, read: asyncio.Event, passing: asyncio.Task[An
         continue
     if passing is not None:
         passing.cancel()
+
+
+class FromFirst(Response):
+    """What the first process answers to a GET, as the answer of a route of a further one; the caller's key goes along.
+
+    Args:
+        first: what `FIRST` holds in the scope of the request.
+    """
+
+    def __init__(self, first: ASGIApp, path: str, query: Mapping[str, str]) -> None:
+        self._first = first
+        self._path = path
+        self._query = urlencode(query).encode()
+        self.status_code = 200
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = {
+            **scope,
+            "method": "GET",
+            "path": self._path,
+            "raw_path": quote(self._path).encode(),
+            "query_string": self._query,
+            "headers": [each for each in scope["headers"] if each[0] not in _OF_REQUEST_BODIES],
+        }
+
+        async def outgoing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # This process has a request id and defences of its own.
+                message["headers"] = [each for each in message["headers"] if each[0] in _OF_ANSWERS]
+            await send(message)
+
+        await self._first(asked, receive, outgoing)
 
 
 class Behind:

@@ -111,6 +111,20 @@ async def _get(stage: Stage, path: str) -> tuple[int, Any, Any]:
         return response.status, await response.read(), response.headers
 
 
+async def test_who_listens_to_what_is_taken_back_before_it_began_is_let_go(stage: Stage) -> None:
+    listening = asyncio.create_task(stage.client.responses.create(**ASKED, stream=True))
+    response_id = None
+    while response_id is None:
+        await asyncio.sleep(0.01)
+        with stage.db.reading() as session:
+            response_id = session.scalar(select(ResponseRow.id))
+    assert (await stage.client.responses.cancel(response_id)).status == "cancelled"
+    stage.steps.start()
+    assert [event async for event in await asyncio.wait_for(listening, 10)] == []
+    await stage.steps.stop()
+    assert stage.replica.requests == []
+
+
 async def test_what_was_not_streamed_has_no_events(working: Stage) -> None:
     promised = await working.client.responses.create(**ASKED)
     await polled(working, promised.id)

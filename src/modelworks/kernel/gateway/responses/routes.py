@@ -18,6 +18,7 @@ from modelworks.kernel.gateway.answers.responses import CountedInput, ResponseOb
 from modelworks.kernel.gateway.answers.responses import Item as ItemForm
 from modelworks.kernel.gateway.answers.stored import Deleted
 from modelworks.kernel.gateway.files.routes import answer, parse, query_of
+from modelworks.kernel.gateway.forwarding import FIRST, FromFirst
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.gateway.responses.calls import Reading, ResponseCall
 from modelworks.kernel.gateway.responses.events import wire
@@ -94,10 +95,14 @@ def _asking(found: APIRouter, gateway: GatewayService, responses: ResponseServic
             if asked.background:
                 promised = await call.promise()
         if asked.background:
-            tape = steps.expect(promised["id"]) if asked.stream else None
+            first = request.scope.get(FIRST)
+            tape = steps.expect(promised["id"]) if asked.stream and first is None else None
             responses.wake()
             if tape is not None:
                 return _told(tape, -1, meter, gateway.keep_alive_s)
+            if asked.stream and first is not None:
+                meter.leave()
+                return FromFirst(first, f"{_RESPONSES}/{promised['id']}", {"stream": "true"})
             return answer(promised)
         if asked.stream:
             return StreamedAnswer(call.stream_to, meter, "sse", gateway.keep_alive_s)
@@ -150,12 +155,22 @@ def _kept(found: APIRouter, gateway: GatewayService, responses: ResponseService,
     )
     async def retrieve_response(request: Request) -> Response:
         asked = parse(ResponseQuery, dict(request.query_params))
-        response = await look(request, responses.get)
         if not asked.stream:
-            return response
-        # It is the caller's own: `look` has found it.
-        meter = gateway.meter(await gateway.caller(request.scope), request.scope, _RESPONSE)
-        return _told(steps.tape(request.path_params["response_id"]), asked.starting_after, meter, gateway.keep_alive_s)
+            return await look(request, responses.get)
+        caller, response_id = await gateway.caller(request.scope), request.path_params["response_id"]
+
+        def is_to_be_told() -> bool:
+            with responses.db.reading() as session:
+                return responses.is_to_be_told(session, caller.project_id, response_id)
+
+        if await run_in_threadpool(is_to_be_told):
+            # Another process may have promised it, or a server before this one.
+            tape = steps.expect(response_id)
+            responses.wake()
+        else:
+            tape = steps.tape(response_id)
+        meter = gateway.meter(caller, request.scope, _RESPONSE)
+        return _told(tape, asked.starting_after, meter, gateway.keep_alive_s)
 
     @found.delete(_RESPONSE, summary="Delete a response", openapi_extra=in_path("response_id"), responses=gives(Deleted))
     async def delete_response(request: Request) -> Response:

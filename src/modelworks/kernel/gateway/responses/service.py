@@ -234,6 +234,11 @@ class ResponseService:
         """One response; raises NotFound."""
         return self.show(session, self.row(session, project_id, response_id))
 
+    def is_to_be_told(self, session: Session, project_id: str, response_id: str) -> bool:
+        """Whether a response in the background is under way, or waits, and its events are told meanwhile; raises NotFound."""
+        row = self.row(session, project_id, response_id)
+        return row.asked is not None and bool(row.asked.get("stream"))
+
     def show(self, session: Session, row: ResponseRow) -> dict[str, Any]:
         """OpenAI's response object of a row."""
         query = select(ResponseItemRow.item).where(ResponseItemRow.response_id == row.id, ResponseItemRow.is_output)

@@ -1,5 +1,6 @@
 """Responses in the background: asked by the server itself, told to whoever listens, kept when they are over.
 
+Of several processes of a server the first one works on all of them; what was asked of the others it finds in the database.
 A response that waits is answered by the next server after a restart.
 One that was under way when the server was killed is failed with that reason, as what killed it may have been the answer itself.
 """
@@ -17,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from modelworks.contract.errors import InvalidRequest, ModelworksError, Unavailable
 from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.base.polling import PollingTask
 from modelworks.kernel.gateway.errors import REQUEST_ID, bug
@@ -37,6 +39,8 @@ _EXPIRE_EVERY: Final = timedelta(minutes=10)
 _MAX_RESPONSES: Final = 16
 #: Events of responses that are over are kept for so many of them, for callers whose connection broke.
 _KEPT_TAPES: Final = 32
+#: Announced where a response in the background is asked for, taken back or deleted.
+_TOPIC: Final = "response.changed"
 
 
 class Tape:
@@ -77,9 +81,13 @@ class Tape:
 
 
 class ResponseSteps:
-    """One task for each response under way; lives in the server's event loop."""
+    """One task for each response under way; lives in the event loop of a server's first process.
 
-    def __init__(self, responses: ResponseService, gateway: GatewayService) -> None:
+    Args:
+        events: where processes tell each other that there is something to do; without it there is one process.
+    """
+
+    def __init__(self, responses: ResponseService, gateway: GatewayService, events: Events | None = None) -> None:
         self._responses = responses
         self._gateway = gateway
         self._db = responses.db
@@ -88,18 +96,23 @@ class ResponseSteps:
         #: Those whose answer is there and is being written down: nobody's wish stops them any more.
         self._finishing: set[str] = set()
         self._watch = PollingTask(self._look, name="responses in the background", poll_s=_POLL_S)
-        responses.wake = self._watch.wake
+        self._events = events or Events()
+        self._events.subscribe(_TOPIC, lambda _topic, _payload: self._watch.wake())
+        responses.wake = self._wake
         self._has_failed_lost = False
+        self._is_started = False
         self._is_resting = False
         self._expired_at = responses.clock.now()
 
     def start(self) -> None:
         """Begin; call it in the server's event loop."""
         self._has_failed_lost = False
+        self._is_started = True
         self._watch.start()
 
     async def stop(self) -> None:
         """End what is under way; the next start goes on with what waits then."""
+        self._is_started = False
         await self._watch.stop(*self._tasks.values())
         self._tasks.clear()
 
@@ -108,6 +121,13 @@ class ResponseSteps:
         self._is_resting = True
         if self._tasks:
             await asyncio.wait([*self._tasks.values()])
+
+    def _wake(self) -> None:
+        """Look now, here or in the process that looks."""
+        if self._is_started:
+            self._watch.wake()
+        else:
+            self._events.publish(_TOPIC)
 
     def tape(self, response_id: str) -> Tape:
         """The events of a response that is streamed in the background.
@@ -146,7 +166,13 @@ class ResponseSteps:
         if not self._has_failed_lost:
             await self._fail_lost()
             self._has_failed_lost = True
+        # Noted before the database is read: each of these lies there already.
+        listened = [each for each, tape in self._tapes.items() if not tape.is_over and each not in self._tasks]
         wanted = await run_in_threadpool(self._open)
+        for response_id in listened:
+            if response_id not in wanted and response_id not in self._tasks:
+                # Taken back before anybody worked on it.
+                self._tapes[response_id].end()
         for response_id, task in [*self._tasks.items()]:
             if task.done():
                 del self._tasks[response_id]
