@@ -35,8 +35,9 @@ async def serve(app: Any, stack: AsyncExitStack, *, passing: Callable[[], bool] 
     """
     bound = socket.socket()
     bound.bind(("127.0.0.1", 0))
+    watched = Watched(app, passing)
     config = uvicorn.Config(
-        Watched(app, passing), log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
+        watched, log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[bound]))
@@ -45,6 +46,7 @@ async def serve(app: Any, stack: AsyncExitStack, *, passing: Callable[[], bool] 
         server.should_exit = True
         await serving
         bound.close()
+        assert not watched.misfits, watched.misfits
 
     stack.push_async_callback(stop)
     while not server.started:

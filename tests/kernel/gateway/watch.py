@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from modelworks.kernel.gateway.answers.language import ChatCompletionChunk, Completion
+from modelworks.kernel.gateway.answers.form import EVENTS
 
-#: What each event of a stream is.
-EVENTS: dict[str, Any] = {"/v1/chat/completions": ChatCompletionChunk, "/v1/completions": Completion}
 #: No status of HTTP: the test's client fails on it.
 MISFIT = 599
 
@@ -33,6 +32,8 @@ def misfit(form: Any, body: bytes) -> str:
 class Watched:
     """An application whose JSON answers become a 599 where they have not the form of their route.
 
+    Events that have not the form of their stream break it off, and are kept in `misfits`: whoever serves it fails on them.
+
     Args:
         passing: whether answers are another server's at the time, which nobody describes.
     """
@@ -40,6 +41,7 @@ class Watched:
     def __init__(self, app: Any, passing: Callable[[], bool]) -> None:
         self._app = app
         self._passing = passing
+        self.misfits: list[str] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -53,15 +55,15 @@ class Watched:
             nonlocal start, form
             if message["type"] == "http.response.start" and not self._passing():
                 kind = dict(message["headers"]).get(b"content-type", b"")
+                responses = getattr(scope.get("route"), "responses", {})
                 if kind == b"application/json":
-                    responses = getattr(scope.get("route"), "responses", {})
                     form = responses.get(message["status"], {}).get("model")
                     start = None if form is None else message
                 elif kind.startswith(b"text/event-stream"):
-                    form = EVENTS.get(scope["path"])
+                    form = responses.get(EVENTS, {}).get("model")
             if start is None:
                 if form is not None and message["type"] == "http.response.body":
-                    _check_events(form, message.get("body", b""))
+                    self._check_events(form, message.get("body", b""))
                 await send(message)
             elif message["type"] == "http.response.body":
                 held.append(message.get("body", b""))
@@ -75,10 +77,17 @@ class Watched:
 
         await self._app(scope, receive, watched)
 
-
-def _check_events(form: Any, data: bytes) -> None:
-    """Break the stream off where an event is not in form."""
-    for line in data.splitlines():
-        if line.startswith(b"data: {") and not line.startswith(b'data: {"error"'):
-            wrong = misfit(form, line.removeprefix(b"data: "))
-            assert not wrong, wrong
+    def _check_events(self, form: Any, data: bytes) -> None:
+        """Break the stream off where an event is not in form, or is called by another name than its type."""
+        name: str | None = None
+        for line in data.splitlines():
+            if line.startswith(b"event: "):
+                name = line.removeprefix(b"event: ").decode()
+            if line.startswith(b"data: {") and not line.startswith(b'data: {"error"'):
+                event = line.removeprefix(b"data: ")
+                wrong = misfit(form, event)
+                if name is not None and json.loads(event)["type"] != name:
+                    wrong += f"it is called {name}"
+                if wrong:
+                    self.misfits.append(f"{wrong}\n{event.decode()}")
+                    raise AssertionError(wrong)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
+from modelworks.kernel.gateway.answers.form import EVENTS
 from modelworks.kernel.gateway.errors import MESSAGES
 
 #: Asked without a key.
@@ -87,6 +88,9 @@ def complete(document: dict[str, Any]) -> None:
         for operation in methods.values():
             responses: dict[str, Any] = operation["responses"]
             responses.pop("422", None)
+            if (event := responses.pop(EVENTS, None)) is not None:
+                # As OpenAI's document has it: the schema is that of the data of one event.
+                responses["200"]["content"]["text/event-stream"] = event["content"]["application/json"]
             responses["4XX"] = {"$ref": f"#/components/responses/{prefix}Refused"}
             responses["5XX"] = {"$ref": f"#/components/responses/{prefix}Failed"}
             if path in _OPEN:

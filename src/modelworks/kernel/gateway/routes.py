@@ -67,7 +67,7 @@ def _language(found: APIRouter, gateway: GatewayService) -> None:
         "/v1/chat/completions",
         summary="Answer a chat",
         tags=["OpenAI"],
-        responses=gives_events(ChatCompletion, [ChatCompletionChunk]),
+        responses=gives_events(ChatCompletion, ChatCompletionChunk),
         openapi_extra=described(inline_schema(ChatRequest)),
     )
     async def create_chat_completion(request: Request) -> Response:
@@ -77,7 +77,7 @@ def _language(found: APIRouter, gateway: GatewayService) -> None:
         "/v1/completions",
         summary="Continue a text",
         tags=["OpenAI"],
-        responses=gives_events(Completion, [Completion]),
+        responses=gives_events(Completion, Completion),
         openapi_extra=described(inline_schema(CompletionRequest)),
     )
     async def create_completion(request: Request) -> Response:

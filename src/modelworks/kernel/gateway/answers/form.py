@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,9 +30,14 @@ def gives(model: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": model, "description": "The answer."}}
 
 
-def gives_events(model: Any, events: Sequence[type[BaseModel]] = ()) -> dict[int | str, dict[str, Any]]:
+#: Under which status FastAPI is told of the events of a stream, so that their schemas get names; see `document.complete`.
+EVENTS: Final = "2XX"
+
+
+def gives_events(model: Any, event: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route that answers with `model`, or with a stream of events where `stream` is true."""
-    said = "The answer; a stream of server-sent events where `stream` is true."
-    if events:
-        said += f" Each event's data is a {' or a '.join(f'`{each.__name__}`' for each in events)}."
-    return {200: {"model": model, "description": said, "content": {"text/event-stream": {"schema": {}}}}}
+    said = "The answer; a stream of server-sent events where `stream` is true. Each event's data is a "
+    return {
+        200: {"model": model, "description": f"{said}`{event.__name__}`.", "content": {"text/event-stream": {"schema": {}}}},
+        EVENTS: {"model": event, "description": "An event."},
+    }

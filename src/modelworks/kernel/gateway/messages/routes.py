@@ -14,7 +14,7 @@ from starlette.responses import Response
 from modelworks.contract.errors import ContextLengthExceeded, ModelworksError
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.gateway.answers.form import gives, gives_events
-from modelworks.kernel.gateway.answers.messages import CountedTokens, Message
+from modelworks.kernel.gateway.answers.messages import CountedTokens, Message, MessageEvent
 from modelworks.kernel.gateway.errors import MESSAGES, bug, message_envelope
 from modelworks.kernel.gateway.files.routes import parse
 from modelworks.kernel.gateway.generation.chat_reading import Chat, Chunk, count_tokens, renamed
@@ -131,7 +131,7 @@ def router(gateway: GatewayService) -> APIRouter:
     @found.post(
         MESSAGES,
         summary="Answer with a message",
-        responses=gives_events(Message),
+        responses=gives_events(Message, MessageEvent),
         openapi_extra=described(inline_schema(MessageCreate)),
     )
     async def create_message(request: Request) -> Response:

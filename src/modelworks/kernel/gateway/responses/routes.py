@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from modelworks.kernel.gateway.answers.form import Page, gives, gives_events
+from modelworks.kernel.gateway.answers.response_events import ResponseEvent
 from modelworks.kernel.gateway.answers.responses import CountedInput, ResponseObject
 from modelworks.kernel.gateway.answers.responses import Item as ItemForm
 from modelworks.kernel.gateway.answers.stored import Deleted
@@ -84,7 +85,7 @@ def _asking(found: APIRouter, gateway: GatewayService, responses: ResponseServic
     @found.post(
         _RESPONSES,
         summary="Make a response",
-        responses=gives_events(ResponseObject),
+        responses=gives_events(ResponseObject, ResponseEvent),
         openapi_extra=described(inline_schema(ResponseCreate)),
     )
     async def create_response(request: Request) -> Response:
@@ -150,7 +151,7 @@ def _kept(found: APIRouter, gateway: GatewayService, responses: ResponseService,
     @found.get(
         _RESPONSE,
         summary="One response",
-        responses=gives_events(ResponseObject),
+        responses=gives_events(ResponseObject, ResponseEvent),
         openapi_extra={"parameters": in_path("response_id")["parameters"] + query_of(ResponseQuery)["parameters"]},
     )
     async def retrieve_response(request: Request) -> Response:
