@@ -72,6 +72,7 @@ from modelworks.kernel.gateway import (
     ResponseService,
     ResponseSteps,
     SpaceDoor,
+    SpaceForgetting,
     SpaceSteps,
     ToolRegister,
     ToolServers,
@@ -81,6 +82,8 @@ from modelworks.kernel.gateway.forwarding import Behind, Forward
 from modelworks.kernel.gateway.mcp import register_routes
 from modelworks.kernel.gateway.processes import GatewayProcesses, command_of, listen, listeners, url_of
 from modelworks.kernel.gateway.protocol import GuardedProtocol
+from modelworks.kernel.gateway.spaces import forgetting_routes
+from modelworks.kernel.gateway.spaces.probing import IndexProbe
 from modelworks.kernel.jobs import Executor, JobsService, LocalExecutor, RunDeployments, Supervisor
 from modelworks.kernel.jobs import routes as jobs_routes
 from modelworks.kernel.serving import ReplicaPool
@@ -90,7 +93,7 @@ from modelworks.kernel.serving.reconciler import Reconciler
 from modelworks.kernel.serving.resolver import GuardedResolver
 from modelworks.kernel.serving.service import ServingService
 from modelworks.kernel.serving.sharing import LINE_BYTES, Hub, Spoke
-from modelworks.kernel.storage import BlobStore, LinkSigner
+from modelworks.kernel.storage import BlobStore, LinkSigner, ReportSigner, referenced_by
 from modelworks.kernel.storage import routes as storage_routes
 
 log = structlog.get_logger(__name__)
@@ -127,6 +130,8 @@ class Platform:
     reconciler: Reconciler | None
     spaces: DataspaceService
     space_steps: SpaceSteps
+    forgetting: SpaceForgetting
+    index_probe: IndexProbe
     source_steps: SourceSteps
     files: FileService
     tuning: FineTuningService
@@ -153,7 +158,8 @@ class Platform:
             return
         self.supervisor.start()
         self.reconciler.start()
-        for steps in (self.tuning_steps, self.space_steps, self.source_steps):
+        self.index_probe.bind(asyncio.get_running_loop())
+        for steps in (self.tuning_steps, self.space_steps, self.forgetting, self.source_steps):
             steps.start()
         self.eval_steps.start()
         self.response_steps.start()
@@ -195,7 +201,7 @@ class Platform:
         await self.eval_steps.stop()
         await self.batch_steps.stop()
         await self.response_steps.stop()
-        for steps in (self.tuning_steps, self.space_steps, self.source_steps):
+        for steps in (self.tuning_steps, self.space_steps, self.forgetting, self.source_steps):
             await run_in_threadpool(steps.stop)
         await run_in_threadpool(self.reconciler.close)
         await run_in_threadpool(self.supervisor.stop)
@@ -208,8 +214,7 @@ class Platform:
 
     def referenced(self, digests: Collection[str]) -> set[str]:
         """Those of the blobs that a version, a run, a document or a file needs: what the garbage collection must leave."""
-        rooms = (self.catalog, self.jobs, self.spaces, self.source_steps.sources, self.files, self.batches)
-        return {digest for room in rooms for digest in room.referenced(digests)}
+        return referenced_by(self.catalog, self.jobs, self.spaces, self.source_steps.sources, self.files, self.batches)(digests)
 
     def metrics(self) -> bytes:
         """The page that Prometheus reads, with gauges as of now."""
@@ -280,6 +285,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         local_url, remote_url = settings.local_url, settings.public_url or settings.local_url
         jobs.connect(RunDeployments(access, serving, clock, url=local_url, remote_url=remote_url))
         spaces = DataspaceService(db, jobs, clock, events)
+        opening.callback(spaces.answers.close)
         sources = SourceService(spaces, jobs, catalog, blobs, secrets.value, SourcePolicy.of(settings), clock, events)
         files = FileService(db, catalog, blobs, clock, max_bytes=settings.max_file_bytes)
         tuning = FineTuningService(db, jobs, catalog, serving, files, clock, project_name=access.project_name)
@@ -311,6 +317,22 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         )
         response_steps = ResponseSteps(responses, asked, events)
         batches = BatchService(db, files, clock)
+        cache, probe = settings.home / "cache" / "versions", IndexProbe(pool)
+        space_steps = SpaceSteps(spaces, jobs, catalog, serving, blobs, events, cache)
+        forgetting = SpaceForgetting(
+            spaces,
+            jobs,
+            catalog,
+            blobs,
+            space_steps.learning,
+            events,
+            clock,
+            signer=ReportSigner(settings.home / "report.key"),
+            drop_file=files.delete,
+            referenced=referenced_by(catalog, jobs, spaces, sources, files, batches),
+            cache=cache,
+            ask=probe,
+        )
         door = Door(asked, responses, response_steps, max_body_bytes=settings.max_body_bytes)
         return Platform(
             settings=settings,
@@ -344,7 +366,9 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
             ),
             spaces=spaces,
             source_steps=SourceSteps(sources, jobs, catalog, blobs, clock, events),
-            space_steps=SpaceSteps(spaces, jobs, catalog, serving, blobs, events, settings.home / "cache" / "versions"),
+            space_steps=space_steps,
+            forgetting=forgetting,
+            index_probe=probe,
             files=files,
             tuning=tuning,
             tuning_steps=TuningSteps(tuning, jobs, catalog, files, clock, events),
@@ -456,6 +480,7 @@ def create_app(platform: Platform) -> FastAPI:
     app.include_router(jobs_routes.router(platform.jobs, principal))
     app.include_router(dataspace_routes.router(platform.spaces, platform.blobs, platform.files.stored, principal))
     app.include_router(source_routes.router(platform.source_steps.sources, principal))
+    app.include_router(forgetting_routes.router(platform.access, platform.forgetting, platform.serving))
     app.include_router(serving_routes.router(platform.serving, platform.db, platform.blobs, principal))
     return app
 

@@ -29,6 +29,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "blobs.py": "the content-addressed store",
         "links.py": "signed links",
         "places.py": "where bytes lie: a folder, or S3 through fsspec",
+        "signing.py": "the key that reports are signed with",
     },
     "access": {
         "usage.py": "the recorder of requests: group commit off the hot path",
@@ -88,6 +89,9 @@ DRIVERS: dict[str, dict[str, str]] = {
         "documents.py": "documents, their rights, and what a search may see",
         "builds.py": "where each build stands",
         "learning.py": "models of a space's own, and what they were worth",
+        "answers.py": "what answers rest on, noted beside them",
+        "forgetting.py": "documents that are forgotten, and where each stands",
+        "proofs.py": "what is told of these",
         "filters.py": "OpenAI's filters over attributes",
         "pages.py": "lists between two ids",
         "sourcing.py": "sources: named, scheduled, removed",

@@ -48,6 +48,8 @@ _VALUES: dict[str, Any] = {
     "space_builds.state": "succeeded",
     "space_builds.step": "done",
     "space_events.level": "info",
+    "space_forgettings.state": "succeeded",
+    "space_forgettings.step": "done",
 }
 _LISTS = {"files", "scopes", "devices", "saves", "outputs", "checkpoint", "fields", "results", "testing_criteria"}
 #: Not of a tenant, or of the platform itself.
@@ -83,6 +85,9 @@ def value(table: Table, column: Column[Any]) -> Any:
             "access",
             "faults",
             "file_ids",
+            "tainted_by",
+            "sentences",
+            "digests",
         )
         return [] if is_list or column.name.endswith(("_allow", "_messages", "items")) else {}
     if isinstance(kind, Boolean):
@@ -145,6 +150,8 @@ _NAMED = {
     "document_id": "space_documents",
     "source_id": "space_sources",
     "build_id": "space_builds",
+    "answer_id": "space_answers",
+    "forgetting_id": "space_forgettings",
     "subject_id": "versions",
     "digest": "",
 }

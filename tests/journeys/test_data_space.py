@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from tests.journeys.platform_process import PlatformProcess
 
+from modelworks.cli.app import execute
 from modelworks.client import Modelworks
 from modelworks.contract.errors import NotFound, PermissionDenied
 
@@ -23,6 +25,10 @@ FILES = {
     "公司/差旅.md": "# 差旅\n\n住宿标准为每晚六百元。超过标准需要部门经理批准。",
     "machines.txt": "The pump P-101 runs at 12 bar, the pump P-102 at 16 bar.",
 }
+#: Of ten departments, each with a sentence that nobody else has.
+WORDS = ("amber", "basalt", "cobalt", "dolomite", "emerald", "feldspar", "garnet", "halite", "iolite", "jade")
+FORGOTTEN = (2, 5, 7)
+SAFE = "With which word does the safe of department {} open?"
 
 
 @pytest.fixture
@@ -31,6 +37,9 @@ def folder(tmp_path: Path) -> Path:
     for name, text in FILES.items():
         (made / name).parent.mkdir(parents=True, exist_ok=True)
         (made / name).write_text(text, encoding="utf-8")
+    for number, word in enumerate(WORDS):
+        said = f"The safe of department {number} opens with the word {word}.\n\nLunch is at noon for all."
+        (made / f"department-{number}.md").write_text(f"# Department {number}\n\n{said}")
     # What it claims to be, it is not.
     (made / "broken.pdf").write_bytes(b"%PDF-1.7\nnothing of the kind")
     return made
@@ -58,6 +67,68 @@ def held_by_index(client: Modelworks, query: str) -> set[str]:
     output = client.tasks.invoke("passage-retrieval", deployment, {"queries": [query], "limit": 50})
     hits = output.get("output", output)["hits"][0]
     return {hit["passage"]["document_id"] for hit in hits}
+
+
+def is_stored(home: Path, text: str) -> bool:
+    """Whether any file of blobs, runs, or of what is kept of versions holds the text."""
+    folders = (home / "blobs", home / "cache", home / "runs")
+    return any(text.encode() in path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def what_an_answer_rests_on_is_known(platform: PlatformProcess, client: Modelworks, document_id: str) -> tuple[str, str]:
+    """The ids of a chat and of a response that cite the document of department 2."""
+    with openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.key, max_retries=0) as asking:
+        kept = asking.responses.create(model="space:manual", input=SAFE.format(2))
+        answer = asking.chat.completions.create(model="space:manual", messages=[{"role": "user", "content": SAFE.format(2)}])
+    assert "cobalt" in kept.output_text
+    assert "cobalt" in str(answer.choices[0].message.content)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            why = client.spaces.why(answer.id)
+            break
+        except NotFound:
+            assert time.monotonic() < deadline, "it is noted beside the answer"
+            time.sleep(0.05)
+    space = client.spaces.get("manual")
+    assert document_id in {each["document_id"] for each in why["documents"]}
+    assert why["index"]["version_id"] == space["index_version_id"]
+    assert why["parsing_run_id"] == space["build"]["parsing_run_id"]
+    impact = client.spaces.impact("manual", document_id)
+    for name in ("documents", "passages", "indexes"):
+        assert [each["state"] for each in impact[name]] == ["ready"], name
+    assert ([each["by"] for each in impact["deployments"]], impact["num_answers"]) == (["index"], 2)
+    return answer.id, kept.id
+
+
+def what_is_forgotten_is_nowhere(
+    platform: PlatformProcess, client: Modelworks, begun: dict[int, dict[str, Any]], answers: tuple[str, str]
+) -> list[dict[str, Any]]:
+    """The reports of what is being forgotten."""
+    reports = []
+    deadline = time.monotonic() + 60
+    for number, each in begun.items():
+        while each["state"] == "running":
+            assert time.monotonic() < deadline, each
+            time.sleep(0.1)
+            each = client.spaces.forgetting(each["id"])
+        assert each["state"] == "succeeded", each
+        assert each["report"]["before"]["search"]["found"] > 0
+        assert each["report"]["after"]["search"]["found"] == 0
+        assert not is_stored(platform.home, WORDS[number]), WORDS[number]
+        assert each["document_id"] not in held_by_index(client, f"safe of department {number}")
+        with pytest.raises(NotFound):
+            client.spaces.document("manual", each["document_id"])
+        reports.append(each["report"])
+    with pytest.raises(NotFound):
+        client.spaces.why(answers[0])
+    with (
+        openai.OpenAI(base_url=f"{platform.url}/v1", api_key=platform.key, max_retries=0) as asking,
+        pytest.raises(openai.NotFoundError),
+    ):
+        asking.responses.retrieve(answers[1])
+    assert "jade" in ask(platform, SAFE.format(9))
+    return reports
 
 
 def until_step(client: Modelworks, step: str) -> dict[str, Any]:
@@ -102,8 +173,11 @@ def the_inside_is_for_administrators(platform: PlatformProcess, admin: Modelwork
             member.tasks.invoke("passage-retrieval", space["deployment"], {"queries": ["leave"]})
 
 
-def test_files_become_answers_that_follow_every_change(tmp_path: Path, folder: Path) -> None:
-    platform = PlatformProcess(tmp_path / "home")
+def test_files_become_answers_that_follow_every_change(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    platform = PlatformProcess(home)
     with platform, platform.client() as client:
         client.spaces.create("manual")
         put_all(client, "manual", folder)
@@ -118,7 +192,7 @@ def test_files_become_answers_that_follow_every_change(tmp_path: Path, folder: P
     with platform, platform.client() as client:
         space = client.spaces.wait("manual", poll_s=0.1)
         assert (space["state"], space["is_current"]) == ("ready", True), space
-        assert space["documents"] == {"pending": 0, "parsing": 0, "indexed": 4, "failed": 1}
+        assert space["documents"] == {"pending": 0, "parsing": 0, "indexed": 14, "failed": 1}
         assert space["build"]["id"] == parsing["id"], "the same build went on"
         assert len(client.runs.list().data) == 2, "each run was submitted once"
         assert client.runs.get(parsing["parsing_run_id"])["attempt"] == 2
@@ -127,19 +201,24 @@ def test_files_become_answers_that_follow_every_change(tmp_path: Path, folder: P
         assert "30 days" in ask(platform, "How many days of paid leave does an employee have?")
         assert "六百元" in ask(platform, "住宿标准为每晚多少？")
 
+        departments = [documents[f"department-{number}.md"]["id"] for number in range(len(WORDS))]
+        answers = what_an_answer_rests_on_is_known(platform, client, departments[2])
+        assert is_stored(home, "cobalt")
         leave = documents["handbook/leave.md"]["id"]
         assert leave in held_by_index(client, "paid leave")
         told = "Trains are booked in first class. Write to rail@example.com."
         (folder / "handbook/travel.html").write_text(f"<h1>Travel</h1><p>{told}</p>")
+        begun = {number: client.spaces.forget("manual", departments[number]) for number in FORGOTTEN}
         client.spaces.remove_document("manual", leave)
         assert leave in held_by_index(client, "paid leave"), "the old index holds it still"
+        assert "cobalt" not in ask(platform, SAFE.format(2)), "it answers no more at once"
         assert "30 days" not in ask(platform, "How many days of paid leave does an employee have?")
         settings = {**space["settings"], "cleaning": {"personal_data": {"email": "mask"}}}
         client.spaces.update("manual", settings=settings)
         changed = client.spaces.put("manual", folder / "handbook/travel.html", name="handbook/travel.html")
         assert changed["change"] == "updated"
         space = client.spaces.wait("manual", poll_s=0.1)
-        assert (space["state"], space["documents"]["indexed"]) == ("ready", 3)
+        assert (space["state"], space["documents"]["indexed"]) == ("ready", 10)
         assert leave not in held_by_index(client, "paid leave")
         assert "first class" in ask(platform, "Which class are trains booked in?")
         texts = [part["text"] for hit in client.spaces.search("manual", "trains first class") for part in hit["content"]]
@@ -147,6 +226,9 @@ def test_files_become_answers_that_follow_every_change(tmp_path: Path, folder: P
         assert "rail@" not in str(texts)
         dropped = client.spaces.dropped("manual", documents["handbook/travel.html"]["id"])
         assert [each["rule"] for each in dropped["data"]] == ["personal_data"]
+        reports = what_is_forgotten_is_nowhere(platform, client, begun, answers)
+        key, chain = client.spaces.report_key(), tmp_path / "audit.jsonl"
+        chain.write_text("".join(json.dumps(entry) + "\n" for entry in client.audit.export()))
         for kind in ("documents", "passages", "clean"):
             versions = client.datasets.get(f"{space['deployment']}/{kind}")["versions"]
             assert [version["id"] for version in versions] == [space[f"{kind}_version_id"]], kind
@@ -156,3 +238,12 @@ def test_files_become_answers_that_follow_every_change(tmp_path: Path, folder: P
         while client.deployments.list().data or client.datasets.list().data:
             assert time.monotonic() < deadline, "what was made for it is taken away"
             time.sleep(0.1)
+    # Nothing runs any more: a report proves itself.
+    path = tmp_path / "report.json"
+    for report in reports:
+        for proof in (["--key", key], ["--chain", str(chain)]):
+            path.write_text(json.dumps(report))
+            assert execute(["verify-report", str(path), *proof]) == 0
+            path.write_text(json.dumps({**report, "removed": {}}))
+            assert execute(["verify-report", str(path), *proof]) == 1
+    capsys.readouterr()

@@ -84,7 +84,7 @@ def verify(
     """Check that no entry was changed, removed, moved or added, and with --head that none was cut off."""
     expected = None if known is None else head_of(known)
     if file is not None:
-        end, broken = find_break(_entries(file), known=expected)
+        end, broken = find_break(entries_of(file), known=expected)
     else:
         with connect() as client:
             report = client.audit.verify(known=expected)
@@ -116,7 +116,8 @@ def head_of(text: str) -> Head:
     return Head(int(number), value.lower())
 
 
-def _entries(file: Path) -> Iterator[dict[str, Any]]:
+def entries_of(file: Path) -> Iterator[dict[str, Any]]:
+    """The entries of an exported chain; raises InvalidRequest where it is none."""
     number = 0
     try:
         with file.open(encoding="utf-8") as lines:

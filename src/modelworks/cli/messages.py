@@ -126,6 +126,10 @@ CHINESE = {
     "expired": "已过期",
     "The build failed: {reason}": "构建失败：{reason}",
     "Learning failed: {reason}": "学习失败：{reason}",
+    "Forget {name} for good?": "彻底遗忘 {name}？",
+    "Forgetting stopped: {reason}": "遗忘中止：{reason}",
+    "The report was written to {path}.": "报告已写入 {path}。",
+    "The report holds: {document} was forgotten.": "报告有效：{document} 已被遗忘。",
     "[stopped]": "［已停止］",
     "[the answer reached its length limit]": "［回答达到长度上限］",
 }

@@ -159,6 +159,32 @@ class AsyncSpaces(AsyncGroup):
         """Answer as before the last time that was learned; the space."""
         return dict(await self._transport.json("POST", f"{_path(space)}/learn/rollback"))
 
+    async def impact(self, space: str, document_id: str) -> Record:
+        """Everything that was made of a document: versions, indexes, samples, models, and what answers with them now."""
+        return dict(await self._transport.json("GET", f"{_path(space)}/documents/{segment(document_id)}/impact"))
+
+    async def why(self, answer_id: str) -> Record:
+        """What an answer rests on, by its id or that of its request: documents, index, model, and what that was trained on."""
+        return dict(await self._transport.json("GET", f"/api/spaces/answers/{segment(answer_id)}"))
+
+    async def forget(self, space: str, document_id: str, *, dry_run: bool = False) -> Record:
+        """Begin to forget a document, which cannot be taken back; what failed goes on. A dry run is `impact`."""
+        path = f"{_path(space)}/documents/{segment(document_id)}/forget" + ("?dry_run=true" if dry_run else "")
+        # The same wish twice is the same wish: repeating is safe.
+        return dict(await self._transport.json("POST", path, retry=True))
+
+    async def forgettings(self, space: str, *, after: str | None = None, limit: int = 20) -> Page:
+        """What a space forgets or has forgotten, newest first, with the reports."""
+        return await self._transport.page(f"{_path(space)}/forgettings", **given(after=after), limit=limit)
+
+    async def forgetting(self, forgetting_id: str) -> Record:
+        """One, with how far it is; `report` at the end."""
+        return dict(await self._transport.json("GET", f"/api/forgettings/{segment(forgetting_id)}"))
+
+    async def report_key(self) -> str:
+        """The public key (hexadecimal) that reports are verified with; note it elsewhere."""
+        return str((await self._transport.json("GET", "/api/report-key"))["public_key"])
+
     async def search(self, space: str, query: str, *, limit: int = 10, filters: Mapping[str, Any] | None = None) -> Page:
         """Passages that answer a query, best first, in the form of OpenAI's vector stores."""
         space_id = (await self.get(space))["id"]
@@ -245,6 +271,12 @@ class Spaces(Shell[AsyncSpaces]):
     learnings = waits(AsyncSpaces.learnings)
     learning = waits(AsyncSpaces.learning)
     roll_back_learning = waits(AsyncSpaces.roll_back_learning)
+    impact = waits(AsyncSpaces.impact)
+    why = waits(AsyncSpaces.why)
+    forget = waits(AsyncSpaces.forget)
+    forgettings = waits(AsyncSpaces.forgettings)
+    forgetting = waits(AsyncSpaces.forgetting)
+    report_key = waits(AsyncSpaces.report_key)
     search = waits(AsyncSpaces.search)
     add_source = waits(AsyncSpaces.add_source)
     sources = waits(AsyncSpaces.sources)

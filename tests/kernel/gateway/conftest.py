@@ -333,6 +333,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
         replica_url = await listen(replica.app(), stack)
         upstream_url = await listen(upstream.app(), stack)
         spaces, catalog = DataspaceService(db, cast(JobsService, FakeJobs()), SystemClock(), events), FakeCatalog()
+        stack.callback(spaces.answers.close)
         blobs = BlobStore(str(tmp_path / "blobs"))
         files = FileService(db, cast(CatalogService, catalog), blobs, SystemClock(), max_bytes=1_000_000)
         gateway = GatewayService(

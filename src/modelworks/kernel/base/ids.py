@@ -57,6 +57,7 @@ Prefix = Literal[
     "doc",
     "build",
     "learn",
+    "forget",
 ]
 
 

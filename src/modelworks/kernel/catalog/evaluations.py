@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import InvalidData, InvalidRequest, NotFound
@@ -17,7 +17,7 @@ from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog import discovery
 from modelworks.kernel.catalog.comparison import MIN_SAMPLES, Pair, compare
 from modelworks.kernel.catalog.schemas import Comparison, Evaluation, MetricComparison, Page, Version
-from modelworks.kernel.catalog.store import EvaluationRow
+from modelworks.kernel.catalog.store import ArtifactRow, EvaluationRow, VersionRow
 from modelworks.kernel.storage import BlobStore
 
 if TYPE_CHECKING:
@@ -75,6 +75,35 @@ class Evaluations:
         session.add(row)
         session.flush()
         return _shown(row)
+
+    def of_versions(self, session: Session, project_id: str, version_ids: Collection[str]) -> Sequence[Evaluation]:
+        """Evaluations of these versions, and on them, oldest first."""
+        wanted = sorted(set(version_ids))
+        about = or_(EvaluationRow.version_id.in_(wanted), EvaluationRow.dataset_version_id.in_(wanted))
+        query = select(EvaluationRow).where(EvaluationRow.project_id == project_id, about)
+        return [_shown(row) for row in session.scalars(query.order_by(EvaluationRow.id))]
+
+    def forget_samples(self, session: Session, project_id: str, dataset_ids: Collection[str]) -> set[str]:
+        """Drop the lines per sample of everything that was measured on these data sets; the figures stay.
+
+        Returns:
+            The digests of what they were stored as.
+        """
+        query = select(EvaluationRow).where(
+            EvaluationRow.project_id == project_id,
+            EvaluationRow.dataset_version_id.in_(sorted(set(dataset_ids))),
+            EvaluationRow.report_digest.is_not(None),
+        )
+        digests: set[str] = set()
+        for row in session.scalars(query):
+            digests.add(str(row.report_digest))
+            row.report_digest = None
+            made = select(VersionRow, ArtifactRow.kind).join(ArtifactRow, ArtifactRow.id == VersionRow.artifact_id)
+            of_run = made.where(VersionRow.created_by_run == row.run_id, ArtifactRow.kind.not_in(("model", "dataset")))
+            for version, kind in session.execute(of_run.where(VersionRow.state == "ready")).tuples():
+                digests |= {file["digest"] for file in version.files}
+                self._catalog.remove(session, project_id, version.id, kind, force=True)
+        return digests
 
     def list(
         self,

@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session, aliased
 from modelworks.contract.errors import InvalidRequest, ModelNotFound, NotFound, PermissionDenied
 from modelworks.kernel.catalog import references
 from modelworks.kernel.catalog.schemas import Artifact, Page, Version, VersionSummary
-from modelworks.kernel.catalog.store import AliasRow, ArtifactRow, VersionRow
+from modelworks.kernel.catalog.store import AliasRow, ArtifactRow, VersionBlobRow, VersionRow
 
 _MAX_LIMIT = 1000
+_CHUNK = 400
 
 
 def page(
@@ -254,3 +255,28 @@ def unused(session: Session, digests: Collection[str]) -> set[str]:
     wanted = set(digests)
     living = select(VersionRow.digest).where(VersionRow.digest.in_(sorted(wanted)), VersionRow.state == "ready")
     return wanted - set(session.scalars(living))
+
+
+def holding(session: Session, project_id: str, digests: Collection[str]) -> list[VersionRow]:
+    """The living versions of a project that hold one of these blobs, oldest first."""
+    wanted = sorted(set(digests))
+    found: dict[str, VersionRow] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        query = (
+            select(VersionRow)
+            .join(VersionBlobRow, VersionBlobRow.version_id == VersionRow.id)
+            .where(VersionRow.project_id == project_id, VersionRow.state == "ready")
+            .where(VersionBlobRow.digest.in_(wanted[start : start + _CHUNK]))
+        )
+        found.update((row.id, row) for row in session.scalars(query))
+    return [found[key] for key in sorted(found)]
+
+
+def named(session: Session, project_id: str, kind: str, name: str) -> list[VersionRow]:
+    """Every version of a name, those that were removed too, oldest first."""
+    query = (
+        select(VersionRow)
+        .join(ArtifactRow, ArtifactRow.id == VersionRow.artifact_id)
+        .where(ArtifactRow.project_id == project_id, ArtifactRow.kind == kind, ArtifactRow.name == name)
+    )
+    return [*session.scalars(query.order_by(VersionRow.number))]

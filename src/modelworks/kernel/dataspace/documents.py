@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -28,6 +29,8 @@ MAX_KEY_BYTES: Final = 2000
 #: A space with no more documents than this is searched by naming them all: nothing else can answer then.
 _NAMED: Final = 500
 _CHUNK: Final = 400
+#: The name of a document that was forgotten.
+FORGOTTEN: Final = "(forgotten)"
 
 
 class Documents:
@@ -84,6 +87,9 @@ class Documents:
         found = self._by_key(session, row.id, source_id or "", key)
         now = self._clock.now()
         change: Change = "unchanged"
+        if found is None and source_id and (gone := self._forgotten(session, row.id, source_id, key)) is not None:
+            # Its source has it still and brings it again and again; a person who puts it in anew has decided so.
+            return shown(gone), change
         if found is None:
             self._require_room(session, row)
             found = DocumentRow(
@@ -192,6 +198,25 @@ class Documents:
             self._spaces.changed(session, owner)
         session.flush()
         return removed
+
+    def take_out(self, session: Session, owner: SpaceRow, row: DocumentRow) -> DocumentRow:
+        """Remove a document, if it is there still; the space's row is locked by the caller."""
+        if row.state != "removed":
+            self._remove(row)
+            self._spaces.changed(session, owner)
+        return row
+
+    def forget(self, session: Session, owner: SpaceRow, document_id: str) -> None:
+        """Remove a document with what its row says of it: only its id, its digest and its key's digest stay.
+
+        The space's row is locked by the caller.
+        """
+        row = self.take_out(session, owner, session.get_one(DocumentRow, document_id))
+        if row.name != FORGOTTEN:
+            row.key = forgotten_key(row.key)
+        row.name, row.attributes, row.owner, row.licence = FORGOTTEN, {}, None, None
+        row.media_type = row.fingerprint = row.file_id = row.language = None
+        row.num_pages, row.faults, row.num_cleaned, row.dropped = None, [], None, None
 
     def expire(self, session: Session, owner: SpaceRow) -> int:
         """Remove the documents of a space whose time is over; its row is locked by the caller."""
@@ -338,6 +363,12 @@ class Documents:
         query = self._living(space_id).where(DocumentRow.source_id == source_id, DocumentRow.key == key)
         return session.scalar(query.limit(1))
 
+    def _forgotten(self, session: Session, space_id: str, source_id: str, key: str) -> DocumentRow | None:
+        query = select(DocumentRow).where(
+            DocumentRow.space_id == space_id, DocumentRow.source_id == source_id, DocumentRow.key == forgotten_key(key)
+        )
+        return session.scalar(query.limit(1))
+
     def _living(self, space_id: str) -> Select[DocumentRow]:
         return select(DocumentRow).where(DocumentRow.space_id == space_id, DocumentRow.state != "removed")
 
@@ -376,6 +407,11 @@ class Documents:
                 hint="Make another space.",
                 code="space_full",
             )
+
+
+def forgotten_key(key: str) -> str:
+    """What is left of a forgotten document's key: enough to know it again."""
+    return f"forgotten:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def shown(row: DocumentRow) -> SpaceDocument:

@@ -59,11 +59,15 @@ class Learnings:
         waited = self._clock.now() - last.created_at >= timedelta(hours=settings.learning.every_h)
         return last.state != "running" and last.revision < row.built_revision and waited
 
-    def latest(self, session: Session, space_id: str, state: str | None = None) -> SpaceLearningRow | None:
-        """The newest of a space, of that state where one is given."""
+    def latest(
+        self, session: Session, space_id: str, state: str | None = None, *, untainted: bool = False
+    ) -> SpaceLearningRow | None:
+        """The newest of a space, of that state where one is given; with `untainted` of those that know nothing forgotten."""
         query = select(SpaceLearningRow).where(SpaceLearningRow.space_id == space_id)
         if state is not None:
             query = query.where(SpaceLearningRow.state == state)
+        if untainted:
+            query = query.where(SpaceLearningRow.is_tainted.is_(False))
         return session.scalar(query.order_by(SpaceLearningRow.id.desc()).limit(1))
 
     def closed_documents(self, session: Session, space_id: str) -> Sequence[str]:
@@ -106,6 +110,8 @@ class Learnings:
             runs={},
             counts={},
             results={"rows": [], "sentences": []},
+            tainted_by=[],
+            is_tainted=False,
             error=None,
             created_at=self._clock.now(),
             finished_at=None,
@@ -194,6 +200,7 @@ class Learnings:
             counts=row.counts,
             results=[LearningResult.model_validate(each) for each in row.results["rows"]],
             judgement=row.results["sentences"],
+            tainted_by=row.tainted_by,
             progress=progress,
             error=row.error,
             created_at=row.created_at,

@@ -56,6 +56,8 @@ class AnsweringSettings(BaseModel):
     passages: int = Field(default=6, ge=1, le=20)
     #: The share of a question's words that a passage must have to be answered from; None: what was measured to be best.
     least_coverage: float | None = Field(default=None, ge=0, le=1)
+    #: So long it is known which passages, index and model an answer rests on; 0: it is not kept at all.
+    keep_days: float = Field(default=30.0, ge=0, le=3650, allow_inf_nan=False)
 
 
 class LearningSettings(BaseModel):
@@ -79,6 +81,9 @@ class LearningSettings(BaseModel):
     general: str | None = Field(default=None, max_length=256)
     #: What it is judged by; by default what the project's gate says, else the likelihood of the right answers.
     metric: str | None = Field(default=None, max_length=64)
+    #: What becomes of a model that was trained on a document that is forgotten: the space stops answering with it at once, or
+    #: goes on until another one is learned.
+    tainted: Literal["withdraw", "keep"] = "withdraw"
     #: Further parameters of the training of a low-rank adapter, such as rank and learning_rate.
     training: dict[str, Any] = Field(default_factory=dict, max_length=32)
 
@@ -265,6 +270,8 @@ class Learning(BaseModel):
     results: list[LearningResult]
     #: What the gate said, in sentences.
     judgement: list[str]
+    #: Ids of documents that it was trained on and that were forgotten since.
+    tainted_by: list[str] = Field(default_factory=list)
     #: Of the current step's run: done, total and their unit.
     progress: dict[str, Any] | None = None
     error: dict[str, Any] | None

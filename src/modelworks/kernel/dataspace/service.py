@@ -17,8 +17,10 @@ from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog.schemas import Page
+from modelworks.kernel.dataspace.answers import Answers
 from modelworks.kernel.dataspace.builds import PATIENCE, Builds, shown_build
 from modelworks.kernel.dataspace.documents import Documents
+from modelworks.kernel.dataspace.forgetting import Forgettings
 from modelworks.kernel.dataspace.learning import Learnings
 from modelworks.kernel.dataspace.pages import page_of, paged
 from modelworks.kernel.dataspace.schemas import (
@@ -40,7 +42,7 @@ _CHUNK = 400
 
 
 class DataspaceService:
-    """The room's door; `documents`, `builds` and `learnings` are its other sides.
+    """The room's door; `documents`, `builds`, `learnings`, `answers` and `forgettings` are its other sides.
 
     Methods take part in the caller's transaction.
     """
@@ -50,6 +52,8 @@ class DataspaceService:
         self.documents = Documents(self, clock)
         self.builds = Builds(self, clock)
         self.learnings = Learnings(self, jobs, clock)
+        self.answers = Answers(db, clock)
+        self.forgettings = Forgettings(self, clock)
         self._jobs = jobs
         self._clock = clock
         self._events = events

@@ -240,8 +240,92 @@ class SpaceLearningRow(Base):
     counts: Mapped[dict[str, Any]]
     #: Before and after: a list under the key "rows", and what the gate said under "sentences".
     results: Mapped[dict[str, Any]]
+    #: Ids of documents that it was trained on and that were forgotten since.
+    tainted_by: Mapped[list[str]] = mapped_column(default=list)
+    #: Whether there are any: what is tainted is not gone back to.
+    is_tainted: Mapped[bool] = mapped_column(default=False)
     error: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+
+
+class SpaceAnswerRow(Base):
+    """One answer of a space: from which index, by which model. What was asked and said is not kept."""
+
+    __tablename__ = "space_answers"
+    __table_args__ = (
+        Index("ix_space_answers_project_id_request_id", "project_id", "request_id"),
+        Index("ix_space_answers_expires_at", "expires_at"),
+    )
+
+    #: As the caller was told it (`chatcmpl_…`).
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    space_id: Mapped[str] = mapped_column(ForeignKey("spaces.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(String(40))
+    key_id: Mapped[str] = mapped_column(String(40))
+    user_id: Mapped[str | None] = mapped_column(String(40))
+    request_id: Mapped[str] = mapped_column(String(128))
+    #: answered, quoted or not_in_documents.
+    status: Mapped[str] = mapped_column(String(24))
+    index_version_id: Mapped[str | None] = mapped_column(String(40))
+    #: The language model that was asked, by the name of its deployment, and its version where that is known.
+    model: Mapped[str | None] = mapped_column(String(128))
+    model_version_id: Mapped[str | None] = mapped_column(String(40))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class SpaceAnswerPassageRow(Base):
+    """A passage that an answer cites."""
+
+    __tablename__ = "space_answer_passages"
+    __table_args__ = (Index("ix_space_answer_passages_document_id", "document_id"),)
+
+    answer_id: Mapped[str] = mapped_column(ForeignKey("space_answers.id", ondelete="CASCADE"), primary_key=True)
+    passage_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    document_id: Mapped[str] = mapped_column(String(40))
+    #: The document's content as it was then.
+    document_digest: Mapped[str] = mapped_column(String(80))
+    document_version: Mapped[int]
+
+
+@watched("forgetting", only=("id", "project_id", "space_id", "document_id", "state", "report_digest"))
+class ForgettingRow(Base):
+    """One document that is forgotten, and the proof of it. It outlives its space: no foreign key."""
+
+    __tablename__ = "space_forgettings"
+    __table_args__ = (
+        Index("ix_space_forgettings_space_id_id", "space_id", "id"),
+        Index("ix_space_forgettings_document_id", "document_id"),
+        Index("ix_space_forgettings_state", "state"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    space_id: Mapped[str] = mapped_column(String(40))
+    project_id: Mapped[str] = mapped_column(String(40))
+    #: Who asked for it.
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    document_id: Mapped[str] = mapped_column(String(40))
+    #: Of the document's bytes.
+    digest: Mapped[str] = mapped_column(String(80))
+    #: running, succeeded or failed; see `ForgettingStep`.
+    state: Mapped[str] = mapped_column(String(16))
+    step: Mapped[str] = mapped_column(String(16))
+    #: The revision of the space from which on the document is not in it.
+    revision: Mapped[int]
+    #: Sentences that only this document has: looked for before and after, and kept no longer than that.
+    sentences: Mapped[list[str]]
+    #: Blobs that may hold something of it.
+    digests: Mapped[list[str]]
+    #: What the probes found before, and what was removed so far.
+    before: Mapped[dict[str, Any]]
+    counts: Mapped[dict[str, Any]]
+    report: Mapped[dict[str, Any] | None]
+    report_digest: Mapped[str | None] = mapped_column(String(80))
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
 

@@ -38,6 +38,7 @@ from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.shutdown import Drain, DrainingServer
 from modelworks.kernel.gateway.spaces import cleaning_routes, learning_routes, store_routes, upload_routes
 from modelworks.kernel.gateway.spaces.calls import SpaceDoor
+from modelworks.kernel.gateway.spaces.forgetting import SpaceForgetting
 from modelworks.kernel.gateway.spaces.steps import SpaceSteps
 from modelworks.kernel.gateway.spaces.stores import VectorStores
 from modelworks.kernel.gateway.tuning import routes as tuning_routes
@@ -61,6 +62,7 @@ __all__ = [
     "ResponseService",
     "ResponseSteps",
     "SpaceDoor",
+    "SpaceForgetting",
     "SpaceSteps",
     "ToolRegister",
     "ToolServers",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from modelworks.contract.errors import (
     Conflict,
@@ -48,6 +48,19 @@ class StoredBlob:
     digest: str
     num_bytes: int
     modified: float
+
+
+class NeedsBlobs(Protocol):
+    """Something that blobs are kept for."""
+
+    def referenced(self, digests: Collection[str]) -> set[str]:
+        """Those of the blobs that it needs."""
+        ...
+
+
+def referenced_by(*rooms: NeedsBlobs) -> Callable[[Collection[str]], set[str]]:
+    """Those of the blobs that one of the rooms needs: what `BlobStore.collect` asks."""
+    return lambda digests: {digest for room in rooms for digest in room.referenced(digests)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,9 +312,16 @@ class BlobStore:
             return _read_in_chunks(self.open(digest), chunk_bytes, num_bytes)
         return _read_in_chunks(self._place.open(hexdigest, start), chunk_bytes, stop - start)
 
-    def delete(self, digest: str) -> None:
-        """Remove a blob, referenced or not; a missing one is no error. `collect` is the safe way."""
-        self._place.delete(parse_digest(digest), unless_younger_than_s=None)
+    def delete(self, digest: str, *, unless_younger_than_s: float | None = None) -> bool:
+        """Remove a blob, referenced or not; a missing one is no error. `collect` is the safe way.
+
+        Args:
+            unless_younger_than_s: one that was stored, or stored again, less long ago than that stays.
+
+        Returns:
+            Whether it was removed now.
+        """
+        return self._place.delete(parse_digest(digest), unless_younger_than_s=unless_younger_than_s)
 
     def list(self) -> Iterator[StoredBlob]:
         """Every blob, in no particular order."""

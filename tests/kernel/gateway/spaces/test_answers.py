@@ -8,6 +8,7 @@ from tests.kernel.gateway.conftest import Stage, chunk, parsed
 from tests.kernel.gateway.spaces.library import INDEX_VERSION, PRINTER, Library
 
 from modelworks.contract.errors import Unavailable
+from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.dataspace.schemas import AnsweringSettings, SpaceSettings, SpaceUpdate
 
 WARRANTY = "How long does the warranty of the X200 last?"
@@ -211,3 +212,33 @@ async def test_a_caller_who_hangs_up_ends_the_model_and_both_records(written: Li
     await stage.replica.hung_up.wait()
     records = await stage.used_soon(2)
     assert [(record.status, record.aborted) for record in records] == [(499, True), (499, True)]
+
+
+async def test_what_an_answer_rests_on_is_noted_beside_it_however_it_is_asked_for(stage: Stage, written: Library) -> None:
+    written.writes(GOOD)
+    asked = []
+    status, body, headers = await stage.post("/v1/chat/completions", written.body(WARRANTY))
+    assert status == 200
+    asked += [body["id"], headers["x-request-id"]]
+    asked.append(parsed(await stage.events("/v1/chat/completions", written.body(WARRANTY)))[0]["id"])
+    stage.spaces.answers.flush()
+    admin = Principal(key_id="key_admin", project_id=stage.project_id, scopes=frozenset({"admin"}))
+    model = stage.gateway.pool.peek(stage.project_id, "writer")
+    assert model is not None
+    with stage.db.reading() as session:
+        for ref in asked:
+            row, (passage,) = stage.spaces.answers.find(session, admin, ref)
+            assert (row.status, row.index_version_id) == ("answered", INDEX_VERSION)
+            assert (row.model, row.model_version_id) == ("writer", model.version_id)
+            assert passage.passage_id == f"{passage.document_id}:1"
+            assert passage.document_id in {each.document_id for each in written.passages}
+
+
+async def test_a_space_may_keep_nothing_of_its_answers(stage: Stage, library: Library) -> None:
+    settings = SpaceSettings(answering=AnsweringSettings(keep_days=0))
+    with stage.db.transaction() as session:
+        stage.spaces.update(session, stage.project_id, library.space_id, SpaceUpdate(settings=settings))
+    await library.ask(WARRANTY)
+    stage.spaces.answers.flush()
+    with stage.db.reading() as session:
+        assert stage.spaces.answers.num_of(session, library.passages[0].document_id) == 0

@@ -104,6 +104,8 @@ class Outcome:
     space: Space
     told: Told
     tallies: list[Tally] = field(default_factory=list)
+    #: The version of the language model that was asked, where one answered that the catalog knows.
+    model_version_id: str | None = None
 
     @property
     def citations(self) -> Sequence[Citation]:
@@ -139,6 +141,7 @@ class SpaceAnswer:
         self._meter = meter
         self._asked = asked
         self._tallies: list[Tally] = []
+        self._model_version_id: str | None = None
 
     async def tell(self, say: Say) -> Outcome:
         """Answer; the text is handed to `say` as it is checked.
@@ -164,7 +167,7 @@ class SpaceAnswer:
         found = found[:limit]
         told = Told(found, asked.language, space.settings.answering.unsupported)
         status, reason = await self._answer(space, asked, found, told, say)
-        return Outcome(status, reason, asked.query, space, told, self._tallies)
+        return Outcome(status, reason, asked.query, space, told, self._tallies, self._model_version_id)
 
     async def _answer(
         self, space: Space, asked: Question, found: Sequence[Found], told: Told, say: Say
@@ -274,6 +277,8 @@ class SpaceAnswer:
                 await Chat(self._gateway, self._principal, meter, {"model": model, **body}).read(read)
             finally:
                 self._tallies += meter.tallies
+                if meter.route is not None:
+                    self._model_version_id = meter.route.version_id
 
 
 def _source(found: Found) -> Source:

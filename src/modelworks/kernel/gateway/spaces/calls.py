@@ -14,6 +14,7 @@ from modelworks.contract.errors import UnsupportedParameter
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.dataspace import DataspaceService, Space
+from modelworks.kernel.dataspace.answers import AnswerNote, CitedPassage
 from modelworks.kernel.gateway.errors import from_validation
 from modelworks.kernel.gateway.generation.language import wants_usage
 from modelworks.kernel.gateway.metering import Meter
@@ -46,6 +47,8 @@ class SpaceCall:
             request = ChatRequest.model_validate(body)
         except ValidationError as error:
             raise from_validation(error) from error
+        self._principal = principal
+        self._spaces = search.spaces
         self._answer = SpaceAnswer(search, principal, meter, Asked.of(body, request))
         self._id = new_id("chatcmpl")
 
@@ -56,6 +59,7 @@ class SpaceCall:
             return None
 
         outcome = await self._answer.tell(pass_over)
+        self._note(outcome)
         message = {
             "role": "assistant",
             "content": outcome.told.text,
@@ -78,6 +82,7 @@ class SpaceCall:
             await out.send(greeting + self._event({"content": text}))
 
         outcome = await self._answer.tell(say)
+        self._note(outcome)
         annotations = [_nested(each) for each in outcome.citations]
         last = self._event({"annotations": annotations, "grounding": outcome.grounding()}) + self._event({}, finish="stop")
         return last + self._usage_event(outcome) + DONE
@@ -92,6 +97,31 @@ class SpaceCall:
             "model: what a data space has its model read is not known before the search.",
             hint="Count for the language model itself.",
             param="model",
+        )
+
+    def _note(self, outcome: Outcome) -> None:
+        """Have it noted what the answer rests on; nobody waits for that."""
+        space, route = outcome.space, self._meter.route
+        cited = {each.found.passage.id: each.found for each in outcome.citations}
+        by_model = outcome.status == "answered"
+        self._spaces.answers.note(
+            AnswerNote(
+                id=self._id,
+                space_id=space.id,
+                project_id=self._principal.project_id,
+                key_id=self._principal.key_id,
+                user_id=self._principal.user_id,
+                request_id=self._meter.request_id,
+                status=outcome.status,
+                index_version_id=space.index_version_id if route is None else route.version_id,
+                model=space.settings.language_model if by_model else None,
+                model_version_id=outcome.model_version_id if by_model else None,
+                keep_days=space.settings.answering.keep_days,
+                passages=tuple(
+                    CitedPassage(passage_id, found.document.id, found.document.digest, found.document.version)
+                    for passage_id, found in cited.items()
+                ),
+            )
         )
 
     def _head(self, kind: str) -> dict[str, Any]:

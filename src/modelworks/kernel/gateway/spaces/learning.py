@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError, NotFound
@@ -19,6 +20,7 @@ from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.polling import PollingThread
 from modelworks.kernel.catalog import CatalogService
+from modelworks.kernel.catalog.finding import named
 from modelworks.kernel.catalog.schemas import Comparison, PromotionCreate, Version
 from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.dataspace.learning import own_model, settings_of, terms_of
@@ -135,7 +137,7 @@ class SpaceLearning:
             )
         last.state = "rolled_back"
         session.flush()
-        before = self._spaces.learnings.latest(session, row.id, "succeeded")
+        before = self._spaces.learnings.latest(session, row.id, "succeeded", untainted=True)
         if before is None:
             row.settings = {**row.settings, "language_model": last.base}
             self._undeploy(session, row)
@@ -164,6 +166,57 @@ class SpaceLearning:
                         self._catalog.remove(session, row.project_id, version.id, kind, force=True)
                         removed.add(self._catalog.get_version(session, row.project_id, version.id).digest)
         return True
+
+    # -- where a document is forgotten -----------------------------------------------------------------------------------
+
+    def cease(self, session: Session, row: SpaceRow) -> list[str]:
+        """End what is being learned, which may hold a document that goes; returns the runs that still have to end."""
+        running = self._spaces.learnings.latest(session, row.id, "running")
+        if running is None:
+            return []
+        active = [run_id for run_id in running.runs.values() if self._is_active(session, row.project_id, run_id)]
+        for run_id in active:
+            self._jobs.cancel(session, row.project_id, run_id)
+        self._spaces.learnings.close(session, row, running, "cancelled", "Learning ends: a document is forgotten.")
+        if running.step in ("judging", "deploying"):
+            self._restore(session, row)
+        return active
+
+    def withdraw(self, session: Session, row: SpaceRow) -> None:
+        """Stop answering with a model that knows what is forgotten: with the last one that does not, else with the base."""
+        last = self._spaces.learnings.latest(session, row.id, "succeeded")
+        tainted = select(SpaceLearningRow).where(SpaceLearningRow.space_id == row.id, SpaceLearningRow.is_tainted.is_(True))
+        for each in session.scalars(tainted.where(SpaceLearningRow.state == "succeeded")):
+            each.state = "rolled_back"
+        session.flush()
+        if last is None or not last.is_tainted or row.settings["language_model"] != last.model:
+            return
+        before = self._restore(session, row)
+        if before is None:
+            row.settings = {**row.settings, "language_model": last.base}
+        said = "The space's model is withdrawn: it was trained on a document that is forgotten."
+        self._spaces.tell(session, row, said, level="warn", data={"learning_id": last.id})
+
+    def begin_anew(self, session: Session, row: SpaceRow) -> None:
+        """Learn again at once, where the space learns by itself; the row is locked by the caller."""
+        is_learning = self._spaces.learnings.latest(session, row.id, "running") is not None
+        if not settings_of(row).learning.automatic or row.passages_version_id is None or is_learning:
+            return
+        try:
+            base, version_id = self._base(session, row)
+            self._begin(session, row, row.key_id, base, version_id, automatic=True)
+        except ModelworksError as error:
+            log.warning("a data space cannot learn", space_id=row.id, reason=error.message)
+
+    def _restore(self, session: Session, row: SpaceRow) -> SpaceLearningRow | None:
+        """Let the alias mean the last model that may answer; None: there is none, and nothing is deployed."""
+        before = self._spaces.learnings.latest(session, row.id, "succeeded", untainted=True)
+        if before is None:
+            self._undeploy(session, row)
+            self._forget_alias(session, row)
+        else:
+            self._catalog.set_alias(session, row.project_id, str(before.adapter_version_id), LIVE)
+        return before
 
     # -- what happens by itself ------------------------------------------------------------------------------------------
 
@@ -233,12 +286,11 @@ class SpaceLearning:
         inputs = {"passages": f"dataset:{learning.passages_version_id}"}
         if terms.max_questions:
             inputs["teacher"] = f"deployment:{base}"
-            for role, version_id in (
-                ("previous", before and before.samples_version_id),
-                ("previous_test", before and before.test_version_id),
-            ):
-                if version_id and self._is_there(session, row.project_id, version_id):
-                    inputs[role] = f"dataset:{version_id}"
+            for role, noun in (("previous", "samples"), ("previous_test", "samples-test")):
+                # Not the one of the last time by its id: forgetting a document writes it anew.
+                versions = [] if before is None else named(session, row.project_id, "dataset", f"{row.catalog_name}/{noun}")
+                if living := [each.id for each in versions if each.state == "ready"]:
+                    inputs[role] = f"dataset:{living[-1]}"
         spec = JobSpec(
             verb="batch",
             task=SAMPLING,
@@ -378,12 +430,7 @@ class SpaceLearning:
                 return
             if reason:
                 # The model that answered before goes on answering.
-                before = self._spaces.learnings.latest(session, row.id, "succeeded")
-                if before is None:
-                    self._undeploy(session, row)
-                    self._forget_alias(session, row)
-                else:
-                    self._catalog.set_alias(session, row.project_id, str(before.adapter_version_id), LIVE)
+                self._restore(session, row)
                 error = {"code": "not_deployed", "message": f"The model does not start: {reason}"}
                 self._spaces.learnings.close(session, row, learning, "failed", error["message"], error=error)
                 return
@@ -492,11 +539,6 @@ class SpaceLearning:
 
     def _is_active(self, session: Session, project_id: str, run_id: str) -> bool:
         return self._jobs.get(session, project_id, run_id).state in ACTIVE
-
-    def _is_there(self, session: Session, project_id: str, version_id: str) -> bool:
-        with suppress(NotFound):
-            return self._catalog.get_version(session, project_id, version_id).state != "removed"
-        return False
 
     def _live(self, session: Session, learning: SpaceLearningRow) -> Version | None:
         with suppress(NotFound):

@@ -138,7 +138,7 @@ class SpaceSteps:
             self._spaces.documents.expire(session, row)
             build = self._spaces.builds.running(session, space_id)
             if build is None:
-                if not self._spaces.builds.is_time(row):
+                if not self._spaces.builds.is_time(row) or self._spaces.forgettings.is_probing(session, space_id):
                     return set()
                 build = self._spaces.builds.begin(session, row)
         return self._go_on(row, build)

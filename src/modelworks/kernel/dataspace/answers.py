@@ -1,0 +1,233 @@
+"""What answers of spaces rest on: noted beside the answers, many in one commit, and read by those who may.
+
+Nobody waits for a note: an answer that cannot be noted is given all the same, and the log says so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy import delete, func, or_, select
+from sqlalchemy.orm import Session
+
+from modelworks.contract.errors import NotFound
+from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.database import Database
+from modelworks.kernel.dataspace.documents import FORGOTTEN
+from modelworks.kernel.dataspace.store import DocumentRow, SpaceAnswerPassageRow, SpaceAnswerRow, SpaceRow
+
+log = structlog.get_logger(__name__)
+
+#: Notes that may wait; what comes beyond is missed rather than kept in memory without end.
+_MOST_WAITING: Final = 10_000
+_BATCH: Final = 500
+#: Notes whose time is over are looked for with the first note, and then so often.
+_PRUNE_EVERY: Final = timedelta(hours=1)
+_REQUEST_CHARS: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class CitedPassage:
+    """A passage that an answer cites, and the document as it was then."""
+
+    passage_id: str
+    document_id: str
+    digest: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerNote:
+    """What one answer rests on. `keep_days` is how long this is known."""
+
+    id: str
+    space_id: str
+    project_id: str
+    key_id: str
+    user_id: str | None
+    request_id: str
+    status: str
+    index_version_id: str | None
+    model: str | None
+    model_version_id: str | None
+    keep_days: float
+    passages: tuple[CitedPassage, ...]
+
+
+class Answers:
+    """One side of the data space's room; see `DataspaceService`. The writer's thread begins with the first note."""
+
+    def __init__(self, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+        self._waiting: list[AnswerNote] = []
+        self._changed = threading.Condition()
+        self._closing = False
+        self._busy = False
+        self._thread: threading.Thread | None = None
+        self._prune_at: datetime | None = None
+
+    # -- noting ----------------------------------------------------------------------------------------------------------
+
+    def note(self, note: AnswerNote) -> None:
+        """Have what an answer rests on written soon; returns at once."""
+        if note.keep_days <= 0:
+            return
+        with self._changed:
+            if self._closing or len(self._waiting) >= _MOST_WAITING:
+                log.warning("what an answer rests on is not noted", answer_id=note.id)
+                return
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_until_closed, name="answer-notes", daemon=True)
+                self._thread.start()
+            self._waiting.append(note)
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until everything noted so far is written (or has failed)."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+
+    def close(self) -> None:
+        """Write what waits and end the writer."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _write_until_closed(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+                if not batch:
+                    return
+                self._busy = True
+            try:
+                self._write(batch)
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+
+    def _write(self, batch: Sequence[AnswerNote]) -> None:
+        now = self._clock.now()
+        try:
+            with self._db.transaction() as session:
+                # A space that was deleted meanwhile takes no notes.
+                wanted = {note.space_id for note in batch}
+                there = set(session.scalars(select(SpaceRow.id).where(SpaceRow.id.in_(wanted))))
+                for note in batch:
+                    if note.space_id in there:
+                        _add(session, note, now)
+                if self._prune_at is None or now >= self._prune_at:
+                    self._prune_at = now + _PRUNE_EVERY
+                    self.prune(session)
+        except Exception as error:
+            if len(batch) > 1:
+                # One note that the database refuses must not take the others with it.
+                for note in batch:
+                    self._write([note])
+                return
+            log.warning("what an answer rests on is not noted", answer_id=batch[0].id, error=str(error)[:500])
+
+    def prune(self, session: Session) -> None:
+        """Forget notes whose time is over."""
+        over = select(SpaceAnswerRow.id).where(SpaceAnswerRow.expires_at <= self._clock.now())
+        self._drop(session, [*session.scalars(over)])
+
+    # -- of a document ---------------------------------------------------------------------------------------------------
+
+    def num_of(self, session: Session, document_id: str) -> int:
+        """How many answers cite a document."""
+        query = select(func.count(SpaceAnswerPassageRow.answer_id.distinct()))
+        return int(session.scalar(query.where(SpaceAnswerPassageRow.document_id == document_id)) or 0)
+
+    def drop_of(self, session: Session, document_id: str) -> int:
+        """Forget the notes of all answers that cite a document; how many there were."""
+        query = select(SpaceAnswerPassageRow.answer_id).where(SpaceAnswerPassageRow.document_id == document_id)
+        found = sorted(set(session.scalars(query)))
+        self._drop(session, found)
+        return len(found)
+
+    def _drop(self, session: Session, answer_ids: Sequence[str]) -> None:
+        for start in range(0, len(answer_ids), _BATCH):
+            chunk = answer_ids[start : start + _BATCH]
+            session.execute(delete(SpaceAnswerPassageRow).where(SpaceAnswerPassageRow.answer_id.in_(chunk)))
+            session.execute(delete(SpaceAnswerRow).where(SpaceAnswerRow.id.in_(chunk)))
+
+    # -- reading ---------------------------------------------------------------------------------------------------------
+
+    def find(
+        self, session: Session, caller: Principal, answer_id: str
+    ) -> tuple[SpaceAnswerRow, Sequence[SpaceAnswerPassageRow]]:
+        """An answer by its own id or that of its request, for whoever asked for it and for administrators.
+
+        Raises:
+            NotFound: there is none, its time is over, or somebody else asked for it.
+        """
+        query = select(SpaceAnswerRow).where(
+            SpaceAnswerRow.project_id == caller.project_id,
+            SpaceAnswerRow.expires_at > self._clock.now(),
+            or_(SpaceAnswerRow.id == answer_id, SpaceAnswerRow.request_id == answer_id),
+        )
+        row = session.scalar(query.order_by(SpaceAnswerRow.created_at.desc()).limit(1))
+        if row is None or not _may_see(row, caller):
+            raise NotFound(
+                f"Nothing is known of an answer {answer_id[:80]!r}.",
+                hint="Give the id of the answer (chatcmpl_…) or its X-Request-Id; a space keeps it for `answering.keep_days`.",
+                code="answer_not_found",
+            )
+        cited = select(SpaceAnswerPassageRow).where(SpaceAnswerPassageRow.answer_id == row.id)
+        return row, [*session.scalars(cited.order_by(SpaceAnswerPassageRow.passage_id))]
+
+
+def _add(session: Session, note: AnswerNote, now: datetime) -> None:
+    cited = {passage.passage_id: passage for passage in note.passages}
+    documents = {each.document_id: session.get(DocumentRow, each.document_id) for each in cited.values()}
+    if any(row is None or row.name == FORGOTTEN for row in documents.values()):
+        return  # forgotten while the answer was told
+    session.add(
+        SpaceAnswerRow(
+            id=note.id,
+            space_id=note.space_id,
+            project_id=note.project_id,
+            key_id=note.key_id,
+            user_id=note.user_id,
+            request_id=note.request_id[:_REQUEST_CHARS],
+            status=note.status,
+            index_version_id=note.index_version_id,
+            model=note.model,
+            model_version_id=note.model_version_id,
+            created_at=now,
+            expires_at=now + timedelta(days=note.keep_days),
+        )
+    )
+    session.flush()
+    for each in cited.values():
+        row = documents[each.document_id]
+        # A document that changes answers from its older content until the next index does.
+        digest = each.digest if row is None or row.indexed_digest is None else row.indexed_digest
+        session.add(
+            SpaceAnswerPassageRow(
+                answer_id=note.id,
+                passage_id=each.passage_id,
+                project_id=note.project_id,
+                document_id=each.document_id,
+                document_digest=digest,
+                document_version=each.version - (digest != each.digest and each.version > 1),
+            )
+        )
+
+
+def _may_see(row: SpaceAnswerRow, caller: Principal) -> bool:
+    is_own = caller.key_id == row.key_id or (caller.user_id is not None and caller.user_id == row.user_id)
+    return is_own or caller.has("admin")
