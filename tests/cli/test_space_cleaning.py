@@ -51,6 +51,7 @@ REPORT: dict[str, Any] = {
 }
 CHANGED = {
     "passage_id": "doc_1:1",
+    "place": {"lines": [9, 9]},
     "rule": "personal_data",
     "is_kept": True,
     "detail": "Masked: 1 email.",
@@ -128,7 +129,7 @@ def test_what_was_dropped_is_listed_document_by_document(cli: Cli, server: FakeS
     done = cli("space", "documents", "manual", "--dropped")
     assert server.calls("GET", "/api/spaces/manual/documents")[0].query["dropped"] == "true"
     assert [line.split()[:2] for line in done.out.splitlines()[1:]] == [["personal_data", "a.pdf"], ["duplicate", "a.pdf"]]
-    assert "changed" in done.out
+    assert "line 9  changed" in done.out
     assert "Notes" in done.out
     rows = cli("space", "documents", "manual", "--dropped", "-o", "json").json
     assert rows[1] == {**DROPPED, "document_id": "doc_1", "name": "a.pdf"}

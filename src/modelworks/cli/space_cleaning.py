@@ -48,7 +48,7 @@ def place_text(place: Mapping[str, Any]) -> str:
     if place.get("cells"):
         return str(place["cells"])
     if lines := place.get("lines"):
-        return f"lines {lines[0]}–{lines[1]}"
+        return f"line {lines[0]}" if lines[0] == lines[1] else f"lines {lines[0]}–{lines[1]}"
     return str((place.get("headings") or [""])[-1])
 
 

@@ -97,8 +97,8 @@ class ParsedDocument(BaseModel):
     num_pages: int | None = None
     num_passages: int = 0
     num_chars: int = 0
-    #: Passages that say what an earlier one of it says in the same place, to the letter.
-    num_copies: int = 0
+    #: Passages that say what an earlier one of it says in the same place, to the letter; None: nobody has counted.
+    num_copies: int | None = None
     #: Passages that cleaning took away, by rule.
     dropped: dict[str, int] = Field(default_factory=dict)
     #: Those that it kept with another text.

@@ -146,7 +146,8 @@ def test_languages_and_quality(tmp_path: Path) -> None:
     write(
         tmp_path / "in",
         a=[
-            {"text": "Ein deutscher Satz.", "language": "de"},
+            {"text": "Ein deutscher Satz.", "language": "und"},
+            {"text": "日本語の文です。", "language": "ja"},
             {"text": ZH, "language": "zh"},
             "short",
             {"text": "x|y", "kind": "table"},
@@ -155,7 +156,11 @@ def test_languages_and_quality(tmp_path: Path) -> None:
     )
     report, kept = cleaned(tmp_path, languages=["zh", "en"], min_chars=6, max_symbol_share=0.5)
     assert kept == {"a": [ZH, "x|y"]}
-    assert report.removed == {"language": 1, "quality": 2}
+    assert report.removed == {"language": 2, "quality": 2}
+    assert [each.detail for each in report.preview if each.reason == "language"] == [
+        "Its language is another than zh, en, ja and ko.",
+        "Its language is ja.",
+    ]
 
 
 def test_what_no_rule_touches_keeps_its_bytes_and_a_dry_run_says_the_same(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def test_a_document_knows_its_licence_and_how_often_it_says_the_same(tmp_path: P
         "c.md": (0, "mit"),
     }
     other = write_documents(tmp_path / "closed", {"a.md": twice}, licence="closed")
+    # As it was written before copies were counted.
+    listing = run.saved[0].path / "documents.jsonl"
+    listing.write_text(listing.read_text().replace('"num_copies":1,', ""))
+    assert results(run.saved[0])["a.md"].num_copies is None
     again = FakeRun(tmp_path / "second", datasets={"documents": other, "previous": run.saved[0].path})
     assert parse_documents(again, REQUEST).num_unchanged == 1
     assert (results(again.saved[0])["a.md"].licence, results(again.saved[0])["a.md"].num_copies) == ("closed", 1)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from modelworks.capabilities.document.cleaning.copies import num_copies
 from modelworks.capabilities.document.formats import fingerprint, formats
 from modelworks.capabilities.document.pool import Pool
 from modelworks.capabilities.document.schemas import ParsingOutput, ParsingRequest
 from modelworks.capabilities.document.worker import ParsingJob
 from modelworks.contract.errors import InvalidData, MissingExtra
-from modelworks.contract.passages import DOCUMENTS_FILE, PASSAGES_FOLDER, Document, Fault, ParsedDocument
+from modelworks.contract.passages import DOCUMENTS_FILE, PASSAGES_FOLDER, Document, Fault, ParsedDocument, Passage
 from modelworks.contract.run import Run
 
 #: What may go better the next time: a document with such a fault is not taken over.
@@ -149,7 +150,14 @@ class _Work:
             ):
                 continue
             shutil.copyfile(file, self._passages(parsed.id))
-            self._keep(parsed.model_copy(update={"name": document.name, "licence": document.licence}))
+            copies = parsed.num_copies
+            if copies is None:
+                # Read before copies were counted.
+                copies = num_copies(
+                    Passage.model_validate_json(line) for line in file.read_bytes().splitlines() if line.strip()
+                )
+            now = {"name": document.name, "licence": document.licence, "num_copies": copies}
+            self._keep(parsed.model_copy(update=now))
             self._num_unchanged += 1
 
     def jobs(self) -> Iterator[ParsingJob]:

@@ -300,8 +300,9 @@ def http(laundry: Laundry, monkeypatch: pytest.MonkeyPatch) -> TestClient:
 
 
 def test_a_preview_counts_by_rule_and_shows_examples_of_what_the_caller_may_read(laundry: Laundry, http: TestClient) -> None:
-    laundry.put("open.md", LEAVE, MAIL, "x", "y")
+    # It comes first, and must not take the place of what others may read.
     secret = laundry.put("secret.md", "Nightjar: spy@example.com.", access=["key_ann"])
+    laundry.put("open.md", LEAVE, MAIL, "x", "y")
     space = laundry.build(cleaned=False)
     rules = {"personal_data": {"email": "drop"}, "min_chars": 5}
     asked = http.post("/api/spaces/manual/cleaning/preview", json={"cleaning": rules})
@@ -315,11 +316,14 @@ def test_a_preview_counts_by_rule_and_shows_examples_of_what_the_caller_may_read
     assert (report["state"], report["num_read"], report["num_kept"]) == ("succeeded", 5, 1)
     assert report["removed"] == {"personal_data": 2, "quality": 2}
     assert [(each["rule"], each["name"], each["excerpt"]) for each in report["examples"]] == [
-        ("personal_data", "open.md", MAIL),
+        ("personal_data", "secret.md", "Nightjar: spy@example.com."),
         ("quality", "open.md", "x"),
     ]
     assert "Nightjar" in http.get(path).text
-    assert "Nightjar" not in http.get(path, headers={"x-caller": "ben"}).text
+    for per_rule, names in ((1, ["open.md"] * 2), (9, ["open.md"] * 3)):
+        of_ben = http.get(path, params={"per_rule": per_rule}, headers={"x-caller": "ben"})
+        assert (of_ben.status_code, [each["name"] for each in of_ben.json()["examples"]]) == (200, names)
+        assert "Nightjar" not in of_ben.text
     done = laundry.mill.run(run.id)
     assert done.result is not None
     assert all(text not in str(done.result) for text in ("Nightjar", "hr@", LEAVE)), "a run is for everybody, and stays"

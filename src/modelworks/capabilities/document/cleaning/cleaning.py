@@ -140,7 +140,8 @@ class _Cleaning:
         """The passage as it is kept: itself where nothing changes, None where a rule takes it away."""
         params = self._params
         if params.languages is not None and passage.language is not None and passage.language not in params.languages:
-            self._drop(passage, place, "language", f"Its language is {passage.language}.")
+            said = "another than zh, en, ja and ko" if passage.language == "und" else passage.language
+            self._drop(passage, place, "language", f"Its language is {said}.")
             return None
         text, lines = self._without_boilerplate(passage)
         if not text.strip():
