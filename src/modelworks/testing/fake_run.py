@@ -276,9 +276,9 @@ def _no_input(noun: str, role: str, known: Mapping[str, object]) -> NotFound:
 
 
 def _copy(path: Path, target: Path, *, what: str) -> None:
-    if path.is_dir():
+    if path.is_dir() and any(each.is_file() for each in path.rglob("*")):
         shutil.copytree(path, target)
     elif path.is_file():
         shutil.copyfile(path, target)
     else:
-        raise InvalidRequest(f"The {what} {path} does not exist.", hint="Write the file or folder before handing it over.")
+        raise InvalidRequest(f"The {what} {path} does not exist or is empty.", hint="Write it before handing it over.")

@@ -99,6 +99,21 @@ def test_a_run_that_ended_goes_on_with_nothing_doubled(tmp_path: Path, monkeypat
     assert digest_of(second.saved[0].path) == digest_of(whole.saved[0].path)
 
 
+def test_nothing_is_checkpointed_before_a_page_was_read(tmp_path: Path) -> None:
+    """A run whose first document is a slow one has nothing to keep when its first page begins."""
+    run = FakeRun(tmp_path / "run")
+    document = Document(id="slow", path="slow.pdf", name="slow.pdf", digest="sha256:0", num_bytes=1)
+    (tmp_path / "slow.pdf").write_bytes(b"%PDF-1.7")
+    work = parsing._Work(run, REQUEST, tmp_path, [document])
+    work.on_page("slow", 0, 40)
+    work.on_tick()
+    assert not run.checkpoints
+    next(work.jobs()).partial.write_text('{"page": 1, "items": []}\n')
+    work.on_page("slow", 1, 40)
+    work.on_tick()
+    assert [path.name for path in run.checkpoints[0].path.rglob("*.jsonl")] == ["slow.jsonl"]
+
+
 def test_pages_that_were_read_are_not_read_again(tmp_path: Path) -> None:
     """A checkpoint holds pages of a document that is not done: the next attempt begins behind them."""
     content = pdf([line(50, 100, "First page of it."), line(50, 100, "Second page of it.")])

@@ -195,7 +195,8 @@ class _Work:
     def on_page(self, document_id: str, num_done: int, total: int) -> None:
         """Note how far a long document is."""
         self._shares[document_id] = num_done / max(1, total)
-        self._is_changed = True
+        # The first page of the first document begins with nothing there yet that a checkpoint could hold.
+        self._is_changed = self._is_changed or self._partial(document_id).is_file()
 
     def on_tick(self) -> None:
         """Look whether the run is cancelled, say how far it is, and checkpoint where something new is there to be kept."""
