@@ -177,6 +177,8 @@ def routes_page() -> str:
     for path, methods in sorted(document["paths"].items()):
         segments = [segment for segment in path.split("/") if segment]
         group = "/" + "/".join(segments[:2]) if segments[:1] in (["api"], ["v1"], ["internal"]) else "Health"
+        if segments[:1] in (["embed"], ["share"]):
+            group = "/" + segments[0]
         for method, described in methods.items():
             if isinstance(described, dict):
                 summary = described.get("summary", "")

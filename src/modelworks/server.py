@@ -54,7 +54,7 @@ from modelworks.kernel.base.settings import Settings, load_settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
 from modelworks.kernel.catalog.sources import SourcePolicy
-from modelworks.kernel.dataspace import DataspaceService, SourceService, SourceSteps, source_routes
+from modelworks.kernel.dataspace import DataspaceService, SourceService, SourceSteps, publication_routes, source_routes
 from modelworks.kernel.dataspace import routes as dataspace_routes
 from modelworks.kernel.gateway import (
     BatchService,
@@ -69,6 +69,7 @@ from modelworks.kernel.gateway import (
     FineTuningService,
     GatewayService,
     Measuring,
+    Publishing,
     ResponseService,
     ResponseSteps,
     SpaceDoor,
@@ -448,6 +449,7 @@ def create_app(platform: Platform) -> FastAPI:
         batches=platform.batches,
         responses=platform.responses,
         response_steps=platform.response_steps,
+        publishing=Publishing(platform.spaces, platform.blobs, platform.signer, platform.clock, settings.public_url),
         cors_origins=settings.cors_origins,
         observe=_observe,
         drain=platform.drain,
@@ -481,6 +483,7 @@ def create_app(platform: Platform) -> FastAPI:
     app.include_router(dataspace_routes.router(platform.spaces, platform.blobs, platform.files.stored, principal))
     app.include_router(source_routes.router(platform.source_steps.sources, principal))
     app.include_router(forgetting_routes.router(platform.access, platform.forgetting, platform.serving))
+    app.include_router(publication_routes.router(platform.spaces, principal, public_url=settings.public_url))
     app.include_router(serving_routes.router(platform.serving, platform.db, platform.blobs, principal))
     return app
 

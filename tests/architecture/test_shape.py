@@ -97,6 +97,9 @@ DRIVERS: dict[str, dict[str, str]] = {
         "sourcing.py": "sources: named, scheduled, removed",
         "syncing.py": "looks at sources, taken into the documents",
         "source_routes.py": "/api/spaces/{space}/sources",
+        "publications.py": "who may ask a space from elsewhere",
+        "feedback.py": "what these say of answers",
+        "publication_routes.py": "/api/spaces/{space}/publications and feedback",
         "sources/": "one file per kind: folder, archive, web, feed, s3, git, mail, database, rest",
     },
     "serving": {
@@ -124,6 +127,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "files/": "/v1/files and /v1/uploads",
         "retrieval/": "/v1/embeddings and /v1/rerank",
         "spaces/": "data spaces: searching, answering, /v1/vector_stores",
+        "publishing/": "/embed and /share: a space asked from other pages",
         "moderation/": "/v1/moderations",
         "mcp/": "/mcp: routes as tools for agents",
         "inside.py": "a route asked in the same process",

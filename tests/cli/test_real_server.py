@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from tests.cli.conftest import Cli
 
@@ -200,6 +201,28 @@ def test_a_data_space_from_a_folder_to_its_end(real: Cli, tmp_path: Path, monkey
     assert real("space", "remove", "handbook", "travel.md", "-y").code == 1
     assert real("space", "rm", "handbook", "-y").code == 0
     assert "handbook" not in real("space", "ls", "-o", "name").out.split()
+
+
+def test_a_space_is_published_until_it_is_not(real: Cli, platform: tuple[str, Path]) -> None:
+    url = platform[0]
+    assert real("space", "create", "shop", "-o", "name").code == 0
+    planned = real("space", "publish", "shop", "--origin", "https://shop.example", "--dry-run", "-o", "json").json
+    assert (planned["is_live"], real("space", "publications", "shop", "-o", "json").json) == (True, [])
+    made = real("space", "publish", "shop", "--origin", "https://shop.example", "--expires", "30d", "-o", "json").json
+    id_ = made["publication"]["id"]
+    assert f'src="{url}/embed/{id_}.js"' in made["snippet"]
+
+    def frame() -> httpx.Response:
+        return httpx.get(f"{url}/embed/{id_}/frame", trust_env=False)
+
+    headers = {"origin": "https://shop.example"}
+    begun = httpx.post(f"{url}/embed/{id_}/session", content=made["token"], headers=headers, trust_env=False)
+    assert (begun.status_code, begun.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    assert "frame-ancestors https://shop.example" in frame().headers["content-security-policy"]
+    assert real("space", "feedback", "shop", "-o", "json").json == []
+    assert real("space", "unpublish", "shop", "chat", "-y", "-o", "json").json["is_live"] is False
+    assert frame().status_code == 404
+    assert real("space", "rm", "shop", "-y").code == 0
 
 
 def test_a_source_from_an_archive_to_its_end(real: Cli, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ _VALUES: dict[str, Any] = {
     "space_events.level": "info",
     "space_forgettings.state": "succeeded",
     "space_forgettings.step": "done",
+    "space_feedback.rating": "up",
+    "space_feedback.status": "quoted",
 }
 _LISTS = {"files", "scopes", "devices", "saves", "outputs", "checkpoint", "fields", "results", "testing_criteria"}
 #: Not of a tenant, or of the platform itself.
@@ -84,6 +86,7 @@ def value(table: Table, column: Column[Any]) -> Any:
             "testing_criteria",
             "access",
             "faults",
+            "documents",
             "file_ids",
             "tainted_by",
             "sentences",
@@ -149,6 +152,7 @@ _NAMED = {
     "vector_store_id": "spaces",
     "document_id": "space_documents",
     "source_id": "space_sources",
+    "publication": "space_publications",
     "build_id": "space_builds",
     "answer_id": "space_answers",
     "forgetting_id": "space_forgettings",

@@ -202,7 +202,7 @@ def document_text(document: Mapping[str, Any]) -> str:
 def removed_text(counts: Mapping[str, Any]) -> str | None:
     """What was removed, in numbers: `3 passages, 2 versions`."""
     told = []
-    for name in ("files", "passages", "samples", "answers", "kept", "versions", "blobs", "models"):
+    for name in ("files", "passages", "samples", "answers", "feedback", "kept", "versions", "blobs", "models"):
         value = counts.get("num_samples" if name == "samples" else name)
         number = len(value) if isinstance(value, list) else value
         if number:

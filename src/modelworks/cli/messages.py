@@ -130,6 +130,12 @@ CHINESE = {
     "Forgetting stopped: {reason}": "遗忘中止：{reason}",
     "The report was written to {path}.": "报告已写入 {path}。",
     "The report holds: {document} was forgotten.": "报告有效：{document} 已被遗忘。",
+    "This is the only time the token is shown. Whoever reads the page may read it.": (
+        "令牌只显示这一次。能打开该网页的人都能看到它。"
+    ),
+    "Put this into the page:": "将以下内容放入网页：",
+    "Open or send this link:": "打开或发送此链接：",
+    "End the publication {name}? Pages that hold it are refused at once.": "结束发布 {name}？使用它的网页将立即被拒绝。",
     "[stopped]": "［已停止］",
     "[the answer reached its length limit]": "［回答达到长度上限］",
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelworks.cli import learning, space_cleaning, space_source
+from modelworks.cli import learning, publishing, space_cleaning, space_source
 from modelworks.cli.connection import collect, connect, pairs_of
 from modelworks.cli.messages import tr
 from modelworks.cli.model import Limit
@@ -456,4 +456,5 @@ def add_to(app: typer.Typer) -> None:
         group.command(name)(verb)
     space_source.add_to(group)
     learning.add_to(group)
+    publishing.add_to(group)
     app.add_typer(group, name="space")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,53 @@ class AsyncSpaces(AsyncGroup):
         """The public key (hexadecimal) that reports are verified with; note it elsewhere."""
         return str((await self._transport.json("GET", "/api/report-key"))["public_key"])
 
+    async def publish(
+        self,
+        space: str,
+        *,
+        name: str = "chat",
+        origins: Sequence[str] = (),
+        share: bool = False,
+        title: str | None = None,
+        greeting: str | None = None,
+        language: str = "auto",
+        requests_per_minute: int | None = None,
+        requests_per_minute_per_address: int | None = None,
+        expires_at: str | None = None,
+        dry_run: bool = False,
+    ) -> Record:
+        """Let readers of other pages ask a space: `{"publication", "token", "snippet", "link"}`; the token is shown once.
+
+        Args:
+            origins: of the pages that may hold the chat (https://shop.example). share: also as a page of the server.
+            language: auto, en or zh. expires_at: with a time zone, as 2027-01-31T00:00:00Z.
+        """
+        body = given(
+            name=name,
+            origins=list(origins),
+            share=share,
+            title=title,
+            greeting=greeting,
+            language=language,
+            requests_per_minute=requests_per_minute,
+            requests_per_minute_per_address=requests_per_minute_per_address,
+            expires_at=expires_at,
+        )
+        params = given(dry_run=dry_run or None)
+        return dict(await self._transport.json("POST", f"{_path(space)}/publications", json=body, params=params))
+
+    async def publications(self, space: str, *, after: str | None = None, limit: int = 20) -> Page:
+        """Newest first, without their tokens; `is_live` says whether they answer."""
+        return await self._transport.page(f"{_path(space)}/publications", **given(after=after), limit=limit)
+
+    async def unpublish(self, space: str, publication: str) -> Record:
+        """End a publication, by its id, at once."""
+        return dict(await self._transport.json("DELETE", f"{_path(space)}/publications/{segment(publication)}"))
+
+    async def feedback(self, space: str, *, rating: str | None = None, after: str | None = None, limit: int = 20) -> Page:
+        """What readers said of published answers, newest first; `rating`: up or down."""
+        return await self._transport.page(f"{_path(space)}/feedback", **given(rating=rating, after=after), limit=limit)
+
     async def search(self, space: str, query: str, *, limit: int = 10, filters: Mapping[str, Any] | None = None) -> Page:
         """Passages that answer a query, best first, in the form of OpenAI's vector stores."""
         space_id = (await self.get(space))["id"]
@@ -277,6 +324,10 @@ class Spaces(Shell[AsyncSpaces]):
     forgettings = waits(AsyncSpaces.forgettings)
     forgetting = waits(AsyncSpaces.forgetting)
     report_key = waits(AsyncSpaces.report_key)
+    publish = waits(AsyncSpaces.publish)
+    publications = waits(AsyncSpaces.publications)
+    unpublish = waits(AsyncSpaces.unpublish)
+    feedback = waits(AsyncSpaces.feedback)
     search = waits(AsyncSpaces.search)
     add_source = waits(AsyncSpaces.add_source)
     sources = waits(AsyncSpaces.sources)

@@ -58,6 +58,8 @@ Prefix = Literal[
     "build",
     "learn",
     "forget",
+    "pub",
+    "fdbk",
 ]
 
 

@@ -20,9 +20,11 @@ from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.dataspace.answers import Answers
 from modelworks.kernel.dataspace.builds import PATIENCE, Builds, shown_build
 from modelworks.kernel.dataspace.documents import Documents
+from modelworks.kernel.dataspace.feedback import Feedbacks
 from modelworks.kernel.dataspace.forgetting import Forgettings
 from modelworks.kernel.dataspace.learning import Learnings
 from modelworks.kernel.dataspace.pages import page_of, paged
+from modelworks.kernel.dataspace.publications import Publications
 from modelworks.kernel.dataspace.schemas import (
     BUILT_WITH,
     DocumentCounts,
@@ -42,7 +44,7 @@ _CHUNK = 400
 
 
 class DataspaceService:
-    """The room's door; `documents`, `builds`, `learnings`, `answers` and `forgettings` are its other sides.
+    """The room's door; `documents`, `builds`, `learnings`, `answers`, `forgettings`, `publications`, `feedback` are its sides.
 
     Methods take part in the caller's transaction.
     """
@@ -54,6 +56,8 @@ class DataspaceService:
         self.learnings = Learnings(self, jobs, clock)
         self.answers = Answers(db, clock)
         self.forgettings = Forgettings(self, clock)
+        self.publications = Publications(self, clock)
+        self.feedback = Feedbacks(self, clock)
         self._jobs = jobs
         self._clock = clock
         self._events = events

@@ -1,4 +1,6 @@
-"""The tables of data spaces. Every row carries its project; no text of a document stands in them."""
+"""The tables of data spaces. Every row carries its project; no text of a document stands in them, but what an answer cited
+of it where a reader commented on the answer.
+"""
 
 from __future__ import annotations
 
@@ -327,6 +329,62 @@ class ForgettingRow(Base):
     created_at: Mapped[datetime]
     removed_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+@watched(
+    "publication",
+    only=("id", "space_id", "project_id", "name", "token_hash", "settings", "expires_at", "revoked_at"),
+)
+class PublicationRow(Base):
+    """A space that strangers may ask, from certain pages: by a token that stands in these for everybody to read."""
+
+    __tablename__ = "space_publications"
+    __table_args__ = (Index("ix_space_publications_space_id_id", "space_id", "id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    space_id: Mapped[str] = mapped_column(ForeignKey("spaces.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(String(40))
+    #: Who made it.
+    key_id: Mapped[str | None] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(String(128))
+    #: The visible start of its token.
+    prefix: Mapped[str] = mapped_column(String(16))
+    #: SHA-256 of the token, hexadecimal.
+    token_hash: Mapped[str] = mapped_column(String(64))
+    #: See `PublicationSettings`.
+    settings: Mapped[dict[str, Any]]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
+class FeedbackRow(Base):
+    """What a reader said of one published answer, with its text: answers themselves are not kept."""
+
+    __tablename__ = "space_feedback"
+    __table_args__ = (
+        UniqueConstraint("publication_id", "answer_id"),
+        Index("ix_space_feedback_space_id_id", "space_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    publication_id: Mapped[str] = mapped_column(ForeignKey("space_publications.id", ondelete="CASCADE"))
+    space_id: Mapped[str] = mapped_column(ForeignKey("spaces.id", ondelete="CASCADE"))
+    project_id: Mapped[str] = mapped_column(String(40))
+    answer_id: Mapped[str] = mapped_column(String(64))
+    #: up or down.
+    rating: Mapped[str] = mapped_column(String(8))
+    correction: Mapped[str | None] = mapped_column(Text)
+    question: Mapped[str] = mapped_column(Text)
+    answer: Mapped[str] = mapped_column(Text)
+    #: answered, quoted or not_in_documents.
+    status: Mapped[str] = mapped_column(String(24))
+    #: Ids of the documents that the answer cites.
+    documents: Mapped[list[str]]
+    #: Of the page that it was asked from.
+    origin: Mapped[str] = mapped_column(String(300))
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
 
 
 class SpaceEventRow(Base):

@@ -27,6 +27,8 @@ from modelworks.kernel.gateway.mcp.servers import ToolServers
 from modelworks.kernel.gateway.messages import routes as message_routes
 from modelworks.kernel.gateway.middleware import Edge, Observer
 from modelworks.kernel.gateway.moderation import routes as moderation_routes
+from modelworks.kernel.gateway.publishing import routes as publishing_routes
+from modelworks.kernel.gateway.publishing.routes import Publishing
 from modelworks.kernel.gateway.responses import conversation_routes
 from modelworks.kernel.gateway.responses import routes as response_routes
 from modelworks.kernel.gateway.responses.conversations import ConversationService
@@ -59,6 +61,7 @@ __all__ = [
     "GatewayService",
     "Measuring",
     "Observer",
+    "Publishing",
     "ResponseService",
     "ResponseSteps",
     "SpaceDoor",
@@ -88,6 +91,7 @@ def install(
     batches: BatchService | None = None,
     responses: ResponseService | None = None,
     response_steps: ResponseSteps | None = None,
+    publishing: Publishing | None = None,
     cors_origins: Sequence[str] = (),
     observe: Observer | None = None,
     drain: Drain | None = None,
@@ -104,6 +108,7 @@ def install(
         batches: for `/v1/batches`; without it there are none.
         responses: for `/v1/responses` and `/v1/conversations`; without it there are none.
         response_steps: what answers them in the background; goes with `responses`.
+        publishing: for `/embed` and `/share`; without it no space is asked from elsewhere.
         cors_origins: origins of web pages that may call the API from a browser; `*` for all, none by default.
         observe: see `Observer`.
         drain: see `Edge`.
@@ -135,6 +140,8 @@ def install(
     if responses is not None and response_steps is not None:
         app.include_router(response_routes.router(gateway, responses, response_steps))
         app.include_router(conversation_routes.router(gateway, responses.conversations))
+    if publishing is not None and isinstance(gateway.spaces, SpaceDoor):
+        app.include_router(publishing_routes.router(gateway, publishing, gateway.spaces.search(gateway)))
     app.add_middleware(Idempotency, gateway=gateway)
     app.add_middleware(
         Edge, max_body_bytes=max_body_bytes, unlimited=UNLIMITED, forms=UNLIMITED_FORMS, observe=observe, drain=drain

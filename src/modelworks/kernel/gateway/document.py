@@ -11,6 +11,8 @@ from modelworks.kernel.gateway.errors import MESSAGES
 
 #: Asked without a key.
 _OPEN: Final = ("/healthz", "/readyz", "/metrics")
+#: Asked by readers of other people's pages, who have none.
+_PUBLISHED: Final = ("/embed/", "/share/")
 _TEXT: Final[dict[str, Any]] = {"type": "string"}
 _MAYBE: Final[dict[str, Any]] = {"type": ["string", "null"]}
 _ERROR: Final[dict[str, Any]] = {
@@ -93,5 +95,5 @@ def complete(document: dict[str, Any]) -> None:
                 responses["200"]["content"]["text/event-stream"] = event["content"]["application/json"]
             responses["4XX"] = {"$ref": f"#/components/responses/{prefix}Refused"}
             responses["5XX"] = {"$ref": f"#/components/responses/{prefix}Failed"}
-            if path in _OPEN:
+            if path in _OPEN or path.startswith(_PUBLISHED):
                 operation["security"] = []

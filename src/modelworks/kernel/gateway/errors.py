@@ -49,7 +49,7 @@ CODES: Mapping[str, str] = {
     "idempotency_mismatch": "The Idempotency-Key was used for another request of the project in the last day.",
     "idempotency_in_progress": "The request with the same Idempotency-Key is still under way.",
     "idempotency_secret": "The answer to the first request with this Idempotency-Key held a secret and was not kept.",
-    "origin_not_allowed": "A web page of another origin may not use the tools at /mcp.",
+    "origin_not_allowed": "A web page of that origin may not do this: use the tools at /mcp, or ask a published space.",
     "model_not_allowed": "The API key's list of models does not contain this one.",
 }
 

@@ -28,7 +28,9 @@ from modelworks.kernel.catalog import discovery
 from modelworks.kernel.dataspace import SpaceDocument
 from modelworks.kernel.dataspace.answers import AnswerNote, CitedPassage
 from modelworks.kernel.dataspace.documents import FORGOTTEN
+from modelworks.kernel.dataspace.feedback import Told
 from modelworks.kernel.dataspace.proofs import Forgetting
+from modelworks.kernel.dataspace.publications import PublicationCreate
 from modelworks.kernel.dataspace.schemas import Learning
 from modelworks.kernel.gateway import ConversationService, ResponseService
 from modelworks.kernel.gateway.responses.calls import head
@@ -145,6 +147,15 @@ class Kitchen:
         )
         answers.flush()
 
+    def comment(self, document: SpaceDocument) -> None:
+        """A reader of a published answer says what it should have been."""
+        spaces = self.mill.spaces
+        asked = PublicationCreate(name="shop", share=True)
+        told = Told(answer_id="msg_1", question="?", answer=SECRET, status="quoted", documents=[document.id], origin="")
+        with self.mill.db.transaction() as session:
+            made, _ = spaces.publications.create(session, ANN, "manual", asked)
+            spaces.feedback.put(session, spaces.publications.live(session, made.id), told, "down", SECRET)
+
     def _file(self, path: str, text: str) -> dict[str, Any]:
         blob = self.mill.blobs.put(text.encode())
         return File(path=path, digest=blob.digest, num_bytes=blob.num_bytes).model_dump()
@@ -176,6 +187,7 @@ def test_everything_of_a_document_goes_and_a_signed_report_stays(kitchen: Kitche
     kitchen.build()
     kitchen.cite(secret, "chatcmpl_1")
     kitchen.cite(other, "chatcmpl_2")
+    kitchen.comment(secret)
     folders = [
         mill.catalog.materialise(version, mill.cache) for version in mill.versions("documents") + mill.versions("passages")
     ]
@@ -199,6 +211,7 @@ def test_everything_of_a_document_goes_and_a_signed_report_stays(kitchen: Kitche
     assert report["before"]["files"] == 3, "the document, its passages, the index"
     assert [report["after"][name] for name in ("files", "passages", "bytes", "answers", "samples")] == [0] * 5
     assert report["removed"]["answers"] == 1
+    assert (report["before"]["feedback"], report["removed"]["feedback"], report["after"]["feedback"]) == (1, 1, 0)
     assert SECRET not in json.dumps(report)
     assert check_form(report).problem is None
     assert signature_problem(report, kitchen.signer.public_key, report["signature"]["public_key"]) is None

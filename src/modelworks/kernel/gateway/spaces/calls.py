@@ -101,28 +101,7 @@ class SpaceCall:
 
     def _note(self, outcome: Outcome) -> None:
         """Have it noted what the answer rests on; nobody waits for that."""
-        space, route = outcome.space, self._meter.route
-        cited = {each.found.passage.id: each.found for each in outcome.citations}
-        by_model = outcome.status == "answered"
-        self._spaces.answers.note(
-            AnswerNote(
-                id=self._id,
-                space_id=space.id,
-                project_id=self._principal.project_id,
-                key_id=self._principal.key_id,
-                user_id=self._principal.user_id,
-                request_id=self._meter.request_id,
-                status=outcome.status,
-                index_version_id=space.index_version_id if route is None else route.version_id,
-                model=space.settings.language_model if by_model else None,
-                model_version_id=outcome.model_version_id if by_model else None,
-                keep_days=space.settings.answering.keep_days,
-                passages=tuple(
-                    CitedPassage(passage_id, found.document.id, found.document.digest, found.document.version)
-                    for passage_id, found in cited.items()
-                ),
-            )
-        )
+        self._spaces.answers.note(note_of(self._id, outcome, self._principal, self._meter))
 
     def _head(self, kind: str) -> dict[str, Any]:
         route = self._meter.route
@@ -147,6 +126,30 @@ class SpaceCall:
             return b""
         body = {**self._head("chat.completion.chunk"), "choices": [], "usage": outcome.usage()}
         return b"data: " + orjson.dumps(body) + b"\n\n"
+
+
+def note_of(answer_id: str, outcome: Outcome, principal: Principal, meter: Meter) -> AnswerNote:
+    """What an answer rests on, as it is noted under its id."""
+    space, route = outcome.space, meter.route
+    cited = {each.found.passage.id: each.found for each in outcome.citations}
+    by_model = outcome.status == "answered"
+    return AnswerNote(
+        id=answer_id,
+        space_id=space.id,
+        project_id=principal.project_id,
+        key_id=principal.key_id,
+        user_id=principal.user_id,
+        request_id=meter.request_id,
+        status=outcome.status,
+        index_version_id=space.index_version_id if route is None else route.version_id,
+        model=space.settings.language_model if by_model else None,
+        model_version_id=outcome.model_version_id if by_model else None,
+        keep_days=space.settings.answering.keep_days,
+        passages=tuple(
+            CitedPassage(passage_id, found.document.id, found.document.digest, found.document.version)
+            for passage_id, found in cited.items()
+        ),
+    )
 
 
 def _nested(citation: Citation) -> dict[str, Any]:

@@ -53,7 +53,7 @@ _MADE: Final = (
 )
 _BUILT: Final = tuple(noun for _, noun in NOUNS)
 #: Nothing of these may be found again.
-_PROBES: Final = ("search", "files", "passages", "answers", "kept", "samples")
+_PROBES: Final = ("search", "files", "passages", "answers", "feedback", "kept", "samples")
 _SAMPLES: Final = ("samples", "samples-test")
 #: What is counted for the steps themselves, or told elsewhere in the report.
 _UNTOLD: Final = ("removed_unix", "names", "models", "runs")
@@ -214,6 +214,7 @@ class SpaceForgetting:
             row.counts = {**row.counts, "names": [row.document_id, *([document.file_id] if document.file_id else [])]}
             self.spaces.documents.forget(session, owner, row.document_id)
             counts["answers"] = self.spaces.answers.drop_of(session, row.document_id)
+            counts["feedback"] = self.spaces.feedback.forget(session, owner.id, row.document_id)
             counts["events"] = self.spaces.forgettings.tidy(session, owner, row.document_id)
             row.counts = {**row.counts, **counts, "runs": self._learning.cease(session, owner)}
             row.revision = owner.revision
@@ -380,6 +381,7 @@ class SpaceForgetting:
         num_samples = sum(probing.without_document(self._read(file), row.document_id)[1] for file in of_samples)
         with self._db.reading() as session:
             answers = self.spaces.answers.num_of(session, row.document_id)
+            feedback = len(self.spaces.feedback.of_document(session, row.space_id, row.document_id))
             kept = keeping.find(session, row.project_id, self._names(session, row), sentences)
         return {
             "search": search,
@@ -387,6 +389,7 @@ class SpaceForgetting:
             "passages": sum(file.path == f"passages/{row.document_id}.jsonl" for file in files),
             "bytes": int(self.blobs.exists(row.digest)),
             "answers": answers,
+            "feedback": feedback,
             "kept": len(kept),
             "samples": num_samples,
         }
