@@ -35,6 +35,8 @@ from modelworks.kernel.jobs.schemas import RunRecord
 LEAVE, MAIL, CODA = "Thirty days a year.", "Ask hr@example.com.", "Call +86 138-1234-5678 now."
 BEN = Principal(key_id="key_ben", project_id=PROJECT, user_id="usr_ben", scopes=frozenset({"read", "write"}))
 EVE = Principal(key_id="key_eve", project_id="prj_other", scopes=frozenset({"admin"}))
+#: What asks the databases nothing that the others do not.
+one_database = pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
 
 
 class Laundry:
@@ -150,6 +152,7 @@ def test_the_settings_of_a_space_are_the_rules_of_the_cleaner_all_switched_off()
         assert CleaningSettings.model_validate(rule).has_work(copies=False), rule
 
 
+@one_database
 def test_without_copies_there_is_nothing_to_clean(laundry: Laundry) -> None:
     laundry.put("a.md", LEAVE, MAIL)
     space = laundry.build(cleaned=False)
@@ -240,6 +243,7 @@ def test_a_licence_rule_may_leave_nothing_and_another_licence_gives_it_back(laun
         assert not laundry.mill.spaces.get(session, PROJECT, "manual").is_current
 
 
+@one_database
 def test_a_space_that_is_older_than_cleaning_is_not_built_anew_by_another_setting(laundry: Laundry) -> None:
     laundry.put("a.md", LEAVE)
     laundry.build(cleaned=False)
@@ -252,6 +256,7 @@ def test_a_space_that_is_older_than_cleaning_is_not_built_anew_by_another_settin
         assert laundry.mill.spaces.update(session, PROJECT, "manual", changed).is_current
 
 
+@one_database
 def test_what_is_learned_from_is_the_clean_version(laundry: Laundry) -> None:
     laundry.put("a.md", LEAVE, LEAVE)
     space = laundry.build()
@@ -263,6 +268,7 @@ def test_what_is_learned_from_is_the_clean_version(laundry: Laundry) -> None:
         assert begun.passages_version_id == space.clean_version_id
 
 
+@one_database
 def test_a_space_that_is_deleted_leaves_nothing_of_it(laundry: Laundry) -> None:
     laundry.put("a.md", LEAVE, LEAVE)
     laundry.build()
@@ -299,6 +305,7 @@ def http(laundry: Laundry, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     return TestClient(app, raise_server_exceptions=False)
 
 
+@one_database
 def test_a_preview_counts_by_rule_and_shows_examples_of_what_the_caller_may_read(laundry: Laundry, http: TestClient) -> None:
     # It comes first, and must not take the place of what others may read.
     secret = laundry.put("secret.md", "Nightjar: spy@example.com.", access=["key_ann"])
@@ -335,6 +342,7 @@ def test_a_preview_counts_by_rule_and_shows_examples_of_what_the_caller_may_read
     assert http.get(path, headers={"x-caller": "eve"}).status_code == 404
 
 
+@one_database
 def test_a_preview_needs_passages_and_its_own_run(laundry: Laundry, http: TestClient) -> None:
     assert http.post("/api/spaces/manual/cleaning/preview", json={}).json()["error"]["code"] == "space_empty"
     wrong = http.post("/api/spaces/manual/cleaning/preview", json={"cleaning": {"similarity": 2}})
@@ -346,6 +354,7 @@ def test_a_preview_needs_passages_and_its_own_run(laundry: Laundry, http: TestCl
     assert (other.status_code, other.json()["error"]["code"]) == (404, "run_not_found")
 
 
+@one_database
 def test_what_was_dropped_is_shown_passage_by_passage_to_those_who_may_read_the_document(
     laundry: Laundry, http: TestClient
 ) -> None:
@@ -370,6 +379,7 @@ def test_what_was_dropped_is_shown_passage_by_passage_to_those_who_may_read_the_
     }
 
 
+@one_database
 def test_the_errors_of_the_service_itself(laundry: Laundry) -> None:
     with laundry.mill.db.transaction() as session:
         with pytest.raises(InvalidRequest, match="no passages to clean"):
