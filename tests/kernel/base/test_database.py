@@ -169,6 +169,33 @@ def test_sqlite_enforces_foreign_keys_in_wal_mode(tmp_path: Path) -> None:
     db.dispose()
 
 
+def test_what_was_deleted_can_be_had_out_of_the_files(tmp_path: Path) -> None:
+    db = Database(f"sqlite:///{tmp_path}/db.sqlite")
+    Local.metadata.create_all(db.engine)
+    secret = "the recipe needs nine herbs"
+
+    def is_there() -> bool:
+        return any(secret.encode() in path.read_bytes() for path in tmp_path.iterdir())
+
+    with db.transaction() as session:
+        # More than a page holds, too.
+        session.add_all(Note(id=number, count=0, tags=[secret] * number * 100) for number in (1, 5))
+    with db.transaction() as session:
+        session.get_one(Note, 1).tags = []
+        session.delete(session.get_one(Note, 5))
+    assert is_there()
+    with db.reading() as session:
+        session.scalar(select(Note.id))
+        assert not db.scrub(), "somebody reads"
+    assert db.scrub()
+    assert not is_there()
+    with db.transaction() as session:
+        session.add(Note(id=2, count=0))
+    with db.reading() as session:
+        assert [*session.scalars(select(Note.id))] == [1, 2], "it goes on"
+    db.dispose()
+
+
 def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"no database at all" * 100)
     db = Database(f"sqlite:///{tmp_path / 'x.db'}")

@@ -23,6 +23,7 @@ from modelworks.kernel.base.changes import Sink, observe
 BEGIN_OPTION = "modelworks_begin"
 #: The shortest step in which a writer waits for another one.
 _STEP_S = 0.0005
+_SCRUB_MS = 1000
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -114,6 +115,29 @@ class Database:
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
             yield session
 
+    def scrub(self) -> bool:
+        """Have SQLite's log of changes emptied, which holds what was deleted until it is overwritten; whether that worked.
+
+        It does not while others read or write for longer than a second. PostgreSQL has a vacuum of its own.
+        """
+        if not self.is_sqlite:
+            return False
+        connection = self.engine.raw_connection()
+        try:
+            cursor = connection.cursor()
+            (timeout_ms,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+            cursor.execute(f"PRAGMA busy_timeout={_SCRUB_MS}")
+            try:
+                (is_busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={timeout_ms}")
+                cursor.close()
+        finally:
+            connection.close()
+        return not is_busy
+
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
@@ -134,6 +158,8 @@ def _sqlite_engine(url: str) -> Engine:
         # NORMAL in WAL mode: a commit survives kill -9 of the process; a power cut may lose the last commits, never corrupt.
         cursor.execute("PRAGMA synchronous=NORMAL")
         cursor.execute("PRAGMA foreign_keys=ON")
+        # What is deleted is overwritten, not just let go: many builds of SQLite do so by default.
+        cursor.execute("PRAGMA secure_delete=ON")
         cursor.close()
 
     @event.listens_for(engine, "begin")

@@ -392,6 +392,7 @@ def test_samples_are_written_anew_and_models_that_were_trained_on_it_are_withdra
     assert (len(impact.samples), impact.num_samples) == (2, 6), "its own, and that of the next document which shows it"
     assert {each.by for each in impact.deployments} >= {"model"}
     assert len(impact.evaluations) == 2
+    folders = [mill.catalog.materialise(version, mill.cache) for version in mill.versions("samples")]
     begun = kitchen.tick(kitchen.forget(first))
     assert begun.step == "rebuilding", begun.error
     assert school.answers_with() == "base"
@@ -408,6 +409,7 @@ def test_samples_are_written_anew_and_models_that_were_trained_on_it_are_withdra
     assert (marked["version_id"], marked["withdrawn"]) == (model.adapter_version_id, True)
     assert done.report["removed"]["num_samples"] == 6
     assert first.id.encode() not in kitchen.contents()
+    assert not any(folder.exists() for folder in folders)
     anew = school.latest()
     assert (anew.state, anew.id != model.id, anew.is_automatic) == ("running", True, True)
     given = mill.run(anew.runs["samples"])

@@ -359,11 +359,12 @@ class SpaceForgetting:
                 return
             owner, row = found
             self.spaces.forgettings.finish(session, row, report, report_digest(report))
-            if owner is None:
-                return
-            self.spaces.tell(session, owner, "A document was forgotten.", data={"forgetting_id": row.id})
-            if row.counts.get("models") or row.counts.get("runs"):
-                self._learning.begin_anew(session, owner)
+            if owner is not None:
+                self.spaces.tell(session, owner, "A document was forgotten.", data={"forgetting_id": row.id})
+                if row.counts.get("models") or row.counts.get("runs"):
+                    self._learning.begin_anew(session, owner)
+        # The sentences stood in the database until now.
+        self._db.scrub()
 
     # -- what steps do ---------------------------------------------------------------------------------------------------
 
