@@ -174,6 +174,9 @@ def test_a_data_space_from_a_folder_to_its_end(real: Cli, tmp_path: Path, monkey
     assert real("space", "create", "handbook", "-s", "parsing.passage_chars=800", "-o", "name").out == "handbook\n"
     again = real("space", "create", "handbook", "-o", "json")
     assert (again.code, "space_exists" in again.err) == (1, True)
+    shown = [line.split() for line in real("space", "show", "handbook").out.splitlines()]
+    assert ["settings:", "parsing=passage_chars=800"] in shown, "what was set, and not every default"
+    assert ["cleaning:", "duplicates=document"] in shown
 
     planned = real("space", "add", "handbook", str(folder), "--dry-run", "-o", "json").json
     assert [(each["key"], each["change"]) for each in planned] == [("holidays.md", "added"), ("travel.md", "added")]

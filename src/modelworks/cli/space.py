@@ -55,11 +55,14 @@ FIELDS: list[Column] = [
     ("Documents", "documents"),
     ("Passages", "num_passages"),
     ("Size", bytes_of()),
-    ("Settings", lambda space: {name: value for name, value in space["settings"].items() if value}),
+    ("Settings", lambda space: settings_of(space)),
+    ("Cleaning", lambda space: space_cleaning.rules_text(space["settings"]["cleaning"])),
     ("Index", "index_version_id"),
     ("Deployment", "deployment"),
     ("Expires", "expires_at"),
 ]
+#: Groups of settings that have verbs of their own, which show them.
+_OF_VERBS = ("cleaning", "learning", "answering")
 DOCUMENT_COLUMNS: list[Column] = [
     ("ID", "id"),
     ("NAME", "name"),
@@ -350,6 +353,11 @@ def documents_in(paths: Sequence[Path], ignore: Sequence[str]) -> Iterator[tuple
                 )
             seen[key] = file
             yield key, file
+
+
+def settings_of(space: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The deployments that it stands on and what was set for its parsing and its index; the rest is in the JSON."""
+    return {name: value for name, value in space["settings"].items() if value and name not in _OF_VERBS} or None
 
 
 def step_text(space: dict[str, Any] | Any) -> str | None:
