@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -131,6 +132,34 @@ def what_is_forgotten_is_nowhere(
     return reports
 
 
+def strangers_ask_from_pages_that_are_named(platform: PlatformProcess, client: Modelworks) -> str:
+    """Ask as an embedded chat does, and open what the answer cites; the address of the chat."""
+    shop = "https://shop.example"
+    made = client.spaces.publish("manual", origins=[shop])
+    base = f"{platform.url}/embed/{made['publication']['id']}"
+    with httpx.Client(trust_env=False) as page:
+        for origin, status in (("https://other.example", 403), (shop, 200)):
+            begun = page.post(f"{base}/session", content=made["token"], headers={"origin": origin})
+            assert begun.status_code == status
+        headers = {"origin": platform.url, "authorization": f"Bearer {begun.json()['token']}"}
+        turns = [{"role": "user", "content": "Which class are trains booked in?"}]
+        told = page.post(f"{base}/ask", json={"messages": turns, "parent": shop}, headers=headers)
+        assert told.status_code == 200, told.text
+        answer = next(json.loads(line[6:]) for line in told.text.splitlines() if '"ticket"' in line)["answer"]
+        assert "first class" in answer["text"]
+        cited = answer["citations"][0]
+        assert cited["document"] == "handbook/travel.html"
+        opened = page.get(f"{base}/{cited['url'].partition('#')[0]}")
+        assert (opened.status_code, opened.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+        assert opened.text.startswith("<h1>Travel</h1>")
+        body = {name: answer[name] for name in ("ticket", "status", "documents")}
+        body |= {"question": turns[0]["content"], "answer": answer["text"], "rating": "up"}
+        assert page.post(f"{base}/feedback", json=body, headers=headers).status_code == 200
+        assert page.get(f"{base}/frame").status_code == 200
+    assert [each["rating"] for each in client.spaces.feedback("manual")] == ["up"]
+    return f"{base}/frame"
+
+
 def until_step(client: Modelworks, step: str) -> dict[str, Any]:
     deadline = time.monotonic() + 60
     while True:
@@ -221,6 +250,7 @@ def test_files_become_answers_that_follow_every_change(
         assert (space["state"], space["documents"]["indexed"]) == ("ready", 10)
         assert leave not in held_by_index(client, "paid leave")
         assert "first class" in ask(platform, "Which class are trains booked in?")
+        chat = strangers_ask_from_pages_that_are_named(platform, client)
         texts = [part["text"] for hit in client.spaces.search("manual", "trains first class") for part in hit["content"]]
         assert any("[email]" in text for text in texts), "cleaned before it was indexed"
         assert "rail@" not in str(texts)
@@ -234,6 +264,7 @@ def test_files_become_answers_that_follow_every_change(
             assert [version["id"] for version in versions] == [space[f"{kind}_version_id"]], kind
         the_inside_is_for_administrators(platform, client, space)
         client.spaces.remove("manual")
+        assert httpx.get(chat, trust_env=False).status_code == 404
         deadline = time.monotonic() + 30
         while client.deployments.list().data or client.datasets.list().data:
             assert time.monotonic() < deadline, "what was made for it is taken away"
