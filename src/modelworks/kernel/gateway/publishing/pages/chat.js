@@ -165,10 +165,19 @@
     }
   }
 
+  // Drawn, as not every machine has letters for it.
+  function thumb() {
+    const [drawing, path] = ["svg", "path"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
+    drawing.setAttribute("viewBox", "0 0 24 24");
+    drawing.setAttribute("aria-hidden", "true");
+    path.setAttribute("d", "M3 10h4v11H3zM9 21V10l4-7c1.6 0 2.4 1.3 2 3l-.8 3H20c1.2 0 1.8.8 1.6 2l-1.5 8.2c-.2 1.1-.9 1.8-2 1.8z");
+    drawing.append(path);
+    return drawing;
+  }
+
   function voiced(element, question, answer) {
     const row = make("div", "voice");
-    const good = make("button", "plain", "👍");
-    const bad = make("button", "plain", "👎");
+    const [good, bad] = [make("button", "plain"), make("button", "plain down")];
     const say = async (rating, correction) => {
       const { ticket, text, status, documents } = answer;
       const body = { ticket, question, answer: text, status, documents, rating };
@@ -190,6 +199,8 @@
     };
     for (const [button, name] of [[good, words.good], [bad, words.bad]]) {
       button.type = "button";
+      button.append(thumb());
+      button.title = name;
       button.setAttribute("aria-label", name);
       button.setAttribute("aria-pressed", "false");
     }
