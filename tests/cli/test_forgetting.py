@@ -54,6 +54,7 @@ def report(folder: Path) -> tuple[dict[str, Any], str]:
         "space_id": "vs_1",
         "document": {"id": "doc_1", "digest": "sha256:00"},
         "finished_at": "2026-01-01T00:00:00+00:00",
+        "kept_by_source": {"id": "src_1", "kind": "archive"},
         "holds": True,
     }
     return signer.signed(made), signer.public_key
@@ -112,6 +113,7 @@ def test_it_is_asked_first_followed_to_its_end_and_the_report_written(
     done = cli("forget", "manual/leave.md", "--prove", "--report", str(path), "--yes")
     assert done.code == 0, done.err
     assert "rebuilding 3/6" in done.err
+    assert "src_1" in done.err, "where it may still be is said"
     assert "3 passages, 1 versions" in done.out
     assert json.loads(path.read_text()) == issued
     assert cli("verify-report", str(path), "--key", key).code == 0

@@ -105,6 +105,8 @@ def forget(
         except OSError as error:
             raise InvalidRequest(f"{path} cannot be written: {error.strerror}.", hint="Check the folder.") from error
         note(tr("The report was written to {path}.", path=path))
+        if source := found["report"].get("kept_by_source"):
+            note(tr("Its source {source} may hold it still.", source=plain(source["id"])))
     show_one(found, FORGETTING, output, name="id")
     if found["state"] == "failed":
         raise typer.Exit(1)

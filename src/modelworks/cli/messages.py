@@ -128,6 +128,7 @@ CHINESE = {
     "Learning failed: {reason}": "学习失败：{reason}",
     "Forget {name} for good?": "彻底遗忘 {name}？",
     "Forgetting stopped: {reason}": "遗忘中止：{reason}",
+    "Its source {source} may hold it still.": "其来源 {source} 可能仍保留该文档。",
     "The report was written to {path}.": "报告已写入 {path}。",
     "The report holds: {document} was forgotten.": "报告有效：{document} 已被遗忘。",
     "This is the only time the token is shown. Whoever reads the page may read it.": (

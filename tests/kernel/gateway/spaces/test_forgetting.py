@@ -32,6 +32,7 @@ from modelworks.kernel.dataspace.feedback import Told
 from modelworks.kernel.dataspace.proofs import Forgetting
 from modelworks.kernel.dataspace.publications import PublicationCreate
 from modelworks.kernel.dataspace.schemas import Learning
+from modelworks.kernel.dataspace.store import DocumentRow, SourceRow
 from modelworks.kernel.gateway import ConversationService, ResponseService
 from modelworks.kernel.gateway.responses.calls import head
 from modelworks.kernel.gateway.responses.wire import ResponseCreate
@@ -191,6 +192,12 @@ def test_everything_of_a_document_goes_and_a_signed_report_stays(kitchen: Kitche
     folders = [
         mill.catalog.materialise(version, mill.cache) for version in mill.versions("documents") + mill.versions("passages")
     ]
+    now = mill.clock.now()
+    with mill.db.transaction() as session:
+        values: dict[str, Any] = {name: {} for name in ("settings", "cursor", "report")}
+        known = {"id": "src_1", "space_id": secret.space_id, "project_id": PROJECT, "kind": "archive", "uri": "upload:all.zip"}
+        session.add(SourceRow(**known, **values, is_paused=True, state="idle", created_at=now, updated_at=now))
+        session.get_one(DocumentRow, secret.id).source_id = "src_1"
     assert SECRET.encode() in kitchen.contents()
     begun = kitchen.forget(secret)
     assert (begun.state, begun.step) == ("running", "probing")
@@ -211,6 +218,7 @@ def test_everything_of_a_document_goes_and_a_signed_report_stays(kitchen: Kitche
     assert report["before"]["files"] == 3, "the document, its passages, the index"
     assert [report["after"][name] for name in ("files", "passages", "bytes", "answers", "samples")] == [0] * 5
     assert report["removed"]["answers"] == 1
+    assert report["kept_by_source"] == {"id": "src_1", "kind": "archive"}, "its bytes are in there still"
     assert (report["before"]["feedback"], report["removed"]["feedback"], report["after"]["feedback"]) == (1, 1, 0)
     assert SECRET not in json.dumps(report)
     assert check_form(report).problem is None

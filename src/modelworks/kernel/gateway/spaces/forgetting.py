@@ -29,7 +29,7 @@ from modelworks.kernel.catalog.store import VersionRow
 from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.dataspace.learning import settings_of
 from modelworks.kernel.dataspace.service import TOPIC
-from modelworks.kernel.dataspace.store import DocumentRow, ForgettingRow, SpaceBuildRow, SpaceRow
+from modelworks.kernel.dataspace.store import DocumentRow, ForgettingRow, SourceRow, SpaceBuildRow, SpaceRow
 from modelworks.kernel.gateway.spaces import keeping, probing
 from modelworks.kernel.gateway.spaces.learning import SpaceLearning
 from modelworks.kernel.gateway.spaces.probing import AskIndex
@@ -339,7 +339,7 @@ class SpaceForgetting:
         with self._db.reading() as session:
             owner = session.get(SpaceRow, row.space_id)
             versions = [] if owner is None else self._living(session, owner)
-            elsewhere = [] if owner is None else self._elsewhere(session, owner, row)
+            elsewhere = self._elsewhere(session, owner, row)
         after = self._found(row, owner, versions, row.sentences)
         kept = sorted(self._referenced(row.digests) & {row.digest})
         again = {name: after[name] for name in _PROBES if _number(after[name])}
@@ -442,13 +442,20 @@ class SpaceForgetting:
             if each.row.id not in current and (each.noun in _BUILT or each.row.id in held)
         ]
 
-    def _elsewhere(self, session: Session, owner: SpaceRow, row: ForgettingRow) -> list[str]:
-        """Versions of the project, not the space's, that hold the document's very bytes."""
-        mine = {each.row.id for each in self._living(session, owner)}
-        return [version.id for version in holding(session, owner.project_id, [row.digest]) if version.id not in mine]
+    def _elsewhere(self, session: Session, owner: SpaceRow | None, row: ForgettingRow) -> dict[str, Any]:
+        """What is not touched: versions, not the space's, that hold its very bytes, and the source that brought it."""
+        mine = set() if owner is None else {each.row.id for each in self._living(session, owner)}
+        document = session.get(DocumentRow, row.document_id)
+        source = None if document is None or document.source_id is None else session.get(SourceRow, document.source_id)
+        return {
+            "kept_in_versions": [
+                version.id for version in holding(session, row.project_id, [row.digest]) if version.id not in mine
+            ],
+            "kept_by_source": None if source is None else {"id": source.id, "kind": source.kind},
+        }
 
     def _report(
-        self, row: ForgettingRow, after: dict[str, Any], finished_at: str, kept: Sequence[str], elsewhere: Sequence[str]
+        self, row: ForgettingRow, after: dict[str, Any], finished_at: str, kept: Sequence[str], elsewhere: dict[str, Any]
     ) -> dict[str, Any]:
         """What is signed. Sentences and the name are told by their digests alone."""
         counts = {name: value for name, value in row.counts.items() if name not in _UNTOLD}
@@ -471,7 +478,7 @@ class SpaceForgetting:
             "after": after,
             # The same bytes, put in by others or elsewhere: they stay theirs.
             "bytes_kept_for_others": bool(kept),
-            "kept_in_versions": [*elsewhere],
+            **elsewhere,
             "holds": True,
         }
 
