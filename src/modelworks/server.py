@@ -316,7 +316,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         responses = ResponseService(
             db, ConversationService(db, clock), clock, life=life, tool_servers=tool_servers, register=tool_register
         )
-        response_steps = ResponseSteps(responses, asked, events)
+        response_steps = ResponseSteps(responses, asked, access.principal_of, events)
         batches = BatchService(db, files, clock)
         cache, probe = settings.home / "cache" / "versions", IndexProbe(pool)
         space_steps = SpaceSteps(spaces, jobs, catalog, serving, blobs, events, cache)

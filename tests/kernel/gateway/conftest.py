@@ -350,7 +350,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
             keep_alive_s=0.15 if request.node.get_closest_marker("signs_of_life") else 60.0,
         )
         responses = ResponseService(db, ConversationService(db, SystemClock()), SystemClock())
-        steps = ResponseSteps(responses, gateway)
+        steps = ResponseSteps(responses, gateway, access.principal_of)
         app = FastAPI()
         install(
             app,

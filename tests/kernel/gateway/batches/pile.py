@@ -156,7 +156,12 @@ async def open_pile(tmp_path: Path, db: Database | None = None) -> AsyncIterator
         rooms.gateway = replace(rooms.gateway, usage=recorder, accounts=accounts)
         rooms.recorder = recorder
         responses = ResponseService(rooms.db, ConversationService(rooms.db, rooms.clock), rooms.clock)
-        door = Door(rooms.gateway, responses, ResponseSteps(responses, rooms.gateway), max_body_bytes=64 << 10)
+        door = Door(
+            rooms.gateway,
+            responses,
+            ResponseSteps(responses, rooms.gateway, rooms.access.principal_of),
+            max_body_bytes=64 << 10,
+        )
         batches = BatchService(rooms.db, rooms.files, rooms.clock)
         made = Pile(**vars(rooms), batches=batches, door=door, replica=replica, replica_url=replica_url)
         app = FastAPI()

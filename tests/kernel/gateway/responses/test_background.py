@@ -197,7 +197,7 @@ async def test_a_server_that_stops_leaves_the_work_to_the_next(stage: Stage) -> 
     assert failed.error is not None
     assert "stopped" in failed.error.message
     gate.set()
-    following = ResponseSteps(stage.responses, stage.gateway)
+    following = ResponseSteps(stage.responses, stage.gateway, stage.access.principal_of)
     following.start()
     assert (await polled(stage, promised.id)).output_text == "Well. Hello world"
     await following.stop()
@@ -214,4 +214,28 @@ async def test_what_a_server_was_killed_over_is_failed(stage: Stage) -> None:
     found = await polled(stage, promised.id)
     await stage.steps.stop()
     assert (found.status, found.error.code) == ("failed", "server_error")
+    assert stage.replica.requests == []
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_key_that_was_revoked_meanwhile_asks_nothing(stage: Stage, stream: bool) -> None:
+    with stage.db.transaction() as session:
+        key, secret = stage.access.create_key(session, stage.project_id, "short", scopes=["inference"])
+    client = stage.client.with_options(api_key=secret)
+    asking = asyncio.create_task(client.responses.create(**ASKED, stream=stream))
+    response_id = None
+    while response_id is None:
+        await asyncio.sleep(0.01)
+        with stage.db.reading() as session:
+            response_id = session.scalar(select(ResponseRow.id))
+    with stage.db.transaction() as session:
+        stage.access.revoke_key(session, stage.project_id, key.id)
+    stage.steps.start()
+    told = await asyncio.wait_for(asking, 10)
+    if stream:
+        assert [event.type async for event in told][-1] == "response.failed"
+    found = await polled(stage, response_id)
+    await stage.steps.stop()
+    assert found.status == "failed"
+    assert "revoked" in found.error.message
     assert stage.replica.requests == []

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+import pytest
 from tests.kernel.gateway.conftest import Stage, chunk, parsed
 from tests.kernel.gateway.spaces.library import INDEX_VERSION, PRINTER, Library
 
 from modelworks.contract.errors import Unavailable
+from modelworks.kernel.access import Prices
+from modelworks.kernel.access.prices import PriceSet
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.dataspace.schemas import AnsweringSettings, SpaceSettings, SpaceUpdate
 
 WARRANTY = "How long does the warranty of the X200 last?"
+OLD_AND_NEW = (("prompt", "input"), ("completion", "output"))
 GOOD = "The warranty of the X200 lasts 24 months [1]."
 
 
@@ -242,3 +247,41 @@ async def test_a_space_may_keep_nothing_of_its_answers(stage: Stage, library: Li
     stage.spaces.answers.flush()
     with stage.db.reading() as session:
         assert stage.spaces.answers.num_of(session, library.passages[0].document_id) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_usage_is_recorded_alike_whatever_protocol_asks(written: Library, stream: bool) -> None:
+    stage = written.stage
+    written.writes(f"{GOOD} It costs 300 euros.")
+    with stage.db.transaction() as session:
+        Prices(stage.gateway.clock, stage.bus).set(session, PriceSet(model="writer", input=1_000_000, output=2_000_000))
+    asked = {"model": "space:handbooks", "stream": stream}
+    turns = [{"role": "user", "content": WARRANTY}]
+    shown = []
+    for path, body in (
+        ("/v1/chat/completions", {"messages": turns, "stream_options": {"include_usage": True} if stream else None}),
+        ("/v1/messages", {"messages": turns, "max_tokens": 100}),
+        ("/v1/responses", {"input": WARRANTY, "max_output_tokens": 100}),
+    ):
+        status, answer, _ = await stage.post(path, {**asked, **body})
+        assert status == 200, answer
+        blocks = [orjson.loads(line[6:]) for line in answer.splitlines() if line.startswith(b"data: {")] if stream else [answer]
+        told = [block.get("usage") or block.get("response", {}).get("usage") for block in blocks]
+        last = next(each for each in reversed(told) if each)
+        shown.append([last.get(f"{old}_tokens", last.get(f"{new}_tokens")) for old, new in OLD_AND_NEW])
+    assert shown == [[7, shown[0][1]]] * 3
+    assert shown[0][1] > 0
+    records = stage.used()
+    rows = [
+        [
+            (each.model, each.status, each.version_id, each.prompt_tokens, each.completion_tokens, each.cost, each.error_code)
+            for each in records
+            if each.endpoint == endpoint
+        ]
+        for endpoint in ("/v1/chat/completions", "/v1/messages", "/v1/responses")
+    ]
+    assert [len(each) for each in rows] == [2, 2, 2]
+    assert rows[0] == rows[1] == rows[2]
+    assert max(row[5] for row in rows[0]) > 0
+    # What a request asked its models for is its own.
+    assert len({each.request_id for each in records}) == 3

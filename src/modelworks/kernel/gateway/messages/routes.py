@@ -27,7 +27,7 @@ from modelworks.kernel.gateway.messages.wire import (
     chat_fields,
     refuse_unsupported,
 )
-from modelworks.kernel.gateway.metering import Meter
+from modelworks.kernel.gateway.metering import Meter, Tally
 from modelworks.kernel.gateway.routes import PlainRoute, described
 from modelworks.kernel.gateway.schemas import inline_schema
 from modelworks.kernel.gateway.service import GatewayService
@@ -55,7 +55,9 @@ class MessageCall:
         turns, self._places = as_turns(asked)
         fields = chat_fields(asked, templated=deployed is None or deployed.engine != _FOREIGN)
         self._body: dict[str, Any] = {"model": asked.model, "messages": turns, **fields}
-        self._composer = MessageComposer(asked.model, meter.tallies[0])
+        #: The models behind a data space have records of their own; what they used together is told by its answer.
+        self._said = Tally() if gateway.spaces is not None and gateway.spaces.is_space(meter.model) else None
+        self._composer = MessageComposer(asked.model, self._said or meter.tallies[0])
         with renamed(self._places, CHAT_NAMES):
             self._chat = Chat(gateway, principal, meter, self._body)
 
@@ -104,6 +106,8 @@ class MessageCall:
         composer = self._composer
 
         async def take(chunk: Chunk) -> None:
+            if self._said is not None and chunk.get("usage"):
+                self._said.take_openai(chunk["usage"])
             await emit([*composer.begin(), *composer.take(chunk)])
 
         with renamed(self._places, CHAT_NAMES):

@@ -8,7 +8,7 @@ One that was under way when the server was killed is failed with that reason, as
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -23,8 +23,8 @@ from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.base.polling import PollingTask
 from modelworks.kernel.gateway.errors import REQUEST_ID, bug
 from modelworks.kernel.gateway.metering import CLIENT_GONE, STOPPING
-from modelworks.kernel.gateway.responses.calls import ResponseCall
-from modelworks.kernel.gateway.responses.events import Event, as_error
+from modelworks.kernel.gateway.responses.calls import ResponseCall, head
+from modelworks.kernel.gateway.responses.events import Composer, Event, as_error
 from modelworks.kernel.gateway.responses.service import OPEN, ResponseService
 from modelworks.kernel.gateway.responses.wire import ResponseCreate
 from modelworks.kernel.gateway.service import GatewayService
@@ -84,10 +84,18 @@ class ResponseSteps:
     """One task for each response under way; lives in the event loop of a server's first process.
 
     Args:
+        principal_of: what the holder of a key may do now; raises AuthenticationFailed. Nobody's request stands behind the work.
         events: where processes tell each other that there is something to do; without it there is one process.
     """
 
-    def __init__(self, responses: ResponseService, gateway: GatewayService, events: Events | None = None) -> None:
+    def __init__(
+        self,
+        responses: ResponseService,
+        gateway: GatewayService,
+        principal_of: Callable[[str], Principal],
+        events: Events | None = None,
+    ) -> None:
+        self._principal_of = principal_of
         self._responses = responses
         self._gateway = gateway
         self._db = responses.db
@@ -200,7 +208,19 @@ class ResponseSteps:
             return
         asked = ResponseCreate.model_validate(row.asked)
         tape = self.expect(response_id) if asked.stream else None
-        principal = Principal(key_id=row.key_id, project_id=row.project_id, scopes=frozenset({"inference"}))
+        try:
+            principal = await run_in_threadpool(self._principal_of, row.key_id)
+            principal.require("inference")
+            principal.require_model(asked.model)
+        except ModelworksError as error:
+            # The key has been revoked, or may do less than when it asked.
+            composer = Composer(head(asked, response_id=row.id, created_at=row.body["created_at"]))
+            found, events = composer.fail(error)
+            await run_in_threadpool(self._finish, found, [])
+            if tape is not None:
+                tape.add(events)
+                tape.end()
+            return
         meter = self._gateway.meter(principal, {REQUEST_ID: new_id("req")}, ENDPOINT)
         meter.model = asked.model
         meter.streamed = bool(asked.stream)
