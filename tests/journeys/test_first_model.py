@@ -15,9 +15,10 @@ import openai
 import pydantic
 import pytest
 from tests.journeys.language_model import PARAMS, train_and_deploy
-from tests.journeys.platform_process import PlatformProcess
+from tests.journeys.platform_process import PlatformProcess, wait_until_ready
 from transformers import AutoTokenizer
 
+from modelworks.capabilities.text.tokenizer import chat_template
 from modelworks.client import Modelworks
 
 NAME = "lab/first"
@@ -321,6 +322,77 @@ def test_a_response_is_json_and_made_in_the_background(stage: Stage) -> None:
     else:
         # A model of this size may write digits until its context ends; then it says so.
         assert found.incomplete_details is not None
+
+
+@pytest.fixture
+def wide(stage: Stage, tmp_path: Path) -> Iterator[str]:
+    """The same weights with a template that has a place for tools, and a context that holds one with its passages."""
+    name, ours = "lab/wide", stage.ours
+    version = ours.models.get(NAME)["version"]
+    digest = next(file["digest"] for file in version["files"] if file["path"] == "config.json")
+    config = json.loads(ours.blobs.download(digest, tmp_path / "config.json").read_text())
+    texts = {
+        "config.json": json.dumps({**config, "max_position_embeddings": 4096}),
+        "chat_template.jinja": chat_template("", tools=True),
+    }
+    files = [file for file in version["files"] if file["path"] not in (*texts, "prompt_format.json")]
+    for path, text in texts.items():
+        stored = ours.blobs.upload(text.encode())
+        files.append({"path": path, "digest": stored["digest"], "num_bytes": stored["num_bytes"]})
+    ours.models.register(name, files, task="text-generation", level="L0", metadata={"context_length": 4096})
+    ours.deployments.apply(name, model=name)
+    wait_until_ready(ours, name)
+    yield name
+    # Others look at all that is deployed.
+    ours.deployments.remove(name)
+    deadline = time.monotonic() + 30
+    while name in {model.id for model in stage.openai.models.list()}:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    ours.models.remove(name)
+
+
+def test_a_model_searches_files_when_it_must(stage: Stage, wide: str) -> None:
+    client = stage.openai
+    store = client.vector_stores.create(name="rivers")
+    file = client.vector_stores.files.upload_and_poll(
+        vector_store_id=store.id,
+        file=("rivers.txt", b"The river rises in spring. The river is low in autumn."),
+        poll_interval_ms=200,
+    )
+    assert file.status == "completed", file.last_error
+    fields: Any = {
+        "model": wide,
+        "input": "Where is the river?",
+        "tools": [{"type": "file_search", "vector_store_ids": [store.id]}],
+        "tool_choice": {"type": "file_search"},
+        "include": ["file_search_call.results"],
+        "max_output_tokens": 1200,
+        "temperature": 0,
+    }
+    with client.responses.stream(**fields) as stream:
+        events = list(stream)
+    kinds, last = [event.type for event in events], events[-1]
+    # A model of this size may write until its limit.
+    assert last.type in ("response.completed", "response.incomplete"), last
+    found = last.response
+    call = found.output[0]
+    assert call.type == "file_search_call"
+    assert (call.status, call.results is not None) == ("completed", True), call
+    assert 1 <= len(call.queries) <= 4
+    assert kinds[2:7] == [
+        "response.output_item.added",
+        "response.file_search_call.in_progress",
+        "response.file_search_call.searching",
+        "response.file_search_call.completed",
+        "response.output_item.done",
+    ]
+    assert found.usage is not None
+    asked = [each for each in stage.ours.usage.requests(limit=3).data if each["endpoint"] == "/v1/responses"]
+    assert sorted(each["model"] for each in asked) == [wide, wide, "space:rivers"]
+    assert sum(each["prompt_tokens"] for each in asked) == found.usage.input_tokens
+    client.vector_stores.delete(store.id)
+    client.files.delete(file.id)
 
 
 def test_anthropics_client_gets_the_same_answer(stage: Stage) -> None:

@@ -37,6 +37,7 @@ Prefix = Literal[
     "rs",
     "fc",
     "fco",
+    "fs",
     "ctc",
     "ctco",
     "mcpl",

@@ -128,6 +128,26 @@ class CustomOutputItem(_Shown):
     name: str | None = None
 
 
+class SearchResult(Answer):
+    """A passage that a search of files gave."""
+
+    attributes: dict[str, str | float | bool] | None
+    file_id: str | None
+    filename: str | None
+    score: float | None
+    text: str | None
+
+
+class FileSearchItem(Answer):
+    """A search of files that the model asked for, made here; its passages where `include` asks for them."""
+
+    id: str
+    type: Literal["file_search_call"]
+    status: ItemStatus
+    queries: list[str]
+    results: list[SearchResult] | None
+
+
 class McpListItem(Answer):
     """The tools of a server elsewhere."""
 
@@ -179,6 +199,7 @@ Item = Annotated[
     | FunctionOutputItem
     | CustomCallItem
     | CustomOutputItem
+    | FileSearchItem
     | McpListItem
     | McpCallItem
     | McpRequestItem

@@ -1,4 +1,7 @@
-"""A response whose model may call tools of servers elsewhere: ask, call, ask again, until it answers or a bound is met."""
+"""A response whose model may call what the server itself calls: tools of servers elsewhere, and searches of files.
+
+Ask, call, ask again, until it answers or a bound is met.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from modelworks.kernel.gateway.errors import REQUEST_ID, bug
 from modelworks.kernel.gateway.generation.chat_reading import Chunk
 from modelworks.kernel.gateway.metering import CLIENT_GONE, Meter, Tally, total
 from modelworks.kernel.gateway.responses.events import Composer, Event, RemoteCall
-from modelworks.kernel.gateway.responses.items import remote_turns
+from modelworks.kernel.gateway.responses.file_search import FileSearch, queries_of
+from modelworks.kernel.gateway.responses.items import SEARCH, Item, remote_turns, search_turns
 from modelworks.kernel.gateway.responses.remote import Remote, Toolbox
 from modelworks.kernel.gateway.responses.wire import ResponseCreate, is_remote
 from modelworks.kernel.gateway.service import GatewayService
@@ -21,7 +25,7 @@ from modelworks.kernel.gateway.stream import Outlet
 if TYPE_CHECKING:
     from modelworks.kernel.gateway.responses.calls import Reading
 
-#: Calls of remote tools in one response, where the request does not say fewer; after them the model must answer.
+#: Calls of remote tools and searches in one response, where the request does not say fewer; after them the model must answer.
 MAX_CALLS: Final = 32
 
 Emit = Callable[[list[Event]], Awaitable[None]]
@@ -43,6 +47,7 @@ class Agency:
         asked: ResponseCreate,
         composer: Composer,
         box: Toolbox,
+        search: FileSearch | None = None,
     ) -> None:
         self._gateway = gateway
         self._principal = principal
@@ -51,6 +56,7 @@ class Agency:
         self._asked = asked
         self._composer = composer
         self._box = box
+        self._search = search
         self._calls_left = min(asked.max_tool_calls or MAX_CALLS, MAX_CALLS)
 
     async def work(self, emit: Emit, out: Outlet | None) -> Tally:
@@ -61,6 +67,8 @@ class Agency:
             ModelworksError: as the chat's route.
         """
         await self._list()
+        if self._search is not None:
+            await self._search.open()
 
         async def take(chunk: Chunk) -> None:
             # What was listed before is told now: until the model's first sign a refusal can still be a status.
@@ -90,12 +98,19 @@ class Agency:
 
     def _offer(self, *, is_first: bool) -> None:
         functions = self._box.functions() if self._calls_left > 0 else []
+        if self._reading.searching is not None and self._calls_left > 0:
+            functions.append(self._reading.searching.function())
         self._composer.remote = {function["function"]["name"] for function in functions}
         wanted = self._asked.tool_choice
-        choice: Any = self._box.choice(wanted) if is_first and functions and is_remote(wanted) else None
+        choice: Any = self._chosen(wanted) if is_first and functions and is_remote(wanted) else None
         if not is_first and wanted not in (None, "none"):
             choice = "auto"  # what was asked for has been done
         self._reading.offer(functions, choice)
+
+    def _chosen(self, wanted: Any) -> dict[str, Any]:
+        if wanted["type"] == SEARCH:
+            return {"type": "function", "function": {"name": SEARCH}}
+        return self._box.choice(wanted)
 
     async def _ask(self, take: Callable[[Chunk], Awaitable[None]], out: Outlet | None) -> Tally:
         outer = self._meter
@@ -119,6 +134,9 @@ class Agency:
 
     async def _act(self, call: RemoteCall, emit: Emit) -> bool:
         """Do what the model wants, or ask for approval; returns whether it has to wait for that."""
+        if self._search is not None and call.name == SEARCH:
+            await self._look(self._search, call, emit)
+            return False
         found = self._box.find(call.name)
         if found is None:
             return False
@@ -142,6 +160,19 @@ class Agency:
             error = {"type": "mcp_protocol_error", "code": -32000, "message": "No further calls are made in this response."}
         await emit(self._composer.called(item, output, error))
         self._reading.add(remote_turns(item))
+
+    async def _look(self, search: FileSearch, call: RemoteCall, emit: Emit) -> None:
+        """One search of files. Of those beyond the bound the model is told that there are no more."""
+        begun = self._composer.begin()
+        item, events = self._composer.searching(queries_of(call.arguments))
+        await emit([*begun, *events])
+        results: list[Item] | None = None
+        told, failed = "Error: No further calls are made in this response.", True
+        if self._calls_left > 0:
+            self._calls_left -= 1
+            results, told, failed = await search.search(item["queries"])
+        await emit(self._composer.searched(item, results, failed=failed))
+        self._reading.add(search_turns(item, told))
 
     async def _call_approved(self, emit: Emit) -> None:
         """The calls that the request's own items approve of."""

@@ -13,10 +13,11 @@ from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway.generation.chat_reading import Chat, Chunk, count_tokens, renamed
 from modelworks.kernel.gateway.metering import Meter
-from modelworks.kernel.gateway.responses import remote
+from modelworks.kernel.gateway.responses import file_search, remote
 from modelworks.kernel.gateway.responses.agency import Agency
 from modelworks.kernel.gateway.responses.events import Composer, Event, wire
-from modelworks.kernel.gateway.responses.items import Item, as_turns, checked
+from modelworks.kernel.gateway.responses.file_search import Citer, FileSearch
+from modelworks.kernel.gateway.responses.items import SEARCH, Item, as_turns, checked
 from modelworks.kernel.gateway.responses.remote import Toolbox
 from modelworks.kernel.gateway.responses.service import ResponseService
 from modelworks.kernel.gateway.responses.wire import (
@@ -48,6 +49,9 @@ class Reading:
         self._principal = principal
         self._fields = chat_fields(asked)
         self.remotes = remote.parse(asked.tools)
+        self.searching = file_search.parse(asked.tools)
+        if self.searching is not None and not isinstance(asked, ResponseCreate):
+            self.offer([self.searching.function()])
         if self.remotes and not isinstance(asked, ResponseCreate):
             raise UnsupportedParameter(
                 f"{self.remotes[0].place}: what a server's tools take is not known before it is asked.",
@@ -105,7 +109,7 @@ class Reading:
     def check(self, gateway: GatewayService, meter: Meter) -> None:
         """Whether it could be asked now; raises InvalidRequest as the chat's route."""
         body = self._body(self._turns)
-        if self.remotes:
+        if self.remotes or self.searching is not None:
             body.pop("tool_choice", None)  # it may be about tools that are not known yet
         with renamed(self._places, CHAT_NAMES):
             Chat(gateway, self._principal, meter, body)
@@ -197,7 +201,13 @@ class ResponseCall:
             response_id=response_id or new_id("resp"),
             created_at=gateway.now_s() if created_at is None else created_at,
         )
-        self.composer = Composer(self.head, custom=custom_tools(asked.tools))
+        self._search: FileSearch | None = None
+        citer: Citer | None = None
+        if (searching := self.reading.searching) is not None:
+            citer = Citer(is_prose=asked.text is None or (asked.text.format or {"type": "text"})["type"] == "text")
+            with_results = file_search.RESULTS in (asked.include or ())
+            self._search = FileSearch(gateway, principal, meter, searching, citer, with_results=with_results)
+        self.composer = Composer(self.head, custom=custom_tools(asked.tools), citer=citer)
 
     async def promise(self) -> dict[str, Any]:
         """Check all that can be checked, and keep a response that waits to be answered in the background; returns it.
@@ -225,6 +235,8 @@ class ResponseCall:
             await spaces.model(self._gateway, self._principal, self._asked.model)
         else:
             self._gateway.model(self._principal, self._asked.model)
+        if self._search is not None:
+            await self._search.open()
         await self.reading.gather()
         self.reading.check(self._gateway, self._meter)
         asked = {**self._asked.model_dump(exclude_none=True), "input": self.reading.given}
@@ -279,10 +291,12 @@ class ResponseCall:
             await emit([*self.composer.begin(), *self.composer.take(chunk)])
 
         await self.reading.gather()
-        if self.reading.remotes:
+        if self.reading.remotes or self._search is not None:
             known = self._responses
             box = Toolbox(known.tool_servers, self._principal.project_id, self.reading.remotes, known.register)
-            agency = Agency(self._gateway, self._principal, self._meter, self.reading, self._asked, self.composer, box)
+            agency = Agency(
+                self._gateway, self._principal, self._meter, self.reading, self._asked, self.composer, box, self._search
+            )
             used = await agency.work(emit, out)
         else:
             await self.reading.ask(self._gateway, self._meter, take, out)
@@ -365,6 +379,8 @@ def _diagnostics(asked: ResponseCreate) -> dict[str, str] | None:
 def _shown(tool: dict[str, Any]) -> dict[str, Any]:
     if tool["type"] == "mcp":
         return remote.shown(tool)
+    if tool["type"] == SEARCH:
+        return file_search.shown(tool)
     if tool["type"] == "function":
         return {"description": None, "parameters": None, "strict": None, **tool}
     return {"description": None, "format": {"type": "text"}, **tool}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import orjson
 
@@ -23,9 +23,21 @@ Status = Literal["completed", "incomplete", "failed", "cancelled"]
 _REASONS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
+class Cites(Protocol):
+    """Finds annotations of a text, as it is written; `file_search.Citer`."""
+
+    def take(self, piece: str) -> list[dict[str, Any]]:
+        """Those of the text so far that were not told."""
+        ...
+
+    def end(self) -> list[dict[str, Any]]:
+        """The last ones; another text follows."""
+        ...
+
+
 @dataclass(slots=True)
 class RemoteCall:
-    """A call of a tool of a server elsewhere, as the model wrote it: the function's name and the arguments as JSON."""
+    """A call of a tool that the server itself calls, as the model wrote it: the function's name and the arguments as JSON."""
 
     name: str
     arguments: str = ""
@@ -37,12 +49,14 @@ class Composer:
     Args:
         head: the response object but for what the answer decides: output, usage, status and error.
         custom: names of the tools whose input is plain text.
+        citer: finds what the texts cite; without it only what the chat itself says.
     """
 
-    def __init__(self, head: Mapping[str, Any], *, custom: frozenset[str] = frozenset()) -> None:
+    def __init__(self, head: Mapping[str, Any], *, custom: frozenset[str] = frozenset(), citer: Cites | None = None) -> None:
         self._head = head
         self._custom = custom
-        #: Names of functions that are tools of servers elsewhere: their calls are gathered, and told when they are made.
+        self._citer = citer
+        #: Names of functions that the server itself calls: their calls are gathered, and told when they are made.
         self.remote: Collection[str] = ()
         self._remote_calls: dict[int, RemoteCall] = {}
         self._sequence = 0
@@ -204,6 +218,23 @@ class Composer:
         self._done(place, "completed" if error is None else "failed")
         return self._taken()
 
+    def searching(self, queries: list[str]) -> tuple[Item, list[Event]]:
+        """A search of files that is about to be made; the item is one of the response's, ended by `searched`."""
+        item: Item = {"id": new_id("fs"), "type": "file_search_call", "status": "in_progress"}
+        place = self._add({**item, "queries": queries, "results": None})
+        self._emit("response.file_search_call.in_progress", **self._at(place))
+        self._emit("response.file_search_call.searching", **self._at(place))
+        return self.output[place], self._taken()
+
+    def searched(self, item: Item, results: list[Item] | None, *, failed: bool) -> list[Event]:
+        """What the search gave; OpenAI has no event for one that failed: its item says so."""
+        place = next(at for at, each in enumerate(self.output) if each is item)
+        item["results"] = results
+        if not failed:
+            self._emit("response.file_search_call.completed", **self._at(place))
+        self._done(place, "failed" if failed else "completed")
+        return self._taken()
+
     # -- items -----------------------------------------------------------------------------------------------------------
 
     def _add(self, item: Item) -> int:
@@ -254,6 +285,9 @@ class Composer:
         self._entries.extend(entries)
         if text or entries:
             self._emit("response.output_text.delta", **self._in_part(place), delta=text, logprobs=entries)
+        if self._citer is not None:
+            for annotation in self._citer.take(text):
+                self._annotate(annotation)
 
     def _annotate(self, annotation: Mapping[str, Any]) -> None:
         """An annotation of the text so far; what a chat has in a field of its type's name, a response has beside the type."""
@@ -286,8 +320,11 @@ class Composer:
         self._pieces, self._entries, self._annotations = [], [], []
 
     def _close_part(self) -> None:
-        self._settle()
         assert self._open is not None  # noqa: S101 - only called with an item open
+        if self._citer is not None and self.output[self._open]["content"][-1]["type"] == "output_text":
+            for annotation in self._citer.end():
+                self._annotate(annotation)
+        self._settle()
         where = self._in_part(self._open)
         part = self.output[self._open]["content"][-1]
         if part["type"] == "output_text":

@@ -112,7 +112,21 @@ class _Approval(Wire):
     reason: str | None = None
 
 
+class _Result(Wire):
+    attributes: dict[str, str | float | bool] | None = None
+    file_id: str | None = None
+    filename: str | None = None
+    score: float | None = None
+    text: str | None = None
+
+
+class _SearchCall(Wire):
+    queries: list[str]
+    results: list[_Result] | None = None
+
+
 _OF_KINDS: Final[dict[str, type[Wire]]] = {
+    "file_search_call": _SearchCall,
     "mcp_list_tools": _ListTools,
     "mcp_call": _RemoteCall,
     "mcp_approval_response": _Approval,

@@ -24,11 +24,14 @@ PREFIXES: Final[dict[str, Prefix]] = {
     "function_call_output": "fco",
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
+    "file_search_call": "fs",
     "mcp_list_tools": "mcpl",
     "mcp_call": "mcp",
     "mcp_approval_request": "mcpr",
     "mcp_approval_response": "mcpa",
 }
+#: The tool with which a model searches files: its type, and the name of its function.
+SEARCH: Final = "file_search"
 REFERENCE: Final = "item_reference"
 _ID: Final = re.compile(r"[\w.:-]{1,64}")
 _OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")
@@ -47,10 +50,12 @@ _NEEDED: Final[dict[str, tuple[str, ...]]] = {
 }
 #: What items of remote tools may hold beside those.
 _KEPT: Final[dict[str, tuple[str, ...]]] = {
+    "file_search_call": ("queries", "results"),
     "mcp_list_tools": ("tools", "error"),
     "mcp_call": ("output", "error", "approval_request_id"),
     "mcp_approval_response": ("approve", "reason"),
 }
+_OF_RESULTS: Final = ("attributes", "file_id", "filename", "score", "text")
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -108,8 +113,10 @@ def _item(item: Item, place: str) -> Item:
         found["call_id"] = item["call_id"]
         found["output"] = output if isinstance(output, str) else _parts(output, "user", f"{place}.output")
     else:
-        found |= {name: item[name] for name in _NEEDED[kind]}
+        found |= {name: item[name] for name in _NEEDED.get(kind, ())}
         found |= {name: item.get(name) for name in _KEPT.get(kind, ())}
+    if kind == "file_search_call" and item.get("results") is not None:
+        found["results"] = [{name: each.get(name) for name in _OF_RESULTS} for each in item["results"]]
     if kind == "mcp_approval_response" and not isinstance(item.get("approve"), bool):
         raise InvalidRequest(f"{place}.approve: must be true or false.", param=f"{place}.approve", code="invalid_type")
     if not kind.startswith("mcp_") or kind == "mcp_call":
@@ -241,6 +248,9 @@ def as_turns(items: Sequence[Item], places: Sequence[str]) -> tuple[list[dict[st
                 turn["reasoning_content"] = "\n".join(thoughts)
             thoughts = []
             add(turn, place)
+        elif kind == "file_search_call":
+            for turn in search_turns(item, "\n\n".join(_cited(each) for each in item.get("results") or ())):
+                add(turn, place)
         elif kind.startswith("mcp_"):
             for turn in _remote_turns(item, requests):
                 add(turn, place)
@@ -276,6 +286,21 @@ def remote_turns(item: Item) -> list[dict[str, Any]]:
         {"role": "assistant", "content": None, "tool_calls": [{"id": item["id"], "type": "function", "function": function}]},
         {"role": "tool", "tool_call_id": item["id"], "content": output if isinstance(output, str) else ""},
     ]
+
+
+def search_turns(item: Item, output: str) -> list[dict[str, Any]]:
+    """The assistant's search of files and what it gave; nothing where that is not known any more."""
+    if not output:
+        return []
+    function = {"name": SEARCH, "arguments": orjson.dumps({"queries": item["queries"]}).decode()}
+    return [
+        {"role": "assistant", "content": None, "tool_calls": [{"id": item["id"], "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": item["id"], "content": output},
+    ]
+
+
+def _cited(result: Mapping[str, Any]) -> str:
+    return f"{result.get('filename') or ''}: {result.get('text') or ''}"
 
 
 def _reason(error: Any) -> str:

@@ -9,9 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from modelworks.contract.errors import InvalidRequest, UnsupportedParameter
 from modelworks.kernel.gateway.responses.item_forms import check_remote_choice, check_tool
+from modelworks.kernel.gateway.responses.items import SEARCH
 from modelworks.kernel.gateway.schemas import CacheOptions, Metadata, StreamOptions, Wire
 
-#: What `include` may name. Only the log-probabilities occur here; the others are about tools that cannot have been asked for.
+#: What `include` may name. Log-probabilities and results of searches occur here; the others are about tools that are refused.
 Includable = Literal[
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
@@ -34,7 +35,9 @@ _REFUSED: Final = {
     "personality": "Say in instructions how the model shall speak.",
     "prompt": "Send the text itself in instructions and input: prompts are not kept on the server.",
 }
-_TOOLS_HINT: Final = "There are function and custom, which your own program calls, and mcp, which the server calls."
+_TOOLS_HINT: Final = (
+    "There are function and custom, which your own program calls, and mcp and file_search, which the server calls."
+)
 
 
 class Reasoning(Wire):
@@ -78,7 +81,9 @@ class _Context(Wire):
     instructions: str | None = Field(default=None, description="A system message; not carried on to the next response.")
     previous_response_id: str | None = Field(default=None, description="Goes on where that response ended.")
     conversation: Any = Field(default=None, description="A conversation (or its id) to go on with; the turn is added to it.")
-    tools: list[dict[str, Any]] | None = Field(default=None, max_length=512, description="function, custom or mcp.")
+    tools: list[dict[str, Any]] | None = Field(
+        default=None, max_length=512, description="function, custom, mcp or file_search."
+    )
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
@@ -117,7 +122,7 @@ class ResponseCreate(_Context):
     metadata: Metadata | None = None
     include: list[Includable] | None = None
     max_output_tokens: int | None = Field(default=None, ge=1)
-    max_tool_calls: int | None = Field(default=None, ge=1, description="Of tools of servers elsewhere.")
+    max_tool_calls: int | None = Field(default=None, ge=1, description="Of tools that the server calls.")
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -186,11 +191,16 @@ def chat_fields(asked: _Context) -> dict[str, Any]:
         InvalidRequest: a tool without a name, a choice that names no tool.
     """
     found: dict[str, Any] = {}
-    own = [_tool(tool, f"tools.{number}") for number, tool in enumerate(asked.tools or ()) if tool.get("type") != "mcp"]
+    own = [_tool(tool, f"tools.{at}") for at, tool in enumerate(asked.tools or ()) if tool.get("type") not in ("mcp", SEARCH)]
     if own:
         found["tools"] = own
     if is_remote(asked.tool_choice):
-        check_remote_choice(asked.tool_choice)
+        if asked.tool_choice["type"] == "mcp":
+            check_remote_choice(asked.tool_choice)
+        elif not any(tool.get("type") == SEARCH for tool in asked.tools or ()):
+            raise InvalidRequest(
+                f"tool_choice names {SEARCH}, which is not among tools.", param="tool_choice", code="invalid_value"
+            )
     elif asked.tool_choice is not None:
         found["tool_choice"] = _choice(asked.tool_choice)
     if asked.tools and asked.parallel_tool_calls is not None:
@@ -284,8 +294,12 @@ def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def is_remote(choice: Any) -> bool:
-    """Whether `tool_choice` names a server, which is known better when its tools are."""
-    return isinstance(choice, dict) and choice.get("type") == "mcp"
+    """Whether `tool_choice` names what the server calls itself, which is known better when its tools are."""
+    return isinstance(choice, dict) and choice.get("type") in ("mcp", SEARCH)
+
+
+def _is_search(tool: dict[str, Any]) -> bool:
+    return tool.get("type") == SEARCH
 
 
 def _choice(choice: Any) -> Any:
@@ -297,9 +311,9 @@ def _choice(choice: Any) -> Any:
         if kind in ("function", "custom") and isinstance(choice.get("name"), str):
             return {"type": "function", "function": {"name": choice["name"]}}
         if kind == "allowed_tools" and isinstance(choice.get("tools"), list):
-            tools = [tool for tool in choice["tools"] if isinstance(tool, dict) and isinstance(tool.get("name"), str)]
-            if len(tools) == len(choice["tools"]):
-                named = [{"type": "function", "function": {"name": tool["name"]}} for tool in tools]
+            tools = [SEARCH if _is_search(tool) else tool.get("name") for tool in choice["tools"] if isinstance(tool, dict)]
+            if len(tools) == len(choice["tools"]) and all(isinstance(name, str) for name in tools):
+                named = [{"type": "function", "function": {"name": name}} for name in tools]
                 return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": named}}
         if isinstance(kind, str) and kind not in ("function", "custom", "allowed_tools"):
             raise UnsupportedParameter(

@@ -241,7 +241,7 @@ class SpaceAnswer:
             "max_tokens": _ANSWER_TOKENS if context is None else min(_ANSWER_TOKENS, context // 3),
             **self._asked.sampling,
         }
-        num = len(found) if context is None else _fitting(found, context - int(sampling["max_tokens"]) - _PROMPT_TOKENS)
+        num = len(found) if context is None else fitting(found, context - int(sampling["max_tokens"]) - _PROMPT_TOKENS)
         pieces: list[str] = []
 
         async def take(text: str) -> None:
@@ -303,7 +303,7 @@ def _require_index(space: Space) -> None:
         )
 
 
-def _fitting(found: Sequence[Found], tokens: int) -> int:
+def fitting(found: Sequence[Found], tokens: int) -> int:
     """How many of the first passages take no more tokens than that; one at least."""
     used = 0
     for num, each in enumerate(found):

@@ -50,6 +50,11 @@ def answering(
     return [{"role": "system", "content": system}, *before, {"role": "user", "content": asked}]
 
 
+def found(passages: Sequence[tuple[int, Found]]) -> str:
+    """What a model reads that has searched: passages with their numbers."""
+    return page("found").replace("{{passages}}", "\n".join(_passage(number, each) for number, each in passages))
+
+
 def rewriting(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The chat that makes the last question of `turns` one that stands alone."""
     said = "\n".join(f"{turn['role']}: {_plain(str(turn['content'])[:_MAX_TURN_CHARS])}" for turn in turns[-_MAX_TURNS:])
