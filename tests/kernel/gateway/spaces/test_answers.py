@@ -105,6 +105,18 @@ async def test_what_is_not_in_the_documents_is_refused_before_a_model_is_asked(w
     assert chinese["grounding"]["reason"] == "nothing_found"
 
 
+async def test_what_a_short_question_names_must_be_in_the_documents_too(library: Library) -> None:
+    first = (await library.ask(WARRANTY))["content"]
+    for text, status in (
+        ("Who is the king of Spain?", "not_in_documents"),
+        ("And that of the X900?", "not_in_documents"),
+        ("And that of the X200?", "quoted"),
+        ("And its drawer?", "quoted"),
+    ):
+        found = await library.ask(WARRANTY, first, text)
+        assert found["grounding"]["status"] == status, text
+
+
 async def test_a_model_may_say_that_the_passages_do_not_hold_the_answer(written: Library) -> None:
     written.writes("NOT IN THE DOCUMENTS")
     found = await written.ask(WARRANTY)

@@ -210,6 +210,10 @@ class SpaceAnswer:
         if best.dense_rank is not None and best.dense_rank <= _NEAR and language_of(best.passage.text) != asked.language:
             return True
         sources = [_source(each) for each in found]
+        # Words that were carried over find what was asked before: what a question itself names must be there as well.
+        named = terms(asked.text).names if asked.goes_on else frozenset()
+        if named and not any(named & (source.known.words | source.known.names) for source in sources):
+            return False
         texts = {asked.query} | ({asked.text} if len(terms(asked.text).words) > 1 else set())
         return any(is_answerable(text, sources, least=least) for text in texts)
 
