@@ -340,15 +340,16 @@ def wide(stage: Stage, tmp_path: Path) -> Iterator[str]:
         stored = ours.blobs.upload(text.encode())
         files.append({"path": path, "digest": stored["digest"], "num_bytes": stored["num_bytes"]})
     ours.models.register(name, files, task="text-generation", level="L0", metadata={"context_length": 4096})
+    before = {each["name"] for each in ours.deployments.list().data}
     ours.deployments.apply(name, model=name)
     wait_until_ready(ours, name)
     yield name
     # Others look at all that is deployed.
     ours.deployments.remove(name)
-    deadline = time.monotonic() + 30
-    while name in {model.id for model in stage.openai.models.list()}:
+    deadline = time.monotonic() + 60
+    while {each["name"] for each in ours.deployments.list().data} != before:
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.1)
     ours.models.remove(name)
 
 
