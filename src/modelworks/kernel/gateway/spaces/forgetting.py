@@ -31,6 +31,7 @@ from modelworks.kernel.dataspace.learning import settings_of
 from modelworks.kernel.dataspace.service import TOPIC
 from modelworks.kernel.dataspace.store import DocumentRow, ForgettingRow, SourceRow, SpaceBuildRow, SpaceRow
 from modelworks.kernel.gateway.spaces import keeping, probing
+from modelworks.kernel.gateway.spaces.advancing import advance
 from modelworks.kernel.gateway.spaces.learning import SpaceLearning
 from modelworks.kernel.gateway.spaces.probing import AskIndex
 from modelworks.kernel.gateway.spaces.steps import NOUNS
@@ -42,8 +43,6 @@ from modelworks.proof import KIND, report_digest
 log = structlog.get_logger(__name__)
 
 _BUSY_POLL_S, _IDLE_POLL_S, _REST_S = 0.5, 30.0, 0.1
-#: From this status on it is the storage or the database that fails, not what was asked for: the step is repeated.
-_AWAY = 502
 #: What a space has in the catalog, by kind; its models are kept, and marked.
 _MADE: Final = (
     *NOUNS,
@@ -151,22 +150,7 @@ class SpaceForgetting:
             "collecting": self._collect,
             "proving": self._prove,
         }
-        while True:
-            with self._db.reading() as session:
-                row = session.get(ForgettingRow, forgetting_id)
-            if row is None or row.state != "running":
-                return
-            try:
-                steps[row.step](row)
-            except ModelworksError as error:
-                if error.status >= _AWAY:
-                    raise  # later
-                self._fail(row, error)
-                return
-            with self._db.reading() as session:
-                after = session.get(ForgettingRow, forgetting_id)
-            if after is None or after.step == row.step:
-                return
+        advance(self._db, ForgettingRow, forgetting_id, steps, self._fail)
 
     # -- the steps -------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from modelworks.kernel.dataspace.service import TOPIC
 from modelworks.kernel.dataspace.store import SpaceLearningRow, SpaceRow
 from modelworks.kernel.gateway.generation.language import LANGUAGE_TASK
 from modelworks.kernel.gateway.spaces import prompting
+from modelworks.kernel.gateway.spaces.advancing import advance
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, JobSpec, RunRecord
 from modelworks.kernel.serving.schemas import AdapterCreate, Deployment, DeploymentSpec
@@ -40,8 +41,6 @@ SAMPLING: Final = "sample-making"
 #: The alias that what a space has deployed follows.
 LIVE: Final = "live"
 _BUSY_POLL_S, _IDLE_POLL_S, _REST_S = 1.0, 30.0, 0.1
-#: From this status on it is the storage or the database that fails, not what was asked for: the step is repeated.
-_AWAY = 502
 #: Passes over the samples, and how many of them make a step, where the budget allows.
 _EPOCHS, _BATCH = 3, 4
 #: Tokens of instructions, question and answer beside the passages; characters of a token at least; characters shown at most.
@@ -245,21 +244,7 @@ class SpaceLearning:
             "judging": self._judge,
             "deploying": self._follow_deployment,
         }
-        while True:
-            with self._db.reading() as session:
-                learning = session.get(SpaceLearningRow, learning_id)
-            if learning is None or learning.state != "running":
-                return
-            try:
-                follow[learning.step](learning)
-            except ModelworksError as error:
-                if error.status >= _AWAY:
-                    raise  # later
-                self._fail(learning, error.to_wire())
-            with self._db.reading() as session:
-                after = session.get(SpaceLearningRow, learning_id)
-            if after is None or after.step == learning.step:
-                return
+        advance(self._db, SpaceLearningRow, learning_id, follow, lambda row, error: self._fail(row, error.to_wire()))
 
     def _begin_by_itself(self, space_id: str) -> None:
         with self._db.transaction() as session:

@@ -28,6 +28,7 @@ from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.dataspace.learning import settings_of
 from modelworks.kernel.dataspace.service import TOPIC
 from modelworks.kernel.dataspace.store import SpaceBuildRow, SpaceRow
+from modelworks.kernel.gateway.spaces.advancing import AWAY
 from modelworks.kernel.gateway.spaces.cleaning import PARSING, SpaceCleaning
 from modelworks.kernel.gateway.spaces.learning import LIVE, SpaceLearning
 from modelworks.kernel.jobs import JobsService
@@ -45,8 +46,6 @@ NOUNS: Final = (("dataset", "documents"), ("dataset", "passages"), ("dataset", "
 _BUSY_POLL_S, _IDLE_POLL_S = 0.5, 5.0
 #: Announcements of a run that reports come in bursts.
 _REST_S = 0.1
-#: From this status on it is the storage or the database that fails, not what was asked for: the step is repeated.
-_AWAY = 502
 
 
 class SpaceSteps:
@@ -156,7 +155,7 @@ class SpaceSteps:
             else:
                 self._follow_deployment(row, build)
         except ModelworksError as error:
-            if error.status >= _AWAY:
+            if error.status >= AWAY:
                 raise  # later
             self._fail(build, error.to_wire())
         with self._db.reading() as session:
