@@ -232,6 +232,20 @@ def test_other_or_too_few_samples_are_no_ground_for_a_verdict(lab: Lab) -> None:
         lab.compare("chat@v3", "chat@v4")
 
 
+def test_a_metric_of_too_few_samples_hides_none_of_the_others(lab: Lab) -> None:
+    """Few answers are written in full beside many likelihoods."""
+    for losses in (OLD, NEW):
+        lines = [
+            {"sample": f"a.txt:{place}", "values": {"loss": [loss, 10.0], **({"accuracy": [1.0, 1.0]} if place < 4 else {})}}
+            for place, loss in enumerate(losses)
+        ]
+        lab.record(lab.add("chat"), "test", "\n".join(map(json.dumps, lines)))
+    found = lab.compare("chat@v1", "chat@v2")
+    assert ([row.metric for row in found.rows], found.verdict) == (["loss"], "better")
+    with pytest.raises(InvalidData, match="'accuracy' was measured on 4 samples"):
+        lab.compare("chat@v1", "chat@v2", metric="accuracy")
+
+
 def test_a_better_version_takes_the_alias(lab: Lab, in_service: Version) -> None:
     lab.measure(lab.add("chat"), "test", NEW)
     plan = lab.judge("chat@v2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -189,10 +190,13 @@ class Evaluations:
                 param="metric",
                 code="unknown_metric",
             )
-        rows = [
-            _row(name, ours, theirs, confidence, lower_is_better=name in task.lower_is_better)
-            for name in sorted(measured, key=lambda name: name != chosen)
-        ]
+        rows = [_row(chosen, ours, theirs, confidence, lower_is_better=chosen in task.lower_is_better)]
+        for name in measured:
+            if name == chosen:
+                continue
+            # Beside the one that decides: what too few samples have (of answers, often) says nothing, and prevents nothing.
+            with suppress(InvalidData):
+                rows.append(_row(name, ours, theirs, confidence, lower_is_better=name in task.lower_is_better))
         return Comparison(
             baseline=baseline.ref,
             candidate=candidate.ref,
