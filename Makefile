@@ -1,7 +1,7 @@
 # What one does with this project, each from a machine that has Python 3.11 or newer and make.
 #
 #   make setup   the environment in .venv
-#   make demo    from nothing to a chat with a model trained here, and answers from documents   (DOCS=folder, KEEP=1, STEPS=n)
+#   make demo    from nothing to a model trained here and documents: asked, learned, changed, forgotten   (DOCS=folder, KEEP=1, STEPS=n)
 #   make up      start the platform
 #   make test    the tests that this machine can run               (PYTEST_ARGS="-k name"; THOROUGH=1: the longest journeys too)
 #   make check   style, types, directions of imports, installed versions, their licences and vulnerabilities

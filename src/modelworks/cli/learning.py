@@ -21,7 +21,7 @@ COLUMNS: list[Column] = [
     ("STEP", lambda learning: step_text(learning)),
     ("BASE", "base"),
     ("SAMPLES", "counts.num_samples"),
-    ("BEFORE → AFTER", lambda learning: result_text(learning["results"][0]) if learning["results"] else None),
+    ("BASE → ADAPTER", lambda learning: result_text(learning["results"][0]) if learning["results"] else None),
     ("AGE", age_of()),
 ]
 FIELDS: list[Column] = [
@@ -32,7 +32,7 @@ FIELDS: list[Column] = [
     ("Base", "base"),
     ("Model", "model"),
     ("Samples", "counts.makers"),
-    ("Before → after", lambda learning: "; ".join(map(result_text, learning["results"])) or None),
+    ("Base → adapter", lambda learning: "; ".join(map(result_text, learning["results"])) or None),
     ("Gate", lambda learning: " ".join(learning["judgement"]) or None),
     ("Runs", "runs"),
 ]
