@@ -145,9 +145,13 @@ def test_tree_draws_the_family(cli: Cli, server: FakeServer) -> None:
             }
         ],
         "children": [{"node": node("court", 1, level="L2", state="removed"), "parents": [], "children": []}],
-        "deployments": ["dep_1", "dep_0"],
+        "deployments": ["dep_1", "dep_0", "dep_2", "dep_3"],
     }
-    server.on("GET", "/api/deployments", page([{"id": "dep_1", "name": "assistant"}]))
+    answering = {"dep_1": ("assistant", "mdl_law"), "dep_2": ("host", "mdl_base"), "dep_3": ("desk", "mdl_newer")}
+    deployments = [{"id": each, "name": name, "version_id": version} for each, (name, version) in answering.items()]
+    server.on("GET", "/api/deployments", page(deployments))
+    adapter = {"name": "lawyer", "deployment": "host", "deployment_id": "dep_2", "version_id": "mdl_law"}
+    server.on("GET", "/api/adapters", page([adapter]))
     server.on("GET", "/api/tree/law", family)
     assert cli("tree", "law").out.splitlines() == [
         "law@v2  [L1 · MIT · inherits CC-BY-SA-4.0]",
@@ -159,6 +163,8 @@ def test_tree_draws_the_family(cli: Cli, server: FakeServer) -> None:
         "├─ measured on novels@v4: loss 3",
         "├─ deployed as assistant",
         "├─ was deployed as dep_0",
+        "├─ deployed as lawyer (adapter on host)",
+        "├─ was deployed as desk",
         "└─ made court@v1  [L2 · removed]",
     ]
     assert cli("tree", "law", "-o", "json").json == family

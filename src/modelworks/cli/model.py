@@ -210,11 +210,16 @@ def print_detail(detail: dict[str, Any], output: Format) -> None:
 
 def tree(ref: Reference, output: Output = Format.table) -> None:
     """Draw a model's family tree. What it was made from, the data it saw, what was made from it."""
-    names: dict[str, str] = {}
+    names: dict[tuple[str, str | None], str] = {}
     with connect() as client:
         family = client.lineage.tree(ref)
         if output is Format.table:
-            names = {record["id"]: record["name"] for record in collect(client.deployments.list, 10_000)}
+            for record in collect(client.deployments.list, 10_000):
+                names[record["id"], None] = names[record["id"], record["version_id"]] = record["name"]
+            for adapter in client.deployments.adapters().data:
+                if adapter["version_id"] is not None:
+                    told = f"{adapter['name']} (adapter on {adapter['deployment']})"
+                    names[adapter["deployment_id"], adapter["version_id"]] = told
     if output is Format.json:
         print_json(family)
     elif output is Format.name:
@@ -224,11 +229,12 @@ def tree(ref: Reference, output: Output = Format.table) -> None:
             typer.echo(line)
 
 
-def tree_lines(family: dict[str, Any], deployments: Mapping[str, str]) -> list[str]:
+def tree_lines(family: dict[str, Any], deployments: Mapping[tuple[str, str | None], str]) -> list[str]:
     """The family tree as lines: the model first, then branches labelled from, data, by, measured on, deployed as and made.
 
     Args:
-        deployments: the names of those that are there, by id; others are shown as gone.
+        deployments: under which name a version answers now, by the deployment's id and the version's; without a version
+            the deployment's name, where it is there. What a version answered under before is told as past.
     """
     branches: list[tuple[str, Any]] = [("from", parent) for parent in family.get("parents") or []]
     branches += [("data", {"node": node}) for node in family.get("datasets") or []]
@@ -237,8 +243,9 @@ def tree_lines(family: dict[str, Any], deployments: Mapping[str, str]) -> list[s
     for each in family.get("evaluations") or []:
         branches.append(("measured on", f"{plain(each['data'])}: {_facts_text(each['metrics'])}"))
     for deployment in family.get("deployments") or []:
-        known = deployment in deployments
-        branches.append(("deployed as", deployments[deployment]) if known else ("was deployed as", deployment))
+        now = deployments.get((deployment, family["node"]["id"]))
+        past = ("was deployed as", deployments.get((deployment, None), deployment))
+        branches.append(past if now is None else ("deployed as", now))
     branches += [("made", child) for child in family.get("children") or []]
     lines = [_node_text(family)]
     for place, (label, branch) in enumerate(branches):
