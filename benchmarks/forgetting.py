@@ -6,8 +6,11 @@
 A space is filled with passages of CMRC 2018's trial part (Chinese) and of XQuAD (English), a document each. Some, drawn at
 random, are asked for by chats and by stored responses, and then forgotten, all at once. For each of these a sentence that no
 other document has, and its id, are looked for: by the vector store's search, in the index itself past what the space lets
-through, in the answers, in what is kept of answers, on the document's routes, word for word in every file of the server's home,
-and in its database. Reports must verify, and must not once they were changed. CPU time is that of the server and its workers.
+through, in the answers, in what is kept of answers, on the document's routes, in the lists of documents and of the store's
+files, in the files of the space's data sets and index as their routes name them, in the space's events, word for word in
+every file of the server's home, and in its database. Reports must verify, and must not once they were changed. CPU time is
+that of the server and its workers. A few more are then forgotten one after the other, each awaited: what an index built for
+one alone costs.
 """
 
 from __future__ import annotations
@@ -33,7 +36,23 @@ from modelworks.kernel.gateway.spaces.wording import sentences
 from modelworks.proof import check_chain, check_form
 
 _LEAST_CHARS = 16
+_PLACES = (
+    "search",
+    "index",
+    "answer",
+    "response",
+    "why",
+    "document",
+    "lists",
+    "events",
+    "data sets",
+    "index files",
+    "files",
+    "database",
+)
 _SPACE = "library"
+#: What its builds make, beside the index.
+_SETS = ("documents", "passages")
 
 
 @dataclass(frozen=True)
@@ -54,12 +73,12 @@ def texts(shared: Path, number: int) -> list[Text]:
         found.append([(each["context"], each["qas"][0]["question"]) for each in paragraphs])
     mixed = [each for pair in zip(*found, strict=False) for each in pair][:number]
     made = []
-    for place, (text, question) in enumerate(mixed):
+    for at, (text, question) in enumerate(mixed):
         others = [other for other, _ in mixed if other != text]
         spans = [span.text for span in sentences(text) if len(span.text) >= _LEAST_CHARS and "\n" not in span.text]
         own = next((each for each in spans if not any(each in other for other in others)), None)
         if own is not None:
-            made.append(Text(f"{place:03}.txt", text, own, question))
+            made.append(Text(f"{at:03}.txt", text, own, question))
     return made
 
 
@@ -133,6 +152,43 @@ class Probes:
             found[place] = len(names)
         return found
 
+    def listed(self, wanted: dict[str, Text]) -> Counter[str]:
+        """How many of the texts, by id of their documents, are in lists, in events, in the current data sets and index."""
+        documents = {each["id"] for each in self._client.spaces.documents(_SPACE, limit=1000)}
+        names: set[str] = set()
+        after: dict[str, str] = {}
+        while True:
+            asked = {"limit": "100", **after}
+            page = self._http.get(f"/v1/vector_stores/{self._space_id}/files", params=asked).raise_for_status().json()
+            names |= {each["id"] for each in page["data"]}
+            if not page["has_more"]:
+                break
+            after = {"after": page["last_id"]}
+        events, seq = "", 0
+        while page := self._client.spaces.events(_SPACE, after_seq=seq).data:
+            events += json.dumps(page, ensure_ascii=False)
+            seq = page[-1]["seq"]
+        held = {"data sets": self._held([self._client.datasets.get(f"{self._index}/{each}") for each in _SETS])}
+        held["index files"] = self._held([self._client.models.get(f"{self._index}/index")])
+        found: Counter[str] = Counter()
+        found["lists"] = len(wanted.keys() & (documents | names))
+        found["events"] = sum(document_id in events for document_id in wanted)
+        for place, data in held.items():
+            found[place] = sum(
+                any(form in data for form in (document_id.encode(), text.own.encode(), json.dumps(text.own)[1:-1].encode()))
+                for document_id, text in wanted.items()
+            )
+        return found
+
+    def _held(self, details: list[dict[str, Any]]) -> bytes:
+        """Paths and bytes of the files of the newest versions."""
+        parts = []
+        for detail in details:
+            for file in detail["version"]["files"]:
+                parts.append(file["path"].encode())
+                parts.append(self._http.get(f"/api/blobs/{file['digest']}").raise_for_status().content)
+        return b"\n".join(parts)
+
     def _json(self, path: str, **body: Any) -> dict[str, Any]:
         answer = self._http.post(path, json={"model": f"space:{_SPACE}", **body})
         answer.raise_for_status()
@@ -144,10 +200,12 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--documents", type=int, default=300)
     parser.add_argument("--forget", type=int, default=50)
+    parser.add_argument("--alone", type=int, default=3, help="so many more, one after the other")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     all_texts = texts(given.shared, given.documents)
-    chosen = random.Random(given.seed).sample(all_texts, given.forget)
+    drawn = random.Random(given.seed).sample(all_texts, given.forget + given.alone)
+    chosen, single = drawn[: given.forget], drawn[given.forget :]
     with PrivateServer(shown=False, slots_cpu="1", log_level="error") as server, server.client() as client:
         folder = server.folder / "texts"
         folder.mkdir()
@@ -165,34 +223,47 @@ def main() -> None:
             before: Counter[str] = Counter()
             for each in chosen:
                 before += probes.found(each, documents[each.name], kept[each.name])
-            before += probes.stored(chosen)
+            before += probes.stored(chosen) + probes.listed({documents[each.name]: each for each in chosen})
+            num_builds = len(client.spaces.builds(_SPACE).data)
             began, used = time.monotonic(), cpu_s(server.pid)
             begun = [client.spaces.forget(_SPACE, documents[each.name]) for each in chosen]
-            done = []
-            for each in begun:
-                while each["state"] == "running":
-                    time.sleep(0.5)
-                    each = client.spaces.forgetting(each["id"])
-                done.append(each)
+            done = [_ended(client, each) for each in begun]
             took, used = time.monotonic() - began, cpu_s(server.pid) - used
+            num_builds = len(client.spaces.builds(_SPACE).data) - num_builds
             after: Counter[str] = Counter()
             for each in chosen:
                 after += probes.found(each, documents[each.name], kept[each.name])
-            after += probes.stored(chosen)
+            after += probes.stored(chosen) + probes.listed({documents[each.name]: each for each in chosen})
+            began, alone_s = time.monotonic(), cpu_s(server.pid)
+            done += [_ended(client, client.spaces.forget(_SPACE, documents[each.name])) for each in single]
+            alone_took, alone_s = time.monotonic() - began, cpu_s(server.pid) - alone_s
             key, chain = client.spaces.report_key(), list(client.audit.export())
-        others = [each for each in all_texts if each not in chosen]
+        others = [each for each in all_texts if each not in drawn]
         answering = sum(bool(client.spaces.search(_SPACE, each.own, limit=5).data) for each in others[:20])
     reports = [each["report"] for each in done if each["report"] is not None]
     good = [report for report in reports if _problem(report, key, chain) is None]
     changed = [report for report in reports if _problem({**report, "removed": {}}, key, chain) is None]
-    print(f"{len(all_texts)} documents, {len(chosen)} of them forgotten in {took:.0f} s, {used:.1f} CPU-s in all")
-    print(f"{'found by':10}  before  after")
-    for name in ("search", "index", "answer", "response", "why", "document", "files", "database"):
-        print(f"{name:10}  {before[name]:6}  {after[name]:5}")
+    number = len(chosen)
+    print(f"{len(all_texts)} documents, {number} of them forgotten in {took:.0f} s, {used:.1f} CPU-s in all")
+    print(f"indexes built for these: {num_builds}")
+    print(f"each, of these at once: {took / number:.1f} s, {used / number:.2f} CPU-s")
+    if single:
+        print(f"each, one after the other: {alone_took / len(single):.1f} s, {alone_s / len(single):.2f} CPU-s")
+    print(f"{'found by':11}  before  after")
+    for name in _PLACES:
+        print(f"{name:11}  {before[name]:6}  {after[name]:5}")
     failed = [each["error"]["message"] for each in done if each["state"] != "succeeded"]
     print(f"reports: {len(reports)} issued, {len(good)} verify, {len(changed)} verify after a change")
     print(f"failed: {failed or 'none'}")
     print(f"of 20 others, {answering} are still found")
+
+
+def _ended(client: Modelworks, forgetting: dict[str, Any]) -> dict[str, Any]:
+    """What became of it, at the end."""
+    while forgetting["state"] == "running":
+        time.sleep(0.5)
+        forgetting = client.spaces.forgetting(forgetting["id"])
+    return forgetting
 
 
 def _problem(report: dict[str, Any], key: str, chain: list[dict[str, Any]]) -> str | None:
