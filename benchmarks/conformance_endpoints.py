@@ -31,7 +31,7 @@ from things import Things
 
 #: Words in forms of items, tools and events, and names of fields, that only a request which is refused could bring about.
 NOT_OFFERED = {
-    "file_search", "web_search", "computer", "image_generation", "image_gen", "code_interpreter", "shell", "apply_patch",
+    "web_search", "computer", "image_generation", "image_gen", "code_interpreter", "shell", "apply_patch",
     "additional_tools", "tool_search", "compaction", "compacting", "configuration_update", "audio", "moderation",
     "program", "steer",
 }  # fmt: skip
