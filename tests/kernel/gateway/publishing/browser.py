@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -141,6 +142,8 @@ async def open_browser(program: str, folder: Path, http: aiohttp.ClientSession) 
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
+        # Some systems start it by a script: what is ended is everything that the script began.
+        start_new_session=True,
     )
     try:
         told = folder / "DevToolsActivePort"
@@ -163,5 +166,5 @@ async def open_browser(program: str, folder: Path, http: aiohttp.ClientSession) 
                 reading.cancel()
     finally:
         with suppress(ProcessLookupError):
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
