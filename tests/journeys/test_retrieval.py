@@ -20,7 +20,7 @@ ENCODER = "lab/encoder"
 TRAINING: dict[str, Any] = {**SHAPE, "batch_size": 16, "learning_rate": 3e-3, "validation_fraction": 0.15}
 
 #: One platform serves all of them.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("retrieval")]
+pytestmark = [pytest.mark.slow, pytest.mark.thorough, pytest.mark.xdist_group("retrieval")]
 
 
 class Stage:

@@ -36,7 +36,7 @@ from modelworks.contract.run import World
 from modelworks.testing.fake_run import FakeRun
 
 # One start of the two processes serves all of these.
-pytestmark = pytest.mark.xdist_group("two_processes")
+pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("two_processes")]
 
 #: Sums in another order differ in the last bits of f32; Adam makes some more of it with each step.
 TOLERANCE = 1e-5
