@@ -200,6 +200,9 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "weighing.py": "how far an index trusts its encoder",
         "layout.py": "the folder of an index",
     },
+    "weather": {
+        "grid/": "variables, layouts and formats of grids",
+    },
     "text": {
         "engines/": "one file per engine that a deployment may name",
         "form/": "what an answer must be, held while it is written",

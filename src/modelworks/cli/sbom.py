@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -58,7 +59,22 @@ def licence(found: importlib.metadata.Distribution) -> str:
     # Some put the whole text of the licence there.
     if len(said) == 1 and said[0].strip().lower() not in ("", "unknown", "dual license"):
         return said[0].strip()[:_MAX_LICENCE_CHARS]
-    return ", ".join(classified)[:_MAX_LICENCE_CHARS] or (said[0].strip()[:_MAX_LICENCE_CHARS] if said else "not stated")
+    return (
+        ", ".join(classified)[:_MAX_LICENCE_CHARS]
+        or (said[0].strip()[:_MAX_LICENCE_CHARS] if said else "")
+        or _of_its_file(found)
+        or "not stated"
+    )
+
+
+def _of_its_file(found: importlib.metadata.Distribution) -> str:
+    """The heading of the licence that lies beside it, where the metadata is silent."""
+    for file in found.files or []:
+        if file.name.upper().split(".")[0] in ("LICENSE", "LICENCE") and ".dist-info" in str(file.parent):
+            words = " ".join(Path(str(found.locate_file(file))).read_text(errors="replace")[:2000].split())
+            if words.startswith("Apache License Version 2.0"):
+                return "Apache License Version 2.0"
+    return ""
 
 
 def bill_of_materials() -> dict[str, Any]:

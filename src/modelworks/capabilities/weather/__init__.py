@@ -1,0 +1,1 @@
+"""Weather: forecasts on grids, trained from grids of one's own, and what they are worth."""

@@ -1,0 +1,22 @@
+from pathlib import Path
+from typing import ClassVar
+
+from tests.capabilities.weather.tiny_grids import write_waves
+
+from modelworks.capabilities.weather.capability import capability
+from modelworks.testing.contract_suite import CapabilityContract, TaskCase
+
+
+def grids(folder: Path) -> dict[str, Path]:
+    return write_waves(folder, {"initial": {"num_days": 8, "seed": 3, "start": "2004-01-01"}})
+
+
+class TestContract(CapabilityContract):
+    capability = capability
+    cases: ClassVar = {
+        "weather-forecast": TaskCase(
+            datasets=grids,
+            request={"steps": 3},
+            bad_requests=[{"steps": 0}, {"steps": 3, "nowhere": 1}, {"exports": ["pdf"]}],
+        )
+    }
