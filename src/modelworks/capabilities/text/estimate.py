@@ -26,6 +26,7 @@ from modelworks.capabilities.text.datasets.samples import (
 from modelworks.capabilities.text.datasets.validation import estimate_tokens
 from modelworks.capabilities.text.schemas import (
     AdapterParams,
+    CombineParams,
     PrecisionParams,
     PretrainParams,
     ReinforcementParams,
@@ -92,6 +93,8 @@ class Lengths:
 def estimate(params: TrainParams, inputs: TrainingInputs, cpu: float) -> Estimate | None:
     """See `contract.estimate.Estimator`."""
     chosen = params.root
+    if isinstance(chosen, CombineParams):
+        return None  # seconds, and what serving the base takes
     found = _pretraining(chosen, inputs, cpu) if isinstance(chosen, PretrainParams) else _tuning(chosen, inputs, cpu)
     if found is not None:
         found.notes.extend(_leaks(inputs))

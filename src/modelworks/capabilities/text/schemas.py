@@ -264,6 +264,28 @@ class LoraParams(TuningParams, AdapterParams):
     packing: bool = Field(
         True, description="Put several samples into one row, invisible to each other; off: one padded row per sample."
     )
+    merged: bool = Field(True, description="Also save the merged weights; off: the adapter alone, which answers on its base.")
+    replay_fraction: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="Part of the samples that comes from the data set of the role replay, where one is given: known ones, so "
+        "that they are not forgotten.",
+    )
+
+
+class CombineParams(BaseModel):
+    """Adapters of one base, trained apart, are made one: the sum of their changes. Nothing is trained."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["combine"] = Field("combine", description="Add up adapters that were trained apart on one base.")
+    scale: float | None = Field(
+        None, gt=0, le=10, description="How much the change of each counts; when not given 1 / their number, which is the mean."
+    )
+    name: str | None = Field(None, max_length=128, description="A name for the model's card.")
+    level: Level = Field("L2", description="Level recorded with the model.")
+    num_threads: int | None = Field(None, ge=1, le=1024, description="Threads of the computation; all cores when not given.")
 
 
 class PreferenceParams(TuningParams):
@@ -387,13 +409,15 @@ class TrainParams(
             Annotated[PretrainParams, Tag("pretrain")]
             | Annotated[SupervisedParams, Tag("supervised")]
             | Annotated[LoraParams, Tag("lora")]
+            | Annotated[CombineParams, Tag("combine")]
             | Annotated[PreferenceParams, Tag("preference")]
             | Annotated[DistillationParams, Tag("distillation")]
             | Annotated[ReinforcementParams, Tag("reinforcement")],
             Discriminator(
                 _method,
                 custom_error_type="unknown_method",
-                custom_error_message="method must be pretrain, supervised, lora, preference, distillation or reinforcement",
+                custom_error_message="method must be pretrain, supervised, lora, combine, preference, distillation or "
+                "reinforcement",
             ),
         ]
     ]

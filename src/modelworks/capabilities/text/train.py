@@ -23,7 +23,7 @@ from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.fill_in_middle import FIM_TOKENS
 from modelworks.capabilities.text.packing import Blocks, ReplayedBlocks, write_tokens
 from modelworks.capabilities.text.prompt_format import PromptFormat
-from modelworks.capabilities.text.schemas import PROMPT_FORMAT, PretrainParams, ReinforcementParams, TrainParams
+from modelworks.capabilities.text.schemas import PROMPT_FORMAT, CombineParams, PretrainParams, ReinforcementParams, TrainParams
 from modelworks.capabilities.text.tokenizer import (
     END_OF_TEXT,
     TURN_END,
@@ -65,6 +65,15 @@ def train(run: Run, params: TrainParams) -> None:
         from modelworks.capabilities.text.training.reinforcement import reinforce
 
         reinforce(run, chosen)
+        return
+    if isinstance(chosen, CombineParams):
+        if run.world.size > 1:
+            raise InvalidRequest(
+                "The method 'combine' works in one process.", hint="Leave workers at 1.", param="resources.workers"
+            )
+        from modelworks.capabilities.text.training.combining import combine
+
+        combine(run, chosen)
         return
     # Adapters bring a library of their own, which pre-training does without.
     from modelworks.capabilities.text.training.tuning import tune

@@ -61,6 +61,8 @@ class Draft:
     answer: tuple[str, ...]
     passage: Passage
     language: Language
+    #: Further documents that it comes from.
+    documents: tuple[str, ...] = ()
 
 
 def drafts(documents: Sequence[Read], makers: Iterable[Maker]) -> Iterator[Draft]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections import Counter, defaultdict
@@ -12,10 +13,11 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from modelworks.capabilities.document.language import weight
+from modelworks.capabilities.document.samples.corrections import agreed, drafts_of, read_said
 from modelworks.capabilities.document.samples.form import Shown, asked, cited
 from modelworks.capabilities.document.samples.makers import Draft, Read, drafts
 from modelworks.capabilities.document.samples.schemas import SampleOutput, SampleRequest
-from modelworks.capabilities.document.samples.splitting import held_out
+from modelworks.capabilities.document.samples.splitting import held_out, shard_of
 from modelworks.capabilities.document.samples.support import share
 from modelworks.capabilities.document.samples.teacher import Teacher, Written, key_of
 from modelworks.contract.errors import InvalidData
@@ -37,7 +39,11 @@ def make_samples(run: Run, request: SampleRequest) -> SampleOutput:
     digest), which passages and which maker it comes from; trainings do not read it. There is a file for each document.
 
     The deployment of role "teacher" writes further questions, where there is one. What it wrote for the data sets of the roles
-    "previous" and "previous_test" is taken over for passages that did not change.
+    "previous" and "previous_test" is taken over for passages that did not change. The data set of role "corrections" holds what
+    readers said (see `corrections`): accepted corrections are learned, and nothing that they found wrong is.
+
+    With shards, further data sets hold the samples of one each (part "shard-N"). They are a function of the shard's documents
+    alone: no sample shows a passage of another one, and none changes where only other shards do.
 
     Raises:
         InvalidData: the passages are broken, of fewer than two documents, or too few samples came of them.
@@ -52,57 +58,138 @@ def make_samples(run: Run, request: SampleRequest) -> SampleOutput:
             code="too_few_documents",
         )
     out = held_out((each.document.id for each in documents), request.test_share, run.seed)
-    sides = {
-        "train": [each for each in documents if each.document.id not in out],
-        "test": [each for each in documents if each.document.id in out],
-    }
-    found: dict[str, list[Draft]] = {side: [*drafts(reads, request.makers)] for side, reads in sides.items()}
+    learnt = [each for each in documents if each.document.id not in out]
+    test = [each for each in documents if each.document.id in out]
+    parts = [[each for each in learnt if shard_of(each.document.id, request.shards) == at] for at in range(request.shards)]
     dropped: Counter[str] = Counter()
+    said = read_said(run.dataset("corrections").path) if run.has_input("corrections") else []
+    dropped["correction_apart"] = sum(each.correction is not None for each in said)
+    previous = _previous(run)
+    teacher = None
     if "teacher" in request.makers and run.has_input("teacher"):
-        teacher = Teacher(run, request, _written_before(run))
-        passages = [passage for reads in sides.values() for read in reads for passage in read.passages]
-        random.Random(run.seed).shuffle(passages)  # noqa: S311 - an order, not a secret
-        for draft in teacher.drafts(passages):
-            found["test" if draft.passage.document_id in out else "train"].append(draft)
-        dropped = teacher.dropped
-    run.raise_if_cancelled()
-    makers: Counter[str] = Counter()
-    counts: dict[str, int] = {}
-    for side, most in (("train", request.max_samples), ("test", request.max_test_samples)):
-        bench = _Bench(request, sides[side], documents if side == "test" else sides["train"], f"{run.seed}:{side}")
-        lines = bench.samples(found[side], most)
-        counts[side] = sum(map(len, lines.values()))
-        makers.update(sample["origin"]["maker"] for of_document in lines.values() for sample in of_document)
-        least = _LEAST_SAMPLES if side == "train" else _LEAST_TEST_SAMPLES
-        if counts[side] < least:
+        teacher = Teacher(run, request, _written(previous))
+    taught = [] if teacher is None else _taught(teacher, request, [*parts, test], run.seed)
+    made: list[dict[str, list[dict[str, Any]]]] = []
+    for at, reads in enumerate([*parts, test]):
+        is_test = at == request.shards
+        found = [*drafts(reads, request.makers)]
+        if taught:
+            found += taught[at]
+        if "correction" in request.makers:
+            # What a correction rests on must all be here: nothing of a document gets into another shard.
+            found += drafts_of(said, {each.document.id: each for each in reads}, dropped)
+            found = agreed(found, said, dropped)
+        run.raise_if_cancelled()
+        seed = f"{run.seed}:test" if is_test else f"{run.seed}:train" if len(parts) == 1 else f"{run.seed}:{at}/{len(parts)}"
+        bench = _Bench(request, reads, documents if is_test else reads, seed)
+        most_samples = request.max_test_samples if is_test else request.max_samples // len(parts)
+        made.append(bench.samples(found, most_samples))
+    if teacher is not None:
+        dropped += teacher.dropped
+    *shards, held = made
+    train = {name: lines for shard in shards for name, lines in shard.items()}
+    num_train, num_test = _number(train), _number(held)
+    for number, least, what, reads in (
+        (num_train, _LEAST_SAMPLES, "learn from", learnt),
+        (num_test, _LEAST_TEST_SAMPLES, "measure on", test),
+    ):
+        if number < least:
             raise InvalidData(
-                f"{counts[side]} samples to {'learn from' if side == 'train' else 'measure on'} came of "
-                f"{len(sides[side])} documents; it takes {least}.",
+                f"{number} samples to {what} came of {len(reads)} documents; it takes {least}.",
                 hint="Add documents with whole sentences under headings, or give a teacher.",
                 code="too_few_samples",
             )
-        _write(run.workdir / side, lines)
-    for side in ("train", "test"):
-        metadata: dict[str, Any] = {
-            "form": "samples",
-            "num_samples": counts[side],
-            "num_documents": len(sides[side]),
-            "makers": dict(sorted(makers.items())),
-            "prompt": request.form.model_dump(mode="json"),
-        }
-        if data.licence is not None:
-            metadata["licence"] = data.licence
-        if side == "test":
-            metadata["part"] = "test"
-        run.save(run.workdir / side, kind="dataset", metadata=metadata)
+    makers = Counter(each["origin"]["maker"] for side in (train, held) for lines in side.values() for each in lines)
+    fresh = [_fresh(shard, previous) for shard in shards] if request.fresh and previous else []
+    known: dict[str, Any] = {"form": "samples", "makers": dict(sorted(makers.items()))}
+    known |= {"prompt": request.form.model_dump(mode="json")}
+    if data.licence is not None:
+        known["licence"] = data.licence
+    saves: list[tuple[str | None, Mapping[str, Sequence[Mapping[str, Any]]]]] = [(None, train)]
+    if len(shards) > 1:
+        saves += [(f"shard-{number}", shard) for number, shard in enumerate(shards, 1)]
+    for number, lines in enumerate(fresh, 1):
+        saves.append(("new" if len(shards) == 1 else f"shard-{number}-new", lines))
+    saves.append(("test", held))
+    for part, saved in saves:
+        if not _number(saved):
+            continue
+        folder = run.workdir / (part or "train")
+        _write(folder, saved)
+        of = test if part == "test" else learnt if part is None else saved
+        told = {"num_samples": _number(saved), "num_documents": len(of)}
+        run.save(folder, kind="dataset", metadata={**known, **told, **({} if part is None else {"part": part})})
     return SampleOutput(
-        num_documents=len(sides["train"]),
-        num_test_documents=len(sides["test"]),
-        num_samples=counts["train"],
-        num_test_samples=counts["test"],
+        num_documents=len(learnt),
+        num_test_documents=len(test),
+        num_samples=num_train,
+        num_test_samples=num_test,
         makers=dict(sorted(makers.items())),
-        dropped=dict(sorted(dropped.items())),
+        dropped={reason: number for reason, number in sorted(dropped.items()) if number},
+        shards=[_number(shard) for shard in shards] if len(shards) > 1 else [],
+        fresh=[_number(lines) for lines in fresh],
     )
+
+
+def _taught(teacher: Teacher, request: SampleRequest, sides: Sequence[Sequence[Read]], seed: int) -> list[list[Draft]]:
+    """What the teacher asks about each shard, and last about the held-out documents."""
+    found = [[passage for read in reads for passage in read.passages] for reads in sides]
+    if request.shards > 1:
+        # Which passages a shard's teacher is asked about is the shard's own matter, whatever the others hold.
+        of_test = max(1, round(request.max_questions * request.test_share))
+        of_shard = max(1, (request.max_questions - of_test) // request.shards)
+        most = [*[of_shard] * request.shards, of_test]
+        ordered = [sorted(passages, key=lambda each: _place(each, seed)) for passages in found]
+        return [[*teacher.drafts(passages, number)] for passages, number in zip(ordered, most, strict=True)]
+    order = [passage for passages in found for passage in passages]
+    random.Random(seed).shuffle(order)  # noqa: S311 - an order, not a secret
+    sides_of = {passage.document_id: side for side, passages in enumerate(found) for passage in passages}
+    taught: list[list[Draft]] = [[] for _ in found]
+    for draft in teacher.drafts(order, request.max_questions):
+        taught[sides_of[draft.passage.document_id]].append(draft)
+    return taught
+
+
+def _place(passage: Passage, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{key_of(passage)}".encode()).hexdigest()
+
+
+def _number(lines: Mapping[str, Sequence[Any]]) -> int:
+    return sum(map(len, lines.values()))
+
+
+def _previous(run: Run) -> list[dict[str, Any]]:
+    """Where the samples of the time before come from."""
+    found: list[dict[str, Any]] = []
+    for role in ("previous", "previous_test"):
+        if run.has_input(role):
+            for file in sorted(run.dataset(role).path.glob("*.jsonl")):
+                found += [json.loads(line)["origin"] for line in file.read_text("utf-8").splitlines()]
+    return found
+
+
+def _written(previous: Sequence[Mapping[str, Any]]) -> dict[str, Written]:
+    """What a teacher wrote the time before, by passage."""
+    return {
+        origin["key"]: {"question": origin["question"], "answer": origin["answer"]}
+        for origin in previous
+        if origin["maker"] == "teacher"
+    }
+
+
+def _fresh(
+    lines: Mapping[str, Sequence[Mapping[str, Any]]], previous: Sequence[Mapping[str, Any]]
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Samples of documents that were not there the time before, or said something else, and corrections that are new."""
+    documents = {(origin["document_id"], origin["digest"]) for origin in previous}
+    corrected = {(origin["question"], origin["answer"]) for origin in previous if origin["maker"] == "correction"}
+
+    def is_new(origin: Mapping[str, Any]) -> bool:
+        if origin["maker"] == "correction":
+            return (origin["question"], origin["answer"]) not in corrected
+        return (origin["document_id"], origin["digest"]) not in documents
+
+    return {name: [each for each in of_document if is_new(each["origin"])] for name, of_document in lines.items()}
 
 
 def read_passages(folder: Path, *, without: frozenset[str] = frozenset()) -> list[Read]:
@@ -131,18 +218,6 @@ def read_passages(folder: Path, *, without: frozenset[str] = frozenset()) -> lis
             f"The passages are damaged: {str(error).splitlines()[0]}", hint="Parse the documents again."
         ) from error
     return sorted(found, key=lambda each: each.document.id)
-
-
-def _written_before(run: Run) -> dict[str, Written]:
-    known: dict[str, Written] = {}
-    for role in ("previous", "previous_test"):
-        if run.has_input(role):
-            for file in sorted(run.dataset(role).path.glob("*.jsonl")):
-                for line in file.read_text("utf-8").splitlines():
-                    origin = json.loads(line)["origin"]
-                    if origin["maker"] == "teacher":
-                        known[origin["key"]] = {"question": origin["question"], "answer": origin["answer"]}
-    return known
 
 
 def _write(folder: Path, lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -175,6 +250,11 @@ class _Bench:
             self._chance.shuffle(each)
         num_refusals = int(most * self._request.refusal_share)
         chosen: list[Draft] = []
+        # What people took the trouble to write goes first.
+        for each in by_document.values():
+            written = [draft for draft in each if draft.maker == "correction"]
+            chosen += [draft for draft in written for _ in range(self._request.correction_repeats)]
+            each[:] = [draft for draft in each if draft.maker != "correction"]
         for turn in range(self._request.per_document):
             chosen.extend(each[turn] for each in by_document.values() if turn < len(each))
         chosen = chosen[: most - num_refusals]
@@ -257,7 +337,7 @@ class _Bench:
                 "passage_id": draft.passage.id,
                 # Whatever is shown leaves its trace in what learns from it.
                 "shown": [each.id for each in passages],
-                "documents": sorted({document.id, *(each.document_id for each in passages)}),
+                "documents": sorted({document.id, *draft.documents, *(each.document_id for each in passages)}),
                 "key": key_of(draft.passage),
                 "question": draft.question,
                 "answer": " ".join(draft.answer),

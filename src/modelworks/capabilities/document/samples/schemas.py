@@ -6,8 +6,9 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Maker = Literal["heading", "definition", "cloze", "table", "teacher"]
+Maker = Literal["heading", "definition", "cloze", "table", "teacher", "correction"]
 Language = Literal["en", "zh"]
+MOST_SHARDS = 16
 
 
 def _complete(found: dict[Language, str]) -> dict[Language, str]:
@@ -43,9 +44,24 @@ class SampleRequest(BaseModel):
 
     form: PromptForm = Field(default_factory=PromptForm)
     makers: list[Maker] = Field(
-        default=["heading", "definition", "cloze", "table", "teacher"],
+        default=["heading", "definition", "cloze", "table", "teacher", "correction"],
         min_length=1,
-        description="Who asks; teacher: the deployment of that role, where one is given.",
+        description="Who asks; teacher: the deployment of that role, correction: readers, by the data set corrections, where "
+        "these are given.",
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_SHARDS,
+        description="Parts of the documents to learn from of which nothing gets into each other's samples: with 2 and more, "
+        "each is a data set of its own, too.",
+    )
+    fresh: bool = Field(
+        default=False,
+        description="Also save the samples of documents that the data set previous does not have, or has as they were before.",
+    )
+    correction_repeats: int = Field(
+        default=2, ge=1, le=100, description="Samples that are made of each correction, each beside other passages."
     )
     max_samples: int = Field(default=1000, ge=10, le=1_000_000, description="Samples to learn from, refusals included.")
     max_test_samples: int = Field(default=200, ge=5, le=100_000, description="Samples that are held out.")
@@ -74,5 +90,9 @@ class SampleOutput(BaseModel):
     num_test_samples: int
     #: Samples by maker, both parts together; `refusal` are those without an answer.
     makers: dict[str, int] = Field(default_factory=dict)
-    #: What the teacher wrote and was not taken, by reason.
+    #: What the teacher wrote and was not taken, by reason; corrections that no passage supports, and samples that say what
+    #: readers found wrong.
     dropped: dict[str, int] = Field(default_factory=dict)
+    #: Samples of each shard, and those of them that are new; empty without shards, and without an earlier time.
+    shards: list[int] = Field(default_factory=list)
+    fresh: list[int] = Field(default_factory=list)

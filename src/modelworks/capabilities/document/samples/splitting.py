@@ -1,4 +1,4 @@
-"""Which documents are held out: whole ones, and the same ones whenever samples are made again."""
+"""Which documents are held out, and which shard the others belong to: whole ones, and the same whenever samples are made."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ def held_out(document_ids: Iterable[str], share: float, seed: int) -> frozenset[
     out = [document_id for place, document_id in placed if place < share]
     out = out[: len(placed) - 1] or [placed[0][1]]
     return frozenset(out)
+
+
+def shard_of(document_id: str, num_shards: int) -> int:
+    """The shard of a document, from 0, by its id alone (Bourtoule et al. 2021, "Machine Unlearning")."""
+    digest = hashlib.sha256(f"shard:{document_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % num_shards
 
 
 def _place(document_id: str, seed: int) -> float:

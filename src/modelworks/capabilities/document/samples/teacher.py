@@ -68,14 +68,14 @@ class Teacher:
                 self._written[found.pop("key")] = found
         self._num_stored = len(self._written)
 
-    def drafts(self, passages: Sequence[Passage]) -> Iterator[Draft]:
-        """What is asked about these, in their order.
+    def drafts(self, passages: Sequence[Passage], most: int) -> Iterator[Draft]:
+        """What is asked about these, in their order, about `most` of them.
 
         Raises:
             Unavailable: the teacher stays away; a checkpoint was stored. Cancelled: the user stopped the run.
         """
         fit = [each for each in passages if each.kind in ("text", "list") and len(each.text) >= _LEAST_CHARS]
-        asked = [(each, tongue) for each in fit if (tongue := tongue_of(each.text)) is not None][: self._request.max_questions]
+        asked = [(each, tongue) for each in fit if (tongue := tongue_of(each.text)) is not None][:most]
         self._finish([each for each, _ in asked])
         for passage, tongue in asked:
             written = self._written[key_of(passage)]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from modelworks.capabilities.text.engines.adapter import Adapter
 from modelworks.capabilities.text.schemas import ADAPTER_CONFIG, ADAPTER_FOLDER, ADAPTER_WEIGHTS, AdapterParams
 from modelworks.contract.errors import InvalidRequest, MissingExtra
+from modelworks.contract.run import LocalModel
 
 FOLDER = ADAPTER_FOLDER
 
@@ -63,6 +66,56 @@ def write(model: Any, folder: Path, base_ref: str) -> None:
     (folder / ADAPTER_CONFIG).write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
+def put(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give the adapter of a model these weights, by the names in its file; raises InvalidRequest where they are not all."""
+    from peft import set_peft_model_state_dict
+
+    found = set_peft_model_state_dict(model, dict(weights))
+    lacking = [name for name in found.missing_keys if "lora_" in name]
+    if strange := [*found.unexpected_keys, *lacking]:
+        raise InvalidRequest(
+            f"The adapter does not fit the layers that are to carry it: {strange[0]}.",
+            hint="Use the targets that it was trained with.",
+            param="targets",
+        )
+
+
+def read(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of an adapter that was written, by name."""
+    weights: dict[str, torch.Tensor] = load_file(folder / ADAPTER_WEIGHTS)
+    return weights
+
+
+def wear(model: Any, folder: Path) -> Any:
+    """The base model with an adapter from its files, as one that serves it has."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        return PeftModel.from_pretrained(model, folder)
+
+
 def merge(model: Any) -> Any:
     """The base model with the adapter added to its weights, in place."""
     return model.merge_and_unload(safe_merge=True)
+
+
+def start_of(model: LocalModel, base: LocalModel, prompt_format: Mapping[str, Any], shape: AdapterParams) -> Path:
+    """The folder of an adapter that a training goes on from, once it is found to fit.
+
+    Raises:
+        InvalidRequest: it is none, one of another base, or of another shape than is to be trained.
+        IntegrityFailed: its files, or the prompt format, are not those that it was trained with.
+    """
+    folder = Adapter.of(model, base, prompt_format).folder
+    config = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
+    had = (int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora")))
+    if had != (shape.rank, float(shape.alpha), shape.rslora) or shape.dora:
+        raise InvalidRequest(
+            f"The adapter {model.ref!r} has rank {had[0]} and alpha {had[1]:g}, and rank {shape.rank} and alpha {shape.alpha} "
+            "are to be trained.",
+            hint="Go on with the same shape, or begin from the base.",
+            param="rank",
+            code="adapter_of_another_shape",
+        )
+    return folder

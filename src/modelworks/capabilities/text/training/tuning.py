@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from modelworks.capabilities.text.prompt_format import PromptFormat, served_form
 from modelworks.capabilities.text.schemas import (
     PROMPT_FORMAT,
     AdapterParams,
+    CombineParams,
     DistillationParams,
     LoraParams,
     PreferenceParams,
@@ -58,7 +60,7 @@ _S = TypeVar("_S", ChatSample, PreferenceSample, PromptSample)
 #: Largest difference of a logit between the trained graph and the saved weights, relative to the logits' spread: rounding of
 #: a merge in f32 stays two orders below it.
 _SAVED_TOLERANCE = 1e-3
-_PROBE_ROWS, _PROBE_TOKENS = 4, 64
+PROBE_ROWS, _PROBE_TOKENS = 4, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +79,12 @@ def tune(run: Run, params: Params) -> None:
     """Train and save with `run.save`: a Hugging Face folder, and for an adapter `adapter/` inside it, as peft reads it.
 
     Inputs: model "base"; model "teacher" for the method `distillation`; data set "train" of conversations, or of preferences
-    for the method `preference`; optionally data set "validation", else a part of "train" is held out.
+    for the method `preference`; optionally data set "validation", else a part of "train" is held out. For the method `lora`
+    optionally model "adapter", which the training goes on from, and data set "replay" of conversations that it knows.
 
     Raises:
-        InvalidRequest: there is no base model, it has no usable chat template, or the loss stopped being a number.
+        InvalidRequest: there is no base model, it has no usable chat template, the adapter to go on from does not fit, or the
+            loss stopped being a number.
         InvalidData: the data set holds no sample that can be learnt from; the message names file and line.
         IntegrityFailed: the base model is not spoken to as it was trained, or the saved weights compute something else than
             those that were trained.
@@ -95,6 +99,9 @@ def tune(run: Run, params: Params) -> None:
     run.progress(0, 1, "steps")
     # All of the data first: a fault in the last line is told before anything is computed.
     parts = read_parts(run, params, read_preferences if isinstance(params, PreferenceParams) else read_chat)
+    num_new = len(parts[0])
+    if isinstance(params, LoraParams) and run.has_input("replay"):
+        parts = with_replay(parts[0], list(read_chat(run.dataset("replay").path)), params.replay_fraction, run.seed), parts[1]
     spread = Spread(run.world, params.strategy)
     num_leaked = count_leaked(*parts)
     if num_leaked:
@@ -108,13 +115,21 @@ def tune(run: Run, params: Params) -> None:
         raise no_patience()
     run.raise_if_cancelled()
     shape = params if isinstance(params, LoraParams) else getattr(params, "adapter", None)
+    start: Path | None = None
+    if isinstance(params, LoraParams) and run.has_input("adapter"):
+        start = adapters.start_of(run.model("adapter"), base, prompt_format.record(), params)
 
     def prepared(loaded: Any) -> Any:
         if params.gradient_checkpointing:
             loaded.activation_checkpointing_enable()
         # In every process the same.
         torch.manual_seed(run.seed)
-        return loaded if shape is None else adapters.attach(loaded, shape)
+        if shape is None:
+            return loaded
+        carrying = adapters.attach(loaded, shape)
+        if start is not None:
+            adapters.put(carrying, adapters.read(start))
+        return carrying
 
     model = prepared(model)
     num_trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -122,6 +137,7 @@ def tune(run: Run, params: Params) -> None:
     source: Source = material.source
     counts = {
         "num_samples": float(material.num_samples),
+        "num_replayed": float(len(parts[0]) - num_new),
         "num_too_long": float(material.num_too_long),
         "num_leaked": float(num_leaked),
         "num_trained_parameters": float(num_trained),
@@ -162,7 +178,7 @@ def unmoved() -> Iterator[None]:
         yield
 
 
-def require_base(run: Run, params: TuningParams) -> None:
+def require_base(run: Run, params: TuningParams | CombineParams) -> None:
     """Raise InvalidRequest unless the run has a base model."""
     if not run.has_input("base"):
         method = getattr(params, "method", "")
@@ -201,7 +217,7 @@ def _material(
             seed=run.seed,
             spread=spread,
         )
-        probe = [pair.chosen for pair in pairs[:_PROBE_ROWS]]
+        probe = [pair.chosen for pair in pairs[:PROBE_ROWS]]
         return _Material(source, Preference(params.beta), probe, len(pairs), too_long)
     chats, held_out_chats = parts
     rows, too_long = within(_rows(prompt_format, chats), length)
@@ -223,7 +239,7 @@ def _material(
     objective: Objective = answers_in_one_shape if is_compiled else answers
     if isinstance(params, DistillationParams):
         objective = Distillation(teacher_of(run, prompt_format).to(spread.device), len(prompt_format.tokenizer), params)
-    return _Material(row_source, objective, rows[:_PROBE_ROWS], len(rows), too_long)
+    return _Material(row_source, objective, rows[:PROBE_ROWS], len(rows), too_long)
 
 
 def read_parts(run: Run, params: TuningParams, read: Any) -> tuple[list[Any], list[Any]]:
@@ -232,6 +248,18 @@ def read_parts(run: Run, params: TuningParams, read: Any) -> tuple[list[Any], li
     if run.has_input("validation"):
         return training, list(read(run.dataset("validation").path))
     return split_samples(training, params.validation_fraction)
+
+
+def with_replay(fresh: Sequence[ChatSample], known: Sequence[ChatSample], fraction: float, seed: int) -> list[ChatSample]:
+    """The new samples and, spread among them, so many of the known ones that they are about `fraction` of all.
+
+    What a model knows is kept by rehearsing it (Robins 1995, "Catastrophic forgetting, rehearsal and pseudorehearsal").
+    """
+    new = {digest_of(sample) for sample in fresh}
+    others = [sample for sample in known if digest_of(sample) not in new]
+    wanted = min(len(others), math.ceil(len(fresh) * fraction / (1 - fraction)))
+    chance = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    return [*fresh, *chance.sample(others, wanted)]
 
 
 def count_leaked(training: Sequence[_S], validation: Sequence[_S]) -> int:
@@ -289,7 +317,7 @@ def schedule_of(params: TuningParams, steps_per_epoch: int) -> Schedule:
 
 def save_tuned(
     run: Run,
-    params: Params | ReinforcementParams,
+    params: Params | ReinforcementParams | CombineParams,
     base: LocalModel,
     model: Any,
     shape: AdapterParams | None,
@@ -300,7 +328,7 @@ def save_tuned(
     *,
     is_kept: bool = False,
 ) -> None:
-    """Save the tuned model, its adapter merged, once what was written computes what was trained.
+    """Save the tuned model, its adapter merged or alone, once what was written computes what was trained.
 
     Args:
         is_kept: it is the model of an epoch before the last, which is named after its step.
@@ -313,19 +341,22 @@ def save_tuned(
     expected = probe_logits(model, probe)
     taken = Probe.taken(model, probe[0].ids)
     hint = "Free some space and resume the run: it goes on from its last checkpoint."
-    with enough_room(folder, "the tuned model", bytes_of(model.parameters()), hint):
+    is_merged = shape is None or getattr(params, "merged", True)
+    written = (each for each in model.parameters() if is_merged or each.requires_grad)
+    with enough_room(folder, "the tuned model", bytes_of(written), hint):
         if shape is not None:
             adapters.write(model, folder / adapters.FOLDER, base.ref)
             prompt_format.write_record(folder / adapters.FOLDER)
-            model = adapters.merge(model)
-        # The format brings the base model's own; some in circulation are refused by the library that would write them.
-        model.generation_config = GenerationConfig()
-        model.save_pretrained(folder)
-        prompt_format.write(base.path, folder)
+        if is_merged:
+            model = model if shape is None else adapters.merge(model)
+            # The format brings the base model's own; some in circulation are refused by the library that would write them.
+            model.generation_config = GenerationConfig()
+            model.save_pretrained(folder)
+            prompt_format.write(base.path, folder)
     context_length = int(model.config.get_text_config().max_position_embeddings)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     del model
-    check_saved(folder, probe, expected)
+    check_saved(folder, probe, expected, base=None if is_merged else base.path)
     metadata: dict[str, Any] = {
         "task": "text-generation",
         "level": params.level,
@@ -367,13 +398,17 @@ def probe_logits(model: Any, probe: Sequence[Row]) -> list[torch.Tensor]:
         return [model(input_ids=torch.tensor([row.ids[:_PROBE_TOKENS]]), use_cache=False).logits[0].float() for row in probe]
 
 
-def check_saved(folder: Path, probe: Sequence[Row], expected: Sequence[torch.Tensor]) -> None:
+def check_saved(folder: Path, probe: Sequence[Row], expected: Sequence[torch.Tensor], *, base: Path | None = None) -> None:
     """Load what was saved, as an engine will, and compare its logits with those of the graph that was trained.
+
+    Args:
+        base: the base model, where the folder holds an adapter alone.
 
     Raises:
         IntegrityFailed: they differ by more than rounding explains.
     """
-    found = probe_logits(load_model(folder, torch.float32), probe)
+    saved = load_model(folder if base is None else base, torch.float32)
+    found = probe_logits(saved if base is None else adapters.wear(saved, folder / adapters.FOLDER), probe)
     for ours, theirs in zip(found, expected, strict=True):
         difference = float((ours - theirs).abs().max())
         allowed = _SAVED_TOLERANCE * max(1.0, float(theirs.std()))
