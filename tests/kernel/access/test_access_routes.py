@@ -107,6 +107,9 @@ async def test_usage_of_the_own_project(http: httpx.AsyncClient, admin: dict[str
     assert (rest["has_more"], len(rest["data"])) == (False, 1)
     answer = await http.get("/api/usage?since=2026-01-01T00:00:00", headers=admin)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "since")
+    # In UTC it would lie before the first year.
+    answer = await http.get("/api/usage?until=0001-01-01T00:00:00%2B14:00", headers=admin)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "until")
 
 
 async def test_a_rotated_key_overlaps_with_its_successor(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import stat
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -181,6 +181,7 @@ def test_bad_requests_for_keys_are_refused(access: AccessService, project_id: st
         {"scopes": []},
         {"expires_at": clock.now()},
         {"expires_at": (clock.now() + timedelta(days=1)).replace(tzinfo=None)},
+        {"expires_at": datetime.fromisoformat("9999-12-31T23:59:59-14:00")},
     ):
         with pytest.raises(InvalidRequest) as caught:
             make_key(access, project_id, **options)

@@ -102,6 +102,8 @@ async def test_prices_invoices_export_and_proof(http: httpx.AsyncClient, admin: 
     assert (await http.post("/api/prices?dry_run=true", headers=admin, json=wish)).status_code == 201
     made = await http.post("/api/prices", headers=admin, json=wish)
     assert (made.status_code, made.json()["cached"], made.json()["project_id"]) == (201, 1_000_000, None)
+    beyond = {**wish, "valid_from": "9999-12-31T23:59:59-14:00"}  # no moment of UTC
+    assert (await http.post("/api/prices", json=beyond, headers=admin)).status_code == 400
     past = {**wish, "valid_from": "2025-01-01T00:00:00Z"}
     assert (await http.post("/api/prices", headers=admin, json=past)).status_code == 400
     assert len((await http.get("/api/prices?model=chat", headers=admin)).json()["data"]) == 1

@@ -140,7 +140,12 @@ def test_only_administrators_publish_and_end_it(http: TestClient, spaces: Datasp
 
 
 def test_nobody_to_ask_and_an_end_that_has_passed_are_refused(spaces: DataspaceService, clock: FixedClock) -> None:
-    for more in ({"origins": []}, {"origins": [SHOP], "expires_at": clock.now() - timedelta(days=1)}):
+    beyond = datetime.fromisoformat("9999-12-31T23:59:59-14:00")  # no moment of UTC
+    for more in (
+        {"origins": []},
+        {"origins": [SHOP], "expires_at": clock.now() - timedelta(days=1)},
+        {"origins": [SHOP], "expires_at": beyond},
+    ):
         asked = PublicationCreate(name="x", **more)
         with spaces.db.transaction() as session, pytest.raises(InvalidRequest):
             spaces.publications.create(session, CALLERS["admin"], "manual", asked)

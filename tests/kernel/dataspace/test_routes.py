@@ -133,3 +133,12 @@ def test_a_document_with_readers_is_shown_to_them_and_to_administrators(http: Te
     opened = http.patch(path, json={"access": []})
     assert opened.json()["access"] == []
     assert http.get(path, headers={"x-caller": "ben"}).status_code == 200
+
+
+@pytest.mark.parametrize("beyond", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2030-01-01T00:00:00"])
+def test_an_end_that_is_no_moment_is_refused(http: TestClient, blobs: BlobStore, beyond: str) -> None:
+    document = put(http, blobs, "a.md")["document"]["id"]
+    changed = http.patch(f"/api/spaces/manual/documents/{document}", json={"expires_at": beyond})
+    body = {"digest": blobs.put(b"b").digest, "name": "b.md", "expires_at": beyond}
+    for answer in (changed, http.post("/api/spaces/manual/documents", json=body)):
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "expires_at")

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 
 from modelworks.kernel.base.settings import Settings
+from modelworks.kernel.gateway.publishing import documents
 from modelworks.server import create_app, create_platform
 
 
@@ -111,6 +112,13 @@ def test_every_route_is_described(app: FastAPI) -> None:
     # What runs on other nodes talk to, with a key of their own.
     assert {path.split("/")[1] for _, path in found - described} == {"internal"}
     assert [route.path for route in app.routes if hasattr(route, "path")] == ["/openapi.json"]
+
+
+def test_documents_are_described_as_everything_that_they_are_opened_as(app: FastAPI) -> None:
+    content = response_of(app.openapi(), "get", "/embed/{publication}/documents/{document_id}", 200)["content"]
+    for name in ("a.pdf", "a.md", "a.html", "a.png", "a.jpg", "a.gif", "a.webp", "a.exe", "a"):
+        kind = documents.media_type(name) or "application/octet-stream"
+        assert kind.partition(";")[0] in content, name
 
 
 async def test_no_number_is_larger_than_a_database_holds(app: FastAPI, http: httpx.AsyncClient) -> None:

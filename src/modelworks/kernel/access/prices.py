@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import InvalidRequest
 from modelworks.kernel.access.store import PriceRow
-from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.clock import Clock, is_moment
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.ids import new_id
 
@@ -124,7 +124,7 @@ class Prices:
                 hint=f"Give the name {wanted.model.partition('@')[0]!r}.",
                 param="model",
             )
-        if wanted.valid_from is not None and (wanted.valid_from.tzinfo is None or wanted.valid_from < now):
+        if wanted.valid_from is not None and (not is_moment(wanted.valid_from) or wanted.valid_from < now):
             raise InvalidRequest(
                 "A price cannot hold from a moment that has passed, and the moment needs its time zone.",
                 hint="Leave valid_from out for now, or write it as 2027-01-31T00:00:00Z.",

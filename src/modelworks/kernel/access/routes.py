@@ -24,6 +24,7 @@ from modelworks.kernel.access.schemas import (
 from modelworks.kernel.access.service import AccessService
 from modelworks.kernel.access.sessions import cookie_secret
 from modelworks.kernel.base.changes import AUTHOR
+from modelworks.kernel.base.clock import is_moment
 
 PrincipalDependency = Callable[[Request], Awaitable[Principal]]
 
@@ -65,11 +66,13 @@ def require(principal: PrincipalDependency, scope: str) -> PrincipalDependency:
 
 
 def with_zone(**moments: datetime | None) -> None:
-    """Raise InvalidRequest where a moment of the query has no time zone."""
+    """Raise InvalidRequest where a moment has no time zone, or cannot be told in UTC."""
     for name, moment in moments.items():
-        if moment is not None and moment.tzinfo is None:
+        if moment is not None and not is_moment(moment):
             raise InvalidRequest(
-                f"{name} has no time zone.", hint="Write it as 2026-01-31T00:00:00Z, a plus sign as %2B.", param=name
+                f"{name} has no time zone, or lies beyond the calendar.",
+                hint="Write it as 2026-01-31T00:00:00Z, a plus sign as %2B.",
+                param=name,
             )
 
 

@@ -30,7 +30,7 @@ from modelworks.kernel.access.schemas import (
     networks_of,
 )
 from modelworks.kernel.access.store import KeyRow, OrganisationRow, ProjectRow, SessionRow, UsageRow, UserRow
-from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.clock import Clock, is_moment
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.ids import new_id
@@ -222,7 +222,7 @@ class AccessService:
             )
 
     def _check_expiry(self, expires_at: datetime | None) -> None:
-        if expires_at is not None and (expires_at.tzinfo is None or expires_at <= self._clock.now()):
+        if expires_at is not None and (not is_moment(expires_at) or expires_at <= self._clock.now()):
             raise InvalidRequest(
                 "The expiry must be a moment in the future, with its time zone.",
                 hint="Example: 2027-01-31T00:00:00Z.",

@@ -25,6 +25,14 @@ class SystemClock:
         return time.monotonic()
 
 
+def is_moment(given: datetime) -> bool:
+    """Whether a time that somebody gives has a zone and can be told in UTC: near both ends of the calendar some cannot."""
+    try:
+        return given.tzinfo is not None and given.astimezone(UTC) is not None
+    except OverflowError:
+        return False
+
+
 class FixedClock:
     """A clock that moves only when told to."""
 

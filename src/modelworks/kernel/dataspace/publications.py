@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import AuthenticationFailed, InvalidRequest, NotFound
 from modelworks.kernel.access.schemas import Principal
-from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.clock import Clock, is_moment
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.dataspace.pages import page_of, paged
@@ -146,7 +146,7 @@ class Publications:
         """
         owner = self._spaces.row(session, caller.project_id, space, lock=not dry_run)
         now = self._clock.now()
-        if asked.expires_at is not None and (asked.expires_at.tzinfo is None or asked.expires_at <= now):
+        if asked.expires_at is not None and (not is_moment(asked.expires_at) or asked.expires_at <= now):
             raise InvalidRequest(
                 "expires_at: the end must be a moment in the future, with its time zone.",
                 hint="Example: 2027-01-31T00:00:00Z.",

@@ -20,6 +20,9 @@ _TEXT_ENDINGS: Final = (
     "txt md markdown rst csv tsv json jsonl ndjson yaml yml toml ini cfg log html htm xml sql py js ts c h sh"
 )
 _TEXTS: Final = frozenset(_TEXT_ENDINGS.split())
+_OTHER: Final = "application/octet-stream"
+#: As what documents are sent.
+MEDIA_TYPES: Final = (_OTHER, _PDF, "text/plain", *sorted(set(_IMAGES.values())))
 #: Nothing of a stranger's document runs with this server's rights. A viewer of PDF does not start where a sandbox holds it.
 _HELD: Final = "sandbox; default-src 'none'; frame-ancestors 'none'"
 _FREE: Final = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -44,7 +47,7 @@ def headers(document: SpaceDocument) -> dict[str, str]:
     name = quote(document.name.replace("\\", "/").rpartition("/")[2], safe="")
     how = "attachment" if kind is None else "inline"
     return {
-        "content-type": kind or "application/octet-stream",
+        "content-type": kind or _OTHER,
         "content-length": str(document.num_bytes),
         "content-disposition": f"{how}; filename*=UTF-8''{name}",
         "content-security-policy": _FREE if kind == _PDF else _HELD,

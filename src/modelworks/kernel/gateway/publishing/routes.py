@@ -48,7 +48,7 @@ _EVENTS: Final[dict[int | str, dict[str, Any]]] = {
 _BYTES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The bytes.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in documents.MEDIA_TYPES},
     }
 }
 _PUBLICATION: Final = in_path("publication")
