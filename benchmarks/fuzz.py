@@ -5,7 +5,7 @@
 A real server with a real (very small) model, asked over HTTP with a key that may do everything. Four kinds of cases:
 
 - *drawn* (6 of 10): schemathesis draws requests for every operation of the document that the server itself publishes, half of
-  them valid by it and half not; three quarters of the ids in paths and bodies name things that exist.
+  them valid by it and half not; three quarters of the ids in paths and half of those in bodies name things that exist.
 - *bent* (2 of 10): good bodies that use much of a route, with one to three of their places, at any depth, replaced or removed.
 - *raw* (1 of 10): bodies that no JSON library would write: cut off, wrong UTF-8, ten thousand brackets, a number of a thousand
   digits.
@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import json
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -33,7 +34,7 @@ import hypothesis
 import psutil
 import requests
 import schemathesis
-from fuzz_bodies import MODEL, PUT, RAW, RICH, SAID, bent
+from fuzz_bodies import MODEL, PATCH, PUT, RAW, RICH, SAID, bent, filled
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from private_server import PrivateServer
@@ -46,6 +47,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from shelf import GUIDE
 from things import Things
 from tiny_models import deploy_language
 
@@ -73,6 +75,9 @@ class Fuzz:
         self.statuses: Counter[int] = Counter()
         self.kinds: Counter[str] = Counter()
         self.found: dict[tuple[str, str, str], str] = {}
+        #: Answers by method and path, as the document writes them, and by class of their status.
+        self.answers: dict[tuple[str, str], Counter[int]] = {}
+        self._number = 0
         self.document = self.http.get(f"{self.url}/openapi.json", timeout=60).json()
         with server.client() as client:
             self.things = Things(self.url, self.http, client)
@@ -88,6 +93,17 @@ class Fuzz:
         if key not in self.found:
             print(f"FOUND {operation}: {what}: {detail}\n    {shown[:1200]}", flush=True)
         self.found.setdefault(key, shown)
+
+    def _count(self, method: str, path: str, status: int) -> None:
+        self.statuses[status] += 1
+        self.answers.setdefault((method, path), Counter())[status // 100] += 1
+
+    def _move_on(self, path: str) -> None:
+        """Published spaces count by address: ask from another one now and then."""
+        self._number += 1
+        if path.startswith(("/embed", "/share")) and self._number % 10 == 0:
+            number = self._number // 10
+            self.http.mount(self.url, _From(f"127.{number // 62_500 % 250}.{number // 250 % 250}.{number % 250 + 2}"))
 
     # Cases that the document describes, and their neighbours.
 
@@ -110,6 +126,8 @@ class Fuzz:
         names = [each["name"] for each in _parameters(self.document, operation) if each["in"] == "path"]
         ids = self.things.of(operation.method.upper(), operation.path, names)
         bodies = {} if operation.path.startswith(COSTLY) else self.things.bodies()
+        headers, query = self.things.shelf.dressed(operation.path)
+        declared = _declared(self.document, operation)
         sent = 0
         settings = hypothesis.settings(
             max_examples=count,
@@ -129,7 +147,12 @@ class Fuzz:
             for name, value in ids.items():
                 if value and self.chance.random() < 0.75:
                     case.path_parameters[name] = value
-            self._change(case, bodies)
+            if self.chance.random() < 0.9:
+                case.headers.update(headers)
+            if query and self.chance.random() < 0.75:
+                case.query = {**(case.query or {}), **query}
+            self._change(case, bodies, declared)
+            self._move_on(operation.path)
             self._send(case, operation)
             sent += 1
 
@@ -142,22 +165,34 @@ class Fuzz:
                     raise
         return sent
 
-    def _change(self, case: Any, bodies: dict[str, Any]) -> None:
+    def _change(self, case: Any, bodies: dict[str, Any], declared: frozenset[str]) -> None:
+        """Let a body name what exists, and ask for little."""
         body = case.body
+        if isinstance(body, str) and case.path.endswith("/session") and self.chance.random() < 0.5:
+            case.body = self.things.shelf.token
         if not isinstance(body, dict):
             return
-        for name, value in bodies.items():
-            likely = 0.9 if name == "model" else 0.3
-            if (name in body or name == "model") and self.chance.random() < likely:
-                body[name] = value
-        for name in _LENGTHS:
+        published = self.things.shelf.answer if case.path.startswith("/embed") else {}
+        case.body = body = self._named(body, bodies | published)
+        if bodies and "model" in declared and self.chance.random() < 0.9:
+            body["model"] = f"space:{GUIDE}" if self.chance.random() < 0.1 else MODEL
+        lengths = [name for name in _LENGTHS if name in declared]
+        for name in lengths:
             if isinstance(body.get(name), int) and body[name] > 8:
                 body[name] = self.chance.randint(1, 8)
-        if bodies and not any(name in body for name in _LENGTHS):
-            length = "max_output_tokens" if "/responses" in case.path else "max_tokens"
-            body[length] = self.chance.randint(1, 8)
+        if lengths and not any(name in body for name in lengths):
+            body[lengths[-1]] = self.chance.randint(1, 8)
         if isinstance(body.get("n"), int) and body["n"] > 4:
             body["n"] = self.chance.randint(1, 4)
+
+    def _named(self, node: Any, known: dict[str, Any]) -> Any:
+        """Half of the places that have the name of something that exists hold it."""
+        if isinstance(node, dict):
+            return {
+                key: known[key] if key in known and self.chance.random() < 0.5 else self._named(value, known)
+                for key, value in node.items()
+            }
+        return [self._named(value, known) for value in node] if isinstance(node, list) else node
 
     def _send(self, case: Any, operation: Any) -> None:
         label = f"{operation.method.upper()} {operation.path}"
@@ -167,7 +202,7 @@ class Fuzz:
         except requests.RequestException as error:
             self.note(label, "no answer", type(error).__name__, f"{error}: {case.as_curl_command()}")
             return
-        self.statuses[answer.status_code] += 1
+        self._count(operation.method.upper(), operation.path, answer.status_code)
         self._look_into_stream(label, answer.headers.get("content-type", [""])[0], answer.content, case.as_curl_command)
         try:
             case.validate_response(answer, checks=CHECKS)
@@ -198,31 +233,41 @@ class Fuzz:
             (method.upper(), path)
             for path, methods in self.document["paths"].items()
             for method, described in methods.items()
-            if method in ("post", "put") and path.startswith(only) and "requestBody" in described
+            if method in ("post", "put", "patch") and path.startswith(only) and "requestBody" in described
         ]
         for _ in range(count if operations else 0):
             method, path = self.chance.choice(operations)
             body = self.chance.choice(RAW)
-            names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+            names = _names(path)
+            ids = self.things.of("GET", path, names) if self.chance.random() < 0.5 else {}
+            asked = path
             for name in names:
-                path = path.replace("{" + name + "}", "run_1" if name.endswith("_id") else MODEL)
+                asked = asked.replace("{" + name + "}", ids.get(name) or ("run_1" if name.endswith("_id") else MODEL))
             kind = self.chance.choice(
                 ["application/json", "application/json", "text/plain", "multipart/form-data; boundary=a", ""]
             )
             headers = {"content-type": kind} if kind else {}
-            self._ask("raw", method, path, body, headers, {*range(400, 500), 200, 201, 202, 204})
+            headers |= self.things.shelf.dressed(path)[0]
+            self._ask("raw", method, path, body, headers, {*range(400, 500), 200, 201, 202, 204}, asked)
 
     def bent(self, count: int, only: str) -> None:
         """`count` bodies that are nearly right."""
         rich = [each for each in RICH if each[0].startswith(only)]
-        for _ in range(count if rich else 0):
+        known = self.things.bodies() | self.things.shelf.answer if rich else {}
+        for number in range(count if rich else 0):
             path, good = self.chance.choice(rich)
-            body = bent(good, self.chance)
-            if self.chance.random() < 0.2:
+            body = bent(filled(good, known), self.chance)
+            if path.startswith("/v1") and self.chance.random() < 0.2:
                 body["stream"] = True
-            method = "PUT" if path in PUT else "POST"
-            headers = {"content-type": "application/json"}
-            self._ask("bent", method, path, json.dumps(body).encode(), headers, {*range(400, 500), 200, 201, 202, 204})
+            method = "PUT" if path in PUT else "PATCH" if path in PATCH else "POST"
+            headers = {"content-type": "application/json", **self.things.shelf.dressed(path)[0]}
+            asked = path
+            for name, value in self.things.of(method, path, _names(path)).items():
+                asked = asked.replace("{" + name + "}", value)
+            allowed = {*range(400, 500), 200, 201, 202, 204}
+            self._ask("bent", method, path, json.dumps(body).encode(), headers, allowed, asked)
+            if number % 100 == 99:
+                self.things.tidy()
         self.things.tidy()
 
     # Schemas for answers and tools.
@@ -256,21 +301,62 @@ class Fuzz:
             send()
 
     def _ask(
-        self, kind: str, method: str, path: str, body: bytes, headers: dict[str, str], allowed: set[int]
+        self,
+        kind: str,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: dict[str, str],
+        allowed: set[int],
+        asked: str | None = None,
     ) -> requests.Response | None:
+        """Ask `path`, as `asked` fills it."""
         self.kinds[kind] += 1
         label = f"{method} {path}"
+        self._move_on(path)
         try:
-            answer = self.http.request(method, self.url + path, data=body, headers=headers, timeout=120)
+            answer = self.http.request(method, self.url + (asked or path), data=body, headers=headers, timeout=120)
         except requests.RequestException as error:
             self.note(label, "no answer", type(error).__name__, f"{headers} {body[:300]!r}")
             return None
-        self.statuses[answer.status_code] += 1
+        self._count(method, path, answer.status_code)
         shown = f"{headers} {body[:600]!r} -> {answer.content[:600]!r}"
         if answer.status_code not in allowed:
             self.note(label, f"status {answer.status_code}", _code(answer.content), shown)
         self._look_into_stream(label, answer.headers.get("content-type", ""), answer.content, lambda: shown)
         return answer
+
+
+class _From(requests.adapters.HTTPAdapter):
+    """Asks from one address of this machine."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        super().init_poolmanager(*args, source_address=(self._address, 0), **more)
+
+
+def _names(path: str) -> list[str]:
+    return re.findall(r"{(.*?)}", path)
+
+
+def _declared(document: dict[str, Any], operation: Any) -> frozenset[str]:
+    """The fields that an operation's JSON body has by the document."""
+    content = document["paths"][operation.path][operation.method.lower()].get("requestBody", {}).get("content", {})
+    schema = content.get("application/json", {}).get("schema", {})
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return frozenset(schema.get("properties", {}))
+
+
+def _group(path: str) -> str:
+    """`/v1/files`, `/api/spaces/…/sources`: what routes are counted by."""
+    parts = path.split("/")
+    found = "/".join(parts[:3]) if not parts[2:3] or not parts[2].startswith("{") else "/" + parts[1]
+    deep = found in ("/api/spaces", "/v1/vector_stores") and len(parts) > 4
+    return f"{found}/…/{parts[4]}" if deep else found
 
 
 def _parameters(document: dict[str, Any], operation: Any) -> list[dict[str, Any]]:
@@ -403,6 +489,18 @@ def _tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
     yield "forms", tenth
 
 
+def show(fuzz: Fuzz) -> None:
+    """Answers by group of routes, and which operations never did what they were asked for."""
+    groups: dict[str, Counter[int]] = {}
+    for (_, path), counts in fuzz.answers.items():
+        groups.setdefault(_group(path), Counter()).update(counts)
+    print(f"{'':36}{'2xx':>7}{'3xx':>7}{'4xx':>7}{'5xx':>7}")
+    for group, counts in sorted(groups.items()):
+        print(f"{group:36}" + "".join(f"{counts[each]:7}" for each in (2, 3, 4, 5)))
+    never = sorted(f"{method} {path}" for (method, path), counts in fuzz.answers.items() if not counts[2] + counts[3])
+    print(f"never with success, {len(never)} of {len(fuzz.answers)} operations: {', '.join(never)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cases", type=int, default=20_000)
@@ -430,6 +528,7 @@ def main() -> None:
     errors = sum(number for status, number in fuzz.statuses.items() if status >= 500)
     print(f"{fuzz.cases} cases ({dict(fuzz.kinds)}), seed {arguments.seed}: {cpu_s:.0f} CPU s of the server")
     print(f"statuses: {dict(sorted(fuzz.statuses.items()))}")
+    show(fuzz)
     print(f"5xx: {errors}; other findings: {len(fuzz.found)}")
     sys.exit(1 if errors or fuzz.found else 0)
 

@@ -66,7 +66,83 @@ _FUNCTION = {"name": "act", "description": "Acts.", "parameters": _SCHEMA, "stri
 _CALL = {"id": "call_1", "type": "function", "function": {"name": "act", "arguments": '{"a": "b"}'}}
 _ROWS = {"type": "file_content", "content": [{"item": {"a": "b"}, "sample": {"output_text": "b"}}]}
 
-#: Good bodies that use as much of each route as one body can.
+_CLEANING = {
+    "duplicates": True,
+    "similarity": 0.9,
+    "boilerplate_share": 0.5,
+    "boilerplate_documents": 2,
+    "personal_data": {"email": "mask", "phone": "drop", "id_number": "keep", "bank_card": "mask", "iban": "mask"},
+    "languages": ["en", "zh"],
+    "min_chars": 3,
+    "max_symbol_share": 0.5,
+    "licences": ["mit", "cc-by-*", "unknown"],
+}
+_SETTINGS = {
+    "language_model": MODEL,
+    "cleaning": _CLEANING,
+    "chunking_strategy": {"type": "auto"},
+    "answering": {"unsupported": "mark", "passages": 4, "least_coverage": 0.3, "keep_days": 1.5},
+    "learning": {
+        "automatic": False,
+        "every_h": 24,
+        "max_steps": 1,
+        "max_samples": 10,
+        "max_questions": 1,
+        "test_share": 0.5,
+        "max_answers": 1,
+        "general": None,
+        "metric": None,
+        "tainted": "keep",
+        "training": {"rank": 2},
+    },
+}
+_FILTER = {
+    "type": "or",
+    "filters": [
+        {"type": "eq", "key": "year", "value": 2026},
+        {"type": "and", "filters": [{"type": "in", "key": "a", "value": ["b", 1]}, {"type": "ne", "key": "c", "value": True}]},
+    ],
+}
+_DIALOGUE = [
+    {"role": "user", "content": "Which departments are there?"},
+    {"role": "assistant", "content": "Three."},
+    {"role": "user", "content": "With which word does the safe of department 2 open?"},
+]
+_DEFAULTS = {"licence": "mit", "owner": "ann", "access": ["usr_1"]}
+#: One of each kind that documents come from; none of the addresses answers.
+_SOURCES: list[dict[str, Any]] = [
+    {"kind": "archive", "digest": "$digest", "name": "a.zip", "include": ["*.md", "docs/**"], "exclude": ["[a-"]},
+    {"kind": "folder", "uri": "file:///nowhere/at/all", "include": ["*.md"], "limits": {"max_documents": 10}},
+    {"kind": "web", "uri": "http://127.0.0.1:9/a", "mode": "crawl", "prefix": "http://127.0.0.1:9/", "max_pages": 2},
+    {"kind": "feed", "uri": "http://127.0.0.1:9/feed", "follow": True},
+    {"kind": "s3", "uri": "s3://bucket/prefix", "include": ["*.pdf"]},
+    {"kind": "git", "uri": "http://127.0.0.1:9/a.git", "revision": "main"},
+    {"kind": "mbox", "digest": "$digest", "attachments": False},
+    {"kind": "imap", "host": "127.0.0.1", "port": 9, "user": "a", "secret": "none", "since": "2026-01-01"},
+    {
+        "kind": "sql",
+        "dialect": "sqlite",
+        "digest": "$digest",
+        "tables": [{"name": "t", "columns": ["a"], "key": ["a"], "template": "{a} {b}", "title": "{a}", "access": "a"}],
+        "max_rows": 10,
+        "timeout_s": 5,
+    },
+    {"kind": "rest", "uri": "http://127.0.0.1:9/", "items": "a.b", "template": "{a}", "paging": {"kind": "next", "field": "n"}},
+]
+#: Calls of our tools at /mcp.
+_CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("chat", {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4, "temperature": 0.5, "seed": 1}),
+    ("complete", {"model": MODEL, "prompt": "a", "max_tokens": 4, "stop": ["x"]}),
+    ("search_space", {"space": "guide", "query": "safe", "limit": 3}),
+    ("search_models", {"search": "a", "limit": 3}),
+    ("show_model", {"ref": "tiny@v1"}),
+    ("list_runs", {"limit": 3}),
+    ("moderate", {"texts": ["a"], "model": MODEL}),
+    ("compare_models", {"a": "tiny@v1", "b": "tiny@v1"}),
+]
+_HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}}
+
+#: Good bodies that use as much of each route as one body can; `$name` stands for what `filled` is told.
 RICH: list[tuple[str, dict[str, Any]]] = [
     (
         "/v1/chat/completions",
@@ -297,9 +373,143 @@ RICH: list[tuple[str, dict[str, Any]]] = [
             "resources": {"cpu": 1},
         },
     ),
+    ("/v1/conversations/{conversation_id}/items", {"items": [{"type": "message", "role": "user", "content": "Hi"}]}),
+    (
+        "/v1/responses",
+        {
+            "model": MODEL,
+            "input": "With which word does the safe open?",
+            "tools": [
+                {
+                    "type": "file_search",
+                    "vector_store_ids": ["$vector_store_id"],
+                    "max_num_results": 3,
+                    "ranking_options": {"ranker": "auto", "score_threshold": 0.1},
+                    "filters": {"type": "and", "filters": [{"type": "gte", "key": "year", "value": 2020}]},
+                }
+            ],
+            "tool_choice": {"type": "file_search"},
+            "include": ["file_search_call.results"],
+            "max_tool_calls": 1,
+            "max_output_tokens": 16,
+        },
+    ),
+    ("/v1/responses", {"model": "space:guide", "input": "With which word does the safe of department 2 open?"}),
+    ("/v1/chat/completions", {"model": "space:guide", "messages": SAID, "stream_options": {"include_usage": True}}),
+    ("/v1/messages", {"model": "space:guide", "messages": SAID, "max_tokens": 64}),
+    (
+        "/v1/vector_stores",
+        {
+            "name": "guide",
+            "description": "a",
+            "file_ids": ["$file_id"],
+            "chunking_strategy": {"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 50}},
+            "expires_after": {"anchor": "last_active_at", "days": 7},
+            "metadata": {"a": "b"},
+        },
+    ),
+    ("/v1/vector_stores/{vector_store_id}", {"name": "b", "expires_after": None, "metadata": {"a": "b"}}),
+    ("/v1/vector_stores/{vector_store_id}/files", {"file_id": "$file_id", "attributes": {"a": "b", "c": 1, "d": True}}),
+    ("/v1/vector_stores/{vector_store_id}/files/{file_id}", {"attributes": {"a": "b", "c": 1.5}}),
+    ("/v1/vector_stores/{vector_store_id}/file_batches", {"files": [{"file_id": "$file_id", "attributes": {"a": "b"}}]}),
+    ("/v1/vector_stores/{vector_store_id}/search", {"query": ["safe", "word"], "max_num_results": 5, "filters": _FILTER}),
+    (
+        "/v1/vector_stores/{vector_store_id}/search",
+        {"query": "With which word?", "rewrite_query": True, "ranking_options": {"ranker": "none", "score_threshold": 0.1}},
+    ),
+    (
+        "/api/spaces",
+        {
+            "name": "another",
+            "description": "a",
+            "metadata": {"a": "b"},
+            "expires_after_days": 7,
+            "settings": {**_SETTINGS, "parsing": {"passage_chars": 800}, "index": {}, "reranker": None, "encoder": None},
+        },
+    ),
+    ("/api/spaces/{space}", {"description": "b", "metadata": {"a": "b"}, "expires_after_days": 0, "settings": _SETTINGS}),
+    (
+        "/api/spaces/{space}/documents",
+        {
+            "digest": "$digest",
+            "name": "folder/a.md",
+            "key": "a",
+            "media_type": "text/markdown",
+            "attributes": {"a": "b", "year": 2026},
+            "licence": "mit",
+            "owner": "ann",
+            "access": ["usr_1"],
+            "expires_at": "2099-01-01T00:00:00Z",
+        },
+    ),
+    ("/api/spaces/{space}/documents", {"file_id": "$file_id"}),
+    (
+        "/api/spaces/{space}/documents/{document_id}",
+        {"name": "b.md", "attributes": {"a": 1}, "licence": "mit", "access": [], "expires_at": "2099-01-01T00:00:00Z"},
+    ),
+    ("/api/spaces/{space}/cleaning/preview", {"cleaning": _CLEANING}),
+    (
+        "/api/spaces/{space}/publications",
+        {
+            "name": "b",
+            "origins": ["https://shop.example", "http://[::1]:8080"],
+            "share": True,
+            "title": "a",
+            "greeting": "b",
+            "language": "zh",
+            "requests_per_minute": 10,
+            "requests_per_minute_per_address": 5,
+            "expires_at": "2099-01-01T00:00:00Z",
+        },
+    ),
+    *(
+        ("/api/spaces/{space}/sources", {"source": each, "defaults": _DEFAULTS, "schedule": {"every_s": 3600}})
+        for each in _SOURCES
+    ),
+    (
+        "/api/spaces/{space}/sources/{source_id}",
+        {"is_paused": True, "defaults": _DEFAULTS, "schedule": {"daily_at": "03:30"}, "source": _SOURCES[0]},
+    ),
+    ("/api/spaces/{space}/sources/{source_id}/sync", {"dry_run": True, "allow_empty": True}),
+    ("/embed/{publication}/ask", {"messages": _DIALOGUE, "parent": "$parent"}),
+    (
+        "/embed/{publication}/feedback",
+        {
+            "ticket": "$ticket",
+            "question": "$question",
+            "answer": "$answer",
+            "status": "$status",
+            "documents": "$documents",
+            "rating": "down",
+            "correction": "It is cobalt.",
+        },
+    ),
+    (
+        "/api/mcp-servers/{name}",
+        {
+            "url": "$mcp_url",
+            "description": "a",
+            "authorization_secret": "$mcp_secret",
+            "header_secrets": {"x-a": "$mcp_secret"},
+            "allowed_tools": {"tool_names": ["list_models"], "read_only": True},
+            "require_approval": {"never": {"tool_names": ["list_models"]}},
+            "timeout_s": 5,
+        },
+    ),
+    *(
+        ("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}})
+        for name, arguments in _CALLS
+    ),
+    ("/mcp", {"jsonrpc": "2.0", "id": "a", "method": "initialize", "params": _HELLO}),
+    ("/mcp", {"jsonrpc": "2.0", "id": 2, "method": "tools/list", "params": {"cursor": "a", "_meta": {"progressToken": 1}}}),
+    ("/api/organisations", {"name": "a"}),
+    ("/api/projects", {"name": "a"}),
 ]
-#: Of those, the ones that are put.
-PUT = frozenset({"/api/budgets", "/api/limits", "/api/gate"})
+#: Of those, the ones that are put, and those that change what is there.
+PUT = frozenset({"/api/budgets", "/api/limits", "/api/gate", "/api/mcp-servers/{name}"})
+PATCH = frozenset(
+    {"/api/spaces/{space}", "/api/spaces/{space}/documents/{document_id}", "/api/spaces/{space}/sources/{source_id}"}
+)
 
 _WRONG: list[Any] = [
     None,
@@ -330,6 +540,15 @@ _WRONG: list[Any] = [
     {"a": {}},
     {"": None},
 ]
+
+
+def filled(node: Any, known: dict[str, Any]) -> Any:
+    """The body with what `$name` stands for in it."""
+    if isinstance(node, dict):
+        return {key: filled(value, known) for key, value in node.items()}
+    if isinstance(node, list):
+        return [filled(value, known) for value in node]
+    return known.get(node[1:], node) if isinstance(node, str) and node.startswith("$") else node
 
 
 def bent(body: dict[str, Any], chance: random.Random) -> dict[str, Any]:
