@@ -97,6 +97,8 @@ class Fuzz:
     def _count(self, method: str, path: str, status: int) -> None:
         self.statuses[status] += 1
         self.answers.setdefault((method, path), Counter())[status // 100] += 1
+        if self.cases % 500 == 0:
+            print(f"{self.cases} cases, now {method} {path}", file=sys.stderr, flush=True)
 
     def _move_on(self, path: str) -> None:
         """Published spaces count by address: ask from another one now and then."""
