@@ -194,6 +194,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
     "retrieval": {
         "terms.py": "what is counted of a text",
         "words.py": "search by words",
+        "subjects.py": "which documents a query is about",
         "vectors.py": "search by meaning",
         "search.py": "both together, with phrases and filters",
         "encoding.py": "vectors from a deployed encoder, resumable",

@@ -6,12 +6,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.capabilities.retrieval.conftest import Encoder, built, hits, ids
 
 from modelworks.capabilities.retrieval.schemas import ServeOptions
 from modelworks.capabilities.retrieval.search import Index
 from modelworks.capabilities.retrieval.serve import PassageIndex
+from modelworks.capabilities.retrieval.subjects import Subjects
 from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.passages import SearchInput
 from modelworks.contract.run import LocalModel
@@ -148,3 +150,46 @@ def test_a_replica_answers_several_queries_from_several_threads(hybrid: Path) ->
     assert found == [wanted] * 4
     with pytest.raises(InvalidRequest):
         PassageIndex(None, None)
+
+
+def _reports() -> dict[str, list[str]]:
+    """The same sentences for two companies and two quarters; none names its company or its quarter."""
+    said = ["Revenue rose by a tenth.", "Research costs fell.", "The tax rate is as it was.", "Shares were bought back."]
+    return {
+        f"{company}-{quarter}": [f"{sentence} The figure is {number}{at}." for at, sentence in enumerate(said)]
+        for number, (company, quarter) in enumerate((c, q) for c in ("acme", "globex") for q in ("Q1", "Q2"))
+    }
+
+
+def test_of_like_documents_the_one_that_is_asked_about_comes_first(tmp_path: Path) -> None:
+    index = Index(built(tmp_path, {**_reports(), "memo": ["Research costs of globex in Q2 are in no report."]}).saved[0].path)
+    for company, quarter in (("acme", "Q1"), ("globex", "Q2")):
+        query = f"How did the research costs of {company.title()} change in {quarter}?"
+        found = [hit for hit in hits(index, query) if hit.passage.document_id != "memo"]
+        assert found[0].passage.id == f"{company}-{quarter}:1"
+        assert all(0 < hit.score <= 1 for hit in found)
+    # What nothing but the passage itself says is no matter of its document.
+    assert ids(hits(index, "research costs of globex in Q2 are in no report"))[0] == "memo:0"
+
+
+def test_a_document_is_about_what_much_of_it_says_not_what_it_says_once(tmp_path: Path) -> None:
+    rest = ["The valve is opened by hand.", "The motor turns slowly.", "The seal holds for a year."]
+    texts = {
+        "a": [*(f"Pump {number} needs oil." for number in range(6)), *rest],
+        "b": [*(f"Crane {number} needs oil." for number in range(6)), *rest, "One pump is red."],
+        "short": ["The pump stands still."],
+    }
+    index = Index(built(tmp_path, texts).saved[0].path)
+    subjects = Subjects(index.passages, index.words)
+    scores = np.full(len(index.passages), 0.2, np.float32)
+    lifted = subjects.lifted("How long does the seal of the pump hold?", scores)
+    of = {document: lifted[index.passages.mask([document])] for document in texts}
+    assert (of["a"] > 0.3).all()
+    assert (of["a"] < 1).all()
+    assert of["b"] == pytest.approx(0.2, abs=1e-6)
+    assert of["short"] == pytest.approx(0.2, abs=1e-6)
+    # What all say tells none from another; what none says, and words that all questions have, lift nothing.
+    oil = subjects.lifted("oil", scores)
+    assert oil[index.passages.mask(["a"])][0] == pytest.approx(oil[index.passages.mask(["b"])][0], abs=0.02)
+    for query in ("sails", "the"):
+        assert (subjects.lifted(query, scores) == scores).all()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.capabilities.retrieval.terms import plain, terms, units
+from modelworks.capabilities.retrieval.terms import plain, terms, units, weighed
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,24 @@ def test_two_characters_are_found_wherever_they_stand(word: str, before: str, af
 
 def test_phrases_are_compared_by_their_units() -> None:
     assert units(plain("The  INLET-pressure，入口压力")) == ["the", "inlet", "pressure", "入", "口", "压", "力"]
+
+
+@pytest.mark.parametrize(
+    ("query", "whole"),
+    [
+        ("What is the pressure of the pump?", {"pressure", "pump"}),
+        ("How does Apple's revenue compare?", {"apple", "revenue", "compare"}),
+        ("who pays the IT costs in the US", {"pay", "it", "cost", "us"}),
+        ("WHO PAYS FOR IT", {"pay"}),
+        ("vitamin D and plan S", {"vitamin", "d", "plan", "s"}),
+        ("年假怎么申请", {"年", "假", "怎", "么", "申", "请", "年假", "假怎", "怎么", "么申", "申请"}),
+    ],
+)
+def test_common_words_of_a_query_count_little_and_names_in_capitals_whole(query: str, whole: set[str]) -> None:
+    found = weighed(query)
+    assert {term for term, weight in found.items() if weight >= 1} == whole
+    assert all(0 < weight < 0.5 for term, weight in found.items() if term not in whole)
+
+
+def test_what_a_query_says_twice_counts_twice() -> None:
+    assert weighed("pump, pump and valve")["pump"] == 2 * weighed("pump, pump and valve")["valve"] == 2

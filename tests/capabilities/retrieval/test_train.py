@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.capabilities.retrieval.conftest import TEXTS, Encoder, built, hits, ids, write_passages
 
-from modelworks.capabilities.retrieval.layout import searched_text
+from modelworks.capabilities.retrieval.layout import counted_text, encoded_text
 from modelworks.capabilities.retrieval.schemas import BuildParams
 from modelworks.capabilities.retrieval.search import Index
 from modelworks.capabilities.retrieval.terms import is_unspaced
@@ -183,12 +183,12 @@ def test_headings_are_searched_with_the_text(tmp_path: Path) -> None:
     passage = Passage(
         id="a:0", document_id="a", ordinal=0, text="Two weeks ahead.", place=Place(headings=("Staff", "Holidays", "Request"))
     )
-    assert searched_text(passage, "Handbook", 2) == "Holidays > Request\nTwo weeks ahead."
-    assert searched_text(passage, "Handbook", 0) == "Two weeks ahead."
+    assert encoded_text(passage, "Handbook", 2) == "Holidays > Request\nTwo weeks ahead."
+    assert encoded_text(passage, "Handbook", 0) == "Two weeks ahead."
     bare = passage.model_copy(update={"place": Place()})
-    assert searched_text(bare, "Handbook", 2) == "Handbook\nTwo weeks ahead."
+    assert encoded_text(bare, "Handbook", 2) == "Handbook\nTwo weeks ahead."
     begun = passage.model_copy(update={"text": "# Request\nTwo weeks ahead."})
-    assert searched_text(begun, None, 1) == "# Request\nTwo weeks ahead."
+    assert encoded_text(begun, None, 1) == "# Request\nTwo weeks ahead."
     texts = {"a": ["Two weeks ahead."], "b": ["Three weeks ahead."]}
     run = FakeRun(tmp_path, datasets={"passages": write_passages(tmp_path / "data", texts, place=passage.place)})
     build_index(run, BuildParams())
@@ -222,3 +222,13 @@ def test_an_id_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     (data / "documents.jsonl").write_text(lines, "utf-8")
     with pytest.raises(InvalidData, match="no id of a document"):
         build_index(FakeRun(tmp_path, datasets={"passages": data}), BuildParams())
+
+
+def test_the_name_of_a_document_is_searched_by_words_and_encoded_with_none(tmp_path: Path) -> None:
+    passage = Passage(id="a:0", document_id="a", ordinal=0, text="Two weeks ahead.")
+    assert counted_text(passage, "2023_Q3 staff.v2.pdf", "Handbook", 2) == "2023_Q3 staff.v2\nHandbook\nTwo weeks ahead."
+    encoder = Encoder()
+    texts = {"handbook-2023": ["Two weeks ahead."], "handbook-2024": ["Two weeks ahead."]}
+    index = Index(built(tmp_path, texts, encoder=encoder).saved[0].path)
+    assert ids(hits(index, "weeks ahead, 2024"))[0] == "handbook-2024:0"
+    assert not any("handbook" in text for text in encoder.asked)

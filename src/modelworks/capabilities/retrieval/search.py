@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.capabilities.retrieval.layout import VECTORS_FILE, Passages, open_card
+from modelworks.capabilities.retrieval.subjects import Subjects
 from modelworks.capabilities.retrieval.terms import is_unspaced, plain, terms, units
 from modelworks.capabilities.retrieval.vectors import VectorIndex, unit
 from modelworks.capabilities.retrieval.words import WordIndex
@@ -46,6 +47,7 @@ class Index:
         self.card = open_card(folder, with_digests=with_digests)
         self.passages = Passages(folder)
         self.words = WordIndex(folder, len(self.passages))
+        self._subjects = Subjects(self.passages, self.words)
         dimensions = self.card.facts.dimensions
         self.vectors = None if dimensions is None else VectorIndex(folder / VECTORS_FILE, len(self.passages), dimensions)
         self._weights = (
@@ -106,7 +108,7 @@ class Index:
         self, query: str, cosines: NDArray[np.float32] | None, rows: NDArray[np.intp] | None, limit: int, around: int
     ) -> list[Hit]:
         """Best hits of one query. `cosines` and all that follows are by place in `rows` where these are given."""
-        by_words = self.words.scores(query)
+        by_words = self._subjects.lifted(query, self.words.scores(query))
         words = by_words if rows is None else by_words[rows]
         total, likeness = self._fused(query, words, cosines)
         depth = max(limit, _DEPTH)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from functools import lru_cache
 
 #: Raised when the same text gives other terms than before: an index of another version is not opened.
@@ -24,6 +25,18 @@ _JOINT = re.compile(r"[-.,:/@+#&'’_]+")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 #: `getHTTPAnswer2` → get, HTTP, Answer, 2.
 _HUMPS = re.compile(r"[A-Z]+(?=[A-Z][^\W\d_A-Z])|[A-Z]?[^\W\d_A-Z]+|[A-Z]+|\d+")
+#: English words that say nothing of what is looked for; questions are full of them.
+_COMMON_WORDS = """
+a about after again all also am an and any are as at be because been before being below between both but by can could did do
+does doing down during each either few for from further had has have having he her here hers him his how i if in into is it its
+just many may me might more most much must my no nor not now of off on once one only or other our out over own please same
+shall she should so some such than that the their theirs them then there these they this those through to too under until up
+upon us very was we were what when where whether which while who whom whose why will with within would you your yours
+"""
+#: What stands behind an apostrophe: Apple's, don't, we'll.
+_CONTRACTED = frozenset({"s", "t", "d", "ll", "re", "ve", "m"})
+#: What such a word of a query counts beside the others.
+COMMON_WEIGHT = 0.1
 #: A longer word is an encoded file or a line of hyphens, not something that is looked for.
 _MAX_WORD_CHARS = 64
 
@@ -42,6 +55,23 @@ def terms(text: str) -> list[str]:
             found.extend(run[place : place + 2] for place in range(len(run) - 1))
         else:
             found.extend(_of_word(run))
+    return found
+
+
+def weighed(query: str) -> Mapping[str, float]:
+    """The terms of a query, and how often each counts.
+
+    A common English word counts a tenth, so that a long question is not answered by passages that share its grammar; in
+    capitals it is a name (IT, US, WHO) and counts whole. Where nothing else is asked for, they are all alike.
+    """
+    found: dict[str, float] = {}
+    is_loud = query.isupper()
+    for run in _RUNS.findall(unicodedata.normalize("NFKC", query)):
+        is_name = run.isupper() and not is_loud and run != "I"
+        is_contracted = "'" in run or "’" in run
+        for term in terms(run):
+            is_common = (term in _COMMON and not is_name) or (term in _CONTRACTED and is_contracted)
+            found[term] = found.get(term, 0.0) + (COMMON_WEIGHT if is_common else 1.0)
     return found
 
 
@@ -99,3 +129,6 @@ def _singular(word: str) -> str:
     if word.endswith("es") and not word.endswith(("aes", "ees", "oes")):
         return word[:-1]
     return word if word.endswith(("us", "ss")) else word[:-1]
+
+
+_COMMON = frozenset(_singular(word) for word in _COMMON_WORDS.split())

@@ -15,9 +15,10 @@ from modelworks.capabilities.retrieval.layout import (
     IndexCard,
     Passages,
     PassageWriter,
+    counted_text,
     digest_of,
+    encoded_text,
     seal,
-    searched_text,
 )
 from modelworks.capabilities.retrieval.schemas import BuildParams
 from modelworks.capabilities.retrieval.vectors import VectorIndex, unlikeness
@@ -53,7 +54,8 @@ class _Build:
             shutil.copytree(run.resume_from, self._kept)
         self._kept.mkdir(exist_ok=True)
         self._folder = run.workdir / "index"
-        self._titles: list[str | None] = []
+        #: Name and title of the document of each row.
+        self._named: list[tuple[str, str | None]] = []
         self._last_checkpoint = time.monotonic()
 
     def run(self) -> None:
@@ -124,13 +126,20 @@ class _Build:
                 raise InvalidData(
                     f"The document {document.id!r} has {document.num_passages} passages by documents.jsonl; {added} are there."
                 )
-            self._titles += [document.title] * added
+            self._named += [(document.name, document.title)] * added
             self._run.raise_if_cancelled()
         writer.close()
         return Passages(self._folder)
 
     def _texts(self, passages: Passages, first: int, last: int) -> list[str]:
-        return [searched_text(passages.at(row), self._titles[row], self._params.headings) for row in range(first, last)]
+        """What is encoded of some rows."""
+        headings = self._params.headings
+        return [encoded_text(passages.at(row), self._named[row][1], headings) for row in range(first, last)]
+
+    def _counted(self, passages: Passages, first: int, last: int) -> list[str]:
+        """What is counted of them."""
+        headings = self._params.headings
+        return [counted_text(passages.at(row), *self._named[row], headings) for row in range(first, last)]
 
     def _rows(self, block: int, count: int) -> tuple[int, int]:
         first = block * self._params.block_passages
@@ -141,7 +150,7 @@ class _Build:
         first, last = self._rows(block, len(passages))
         if folder.is_dir():
             return folder
-        write_block(folder, self._texts(passages, first, last))
+        write_block(folder, self._counted(passages, first, last))
         self._step(block + 1, last, total)
         return folder
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelworks.capabilities.retrieval.terms import terms
+from modelworks.capabilities.retrieval.terms import terms, weighed
 from modelworks.contract.errors import IntegrityFailed
 
 #: Saturation of a term's count, and how far a passage's length counts (Robertson & Zaragoza 2009).
@@ -88,8 +88,8 @@ class WordIndex:
     """BM25 in the form of Lucene (factor k1 + 1 left out), scaled: 1 would be a passage that is all of the query, without end.
 
     The sum over the query's terms of what each gives is divided by the sum of the most that each could give; a term that no
-    passage has counts there like the rarest. So a score says which part of the query a passage has, weighed by rarity, and
-    scores of different queries compare.
+    passage has counts there like the rarest, and common words count little (see `weighed`). So a score says which part of the
+    query a passage has, weighed by rarity, and scores of different queries compare.
 
     Args:
         folder: of an index.
@@ -126,7 +126,7 @@ class WordIndex:
         """The score of every passage, from 0 (no common term) to 1."""
         scores = np.zeros(self._num_passages, np.float32)
         most = 0.0
-        for term, count in Counter(terms(query)).items():
+        for term, count in weighed(query).items():
             postings = self.postings(term)
             if postings is None:
                 most += count * self._rarest
@@ -140,6 +140,11 @@ class WordIndex:
         if most > 0:
             scores /= most
         return scores
+
+    def rows(self, term: str) -> NDArray[np.uint32] | None:
+        """Rows of the passages that have a term; None where none has it."""
+        postings = self.postings(term)
+        return None if postings is None else np.asarray(self._rows[postings[0] : postings[1]])
 
     def with_all(self, wanted: Sequence[str]) -> NDArray[np.uint32]:
         """Rows of the passages that have every one of some terms; all rows where there are none to have."""
