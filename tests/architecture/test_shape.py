@@ -203,6 +203,8 @@ SPECIALITIES: dict[str, dict[str, str]] = {
     },
     "weather": {
         "grid/": "variables, layouts and formats of grids",
+        "cyclone/": "tropical cyclones: tracks read and forecast",
+        "trees.py": "boosted trees as arrays",
     },
     "text": {
         "engines/": "one file per engine that a deployment may name",

@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import ClassVar
 
+from tests.capabilities.weather.cyclone import tiny_tracks
 from tests.capabilities.weather.tiny_grids import write_waves
 
 from modelworks.capabilities.weather.capability import capability
@@ -18,5 +19,12 @@ class TestContract(CapabilityContract):
             datasets=grids,
             request={"steps": 3},
             bad_requests=[{"steps": 0}, {"steps": 3, "nowhere": 1}, {"exports": ["pdf"]}],
-        )
+        ),
+        "cyclone-track": TaskCase(
+            datasets=tiny_tracks.write,
+            train_params={"preset": "tiny", "leads_h": [12, 24], "folds": 2, "num_trees": 5},
+            evaluate_params={"bootstrap_samples": 100},
+            request={"track": tiny_tracks.hurdat(tiny_tracks.storms(2003, 2003, per_season=1)), "formats": ["geojson"]},
+            bad_requests=[{}, {"fixes": [], "track": None}, {"track": "x", "formats": ["pdf"]}, {"track": "x", "where": 1}],
+        ),
     }

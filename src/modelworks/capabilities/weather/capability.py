@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from modelworks.capabilities.weather.cyclone.schemas import (
+    CycloneEvaluateParams,
+    CycloneTrackInput,
+    CycloneTrackOutput,
+    CycloneTrainParams,
+)
 from modelworks.capabilities.weather.schemas import ForecastInput, ForecastOutput
 from modelworks.contract import Capability, Resources, Task
 
@@ -20,6 +26,31 @@ capability = Capability(
             predictor=f"{_PACKAGE}.serve:forecast",
             mode="job",
             resources=Resources(cpu=1.0, memory_bytes=2 << 30),
+        ),
+        Task(
+            name="cyclone-track",
+            input=CycloneTrackInput,
+            output=CycloneTrackOutput,
+            predictor=f"{_PACKAGE}.cyclone.serve:TrackForecaster",
+            trainer=f"{_PACKAGE}.cyclone.train:train_tracks",
+            train_params=CycloneTrainParams,
+            train_inputs=("train",),
+            evaluator=f"{_PACKAGE}.cyclone.evaluate:evaluate_tracks",
+            evaluate_params=CycloneEvaluateParams,
+            metrics=("track_error_km", "persistence_error_km", "cone_coverage"),
+            optional_metrics=(
+                "wind_error_kt",
+                "wind_persistence_kt",
+                *(f"{name}_{hours}h_km" for hours in (24, 48, 72) for name in ("track_error", "persistence_error")),
+            ),
+            lower_is_better=(
+                "track_error_km",
+                "persistence_error_km",
+                "wind_error_kt",
+                "wind_persistence_kt",
+                *(f"{name}_{hours}h_km" for hours in (24, 48, 72) for name in ("track_error", "persistence_error")),
+            ),
+            resources=Resources(cpu=1.0, memory_bytes=512 << 20),
         ),
     ),
 )
