@@ -45,7 +45,7 @@ from modelworks.kernel.access import (
     session_routes,
 )
 from modelworks.kernel.access import routes as access_routes
-from modelworks.kernel.base import migration, telemetry
+from modelworks.kernel.base import revision, telemetry
 from modelworks.kernel.base.clock import Clock, SystemClock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
@@ -245,11 +245,12 @@ class Platform:
         return found
 
 
-def create_platform(settings: Settings, *, is_further: bool = False) -> Platform:
+def create_platform(settings: Settings, *, is_further: bool = False, is_lasting: bool = False) -> Platform:
     """Open every room: take the lock, bring the database up to date (with a backup), make the first key.
 
     Args:
         is_further: for a further process of a server: the first one has done all that, and follows runs and deployments.
+        is_lasting: for a server that stays: what only its start needs is done by another process.
 
     Raises:
         InvalidRequest: the home folder cannot be written, or a setting does not fit.
@@ -265,7 +266,7 @@ def create_platform(settings: Settings, *, is_further: bool = False) -> Platform
         if not is_further:
             lock.acquire()
             opening.callback(lock.release)
-            report = migration.upgrade(db, settings.home)
+            report = revision.upgrade(db, settings.home, apart=is_lasting)
             if report.applied:
                 log.info("database migrated", applied=list(report.applied), backup=report.backup)
         clock, events = SystemClock(), Events()
@@ -507,7 +508,7 @@ def serve(settings: Settings) -> None:
     with ExitStack() as closing:
         for listener in opened:
             closing.callback(listener.close)
-        platform = create_platform(settings)
+        platform = create_platform(settings, is_lasting=True)
         closing.callback(platform.close)
         app: ASGIApp = create_app(platform)
         mine = [opened[0]]
@@ -576,6 +577,7 @@ def listening(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=GuardedProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -18,6 +18,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "changes.py": "what a transaction changes, and who",
         "imports.py": "heavy modules, brought in sooner",
         "polling.py": "a thread, or a task, that looks again and again",
+        "revision.py": "which migration a database is at, without Alembic",
         "migration.py": "backup, then Alembic in one transaction",
         "migrations/": "Alembic's environment and versions",
         "telemetry.py": "logs, metrics, traces",

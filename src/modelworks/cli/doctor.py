@@ -144,7 +144,7 @@ def look_at_database(settings: Any) -> Iterator[Finding]:
         return
     db = Database(url)
     try:
-        from modelworks.kernel.base.migration import current, head
+        from modelworks.kernel.base.revision import current, head
 
         present, newest = current(db), head()
     except ModelworksError as error:

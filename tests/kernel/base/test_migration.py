@@ -22,7 +22,8 @@ from modelworks.kernel.base.database import Database
 FIRST = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "0001", None
+revision = "0001"
+down_revision = None
 def upgrade():
     op.create_table("parent", sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.String(20)))
     op.create_table(
@@ -34,7 +35,8 @@ def upgrade():
 SECOND = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "0002", "0001"
+revision = "0002"
+down_revision = "0001"
 def upgrade():
     with op.batch_alter_table("parent", recreate="auto") as batch:
         batch.alter_column("name", new_column_name="title", existing_type=sa.String(20))
@@ -61,7 +63,8 @@ class Scripts:
 import os, signal, time
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "{number:04d}", "{number - 1:04d}"
+revision = "{number:04d}"
+down_revision = "{number - 1:04d}"
 def upgrade():
     op.create_table("half", sa.Column("id", sa.Integer, primary_key=True))
     op.execute("DELETE FROM child")
@@ -160,7 +163,7 @@ def test_postgres_without_pg_dump_copies_the_tables(
 def test_only_the_newest_five_backups_stay(filled: Database, scripts: Scripts, home: Path) -> None:
     made = []
     for number in range(2, 9):
-        scripts.add(number, f'revision, down_revision = "{number:04d}", "{number - 1:04d}"\ndef upgrade(): pass\n')
+        scripts.add(number, f'revision = "{number:04d}"\ndown_revision = "{number - 1:04d}"\ndef upgrade(): pass\n')
         made.append(migration.upgrade(filled, home, scripts=scripts.folder).backup)
     kept = sorted(str(path) for path in (home / "backups").iterdir())
     if kept:
@@ -185,7 +188,7 @@ def test_a_failing_step_changes_nothing(filled: Database, scripts: Scripts, home
 def test_a_step_that_breaks_references_changes_nothing(filled: Database, scripts: Scripts, home: Path) -> None:
     statement = "UPDATE child SET parent_id = 9"
     scripts.add(
-        2, f'from alembic import op\nrevision, down_revision = "0002", "0001"\ndef upgrade(): op.execute("{statement}")\n'
+        2, f'from alembic import op\nrevision = "0002"\ndown_revision = "0001"\ndef upgrade(): op.execute("{statement}")\n'
     )
     with pytest.raises(Conflict):
         migration.upgrade(filled, home, scripts=scripts.folder)

@@ -1,12 +1,15 @@
 """Brings a database to this version's tables: backup first, then every step in one transaction, or nothing at all.
 
-`python -m modelworks.kernel.base.migration revision "message"` writes the next script from the rooms' tables (for developers).
+`python -m modelworks.kernel.base.migration revision "message"` writes the next script from the rooms' tables (for developers);
+`… upgrade` does what it reads for `revision.upgrade_apart`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import importlib
+import json
+import logging
 import os
 import shutil
 import sqlite3
@@ -15,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -30,36 +33,15 @@ from alembic.script.revision import RevisionError
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, MetaData, inspect, text
 
-from modelworks.contract.errors import Conflict
-from modelworks.kernel.base.database import BEGIN_OPTION, Base, Database, UtcDateTime, readable_failures
+from modelworks.contract.errors import Conflict, ModelworksError
+from modelworks.kernel.base.database import BEGIN_OPTION, Base, Database, UtcDateTime
+from modelworks.kernel.base.revision import SCRIPTS, MigrationReport, current, head
 
 log = structlog.get_logger(__name__)
 
-SCRIPTS = Path(__file__).with_name("migrations")
 KEEP_BACKUPS = 5
 #: First half of PostgreSQL's advisory lock; the second is a hash of the schema.
 _LOCK_CLASS = 0x4D57_4D47
-
-
-@dataclass(frozen=True, slots=True)
-class MigrationReport:
-    """What `upgrade` did. `backup` says where the backup is: a path, or `schema NAME` on PostgreSQL without pg_dump."""
-
-    from_revision: str | None
-    to_revision: str | None
-    applied: tuple[str, ...]
-    backup: str | None
-
-
-def head(scripts: Path = SCRIPTS) -> str | None:
-    """The revision that this version of the code needs."""
-    return ScriptDirectory.from_config(_config(scripts)).get_current_head()
-
-
-def current(db: Database) -> str | None:
-    """The revision of the database; None while it is empty."""
-    with readable_failures(), db.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
 
 
 def upgrade(db: Database, home: Path, *, scripts: Path = SCRIPTS) -> MigrationReport:
@@ -76,10 +58,10 @@ def upgrade(db: Database, home: Path, *, scripts: Path = SCRIPTS) -> MigrationRe
         Conflict: code `migration_failed` (nothing was changed) or `database_newer` (made by a newer version of the code).
         Unavailable, IntegrityFailed: the database cannot be reached, or its file is damaged.
     """
-    script = ScriptDirectory.from_config(_config(scripts))
-    target = script.get_current_head()
+    target = head(scripts)
     if current(db) == target:
         return MigrationReport(target, target, (), None)
+    script = ScriptDirectory.from_config(_config(scripts))
     with _one_at_a_time(db):
         before = current(db)
         if before == target:
@@ -312,8 +294,24 @@ def _keep_newest(folder: Path, pattern: str) -> None:
         old.unlink(missing_ok=True)
 
 
+def _upgrade_as_told() -> None:
+    # The answer has standard output to itself.
+    beside = structlog.PrintLoggerFactory(sys.stderr)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING), logger_factory=beside)
+    order = json.load(sys.stdin)
+    try:
+        with _disposing(Database(order["url"])) as db:
+            said = asdict(upgrade(db, Path(order["home"])))
+    except ModelworksError as error:
+        said = {"error": error.to_wire()}
+    json.dump(said, sys.stdout)
+
+
 def main(arguments: list[str]) -> int:
-    """The developers' command: `revision "message"`."""
+    """`upgrade`, for the server; `revision "message"`, for developers."""
+    if arguments == ["upgrade"]:
+        _upgrade_as_told()
+        return 0
     if len(arguments) != 2 or arguments[0] != "revision":
         sys.stderr.write('Usage: python -m modelworks.kernel.base.migration revision "message"\n')
         return 2
