@@ -61,6 +61,16 @@ def test_every_option_and_argument_is_explained() -> None:
     visit(typer.main.get_command(app), "modelworks")
 
 
+def test_the_commands_are_made_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli("--version").code == 0
+
+    def again(*_: object) -> None:
+        raise AssertionError("the signatures were read again")
+
+    monkeypatch.setattr(typer.main, "get_group", again)
+    assert cli("--version").code == 0
+
+
 def test_the_whole_command_line_is_light() -> None:
     code = (
         "import sys, modelworks, modelworks.client, modelworks.cli, modelworks.cli.app\n"
