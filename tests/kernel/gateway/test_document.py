@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.gateway.publishing import documents
+from modelworks.kernel.gateway.schemas import ChatRequest, inline_schema
 from modelworks.server import create_app, create_platform
 
 
@@ -50,6 +51,11 @@ def check(document: dict[str, Any], method: str, path: str, answer: httpx.Respon
     schema = {**content[kind]["schema"], "components": document["components"]}
     if kind == "application/json":
         Draft202012Validator(schema).validate(answer.json())
+
+
+def test_a_schema_that_somebody_changed_is_whole_for_the_next_one() -> None:
+    inline_schema(ChatRequest)["properties"].clear()
+    assert "messages" in inline_schema(ChatRequest)["properties"]
 
 
 async def test_errors_are_answered_as_the_document_says(app: FastAPI, http: httpx.AsyncClient) -> None:

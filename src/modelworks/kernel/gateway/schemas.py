@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
@@ -230,8 +232,16 @@ class ModelList(BaseModel):
 def inline_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON schema of `model` with every reference replaced by what it names, for OpenAPI's `requestBody`.
 
-    Recursive models stay references at the second visit, which OpenAPI readers show as a plain object.
+    Recursive models stay references at the second visit, which OpenAPI readers show as a plain object. The caller may
+    change what it gets.
     """
+    found: dict[str, Any] = orjson.loads(_inline(model))
+    return found
+
+
+@cache
+def _inline(model: type[BaseModel]) -> bytes:
+    """Written down, so that nobody changes what the next one gets: models do not change, and making a schema takes long."""
     whole = model.model_json_schema()
     definitions: dict[str, Any] = whole.pop("$defs", {})
 
@@ -248,5 +258,4 @@ def inline_schema(model: type[BaseModel]) -> dict[str, Any]:
             return resolve(definitions[name], (*seen, name))
         return {key: resolve(value, seen) for key, value in node.items()}
 
-    found: dict[str, Any] = resolve(whole, ())
-    return found
+    return orjson.dumps(resolve(whole, ()))
