@@ -71,6 +71,16 @@ def test_finds_an_installed_capability(install: Install) -> None:
     assert discovery.resolve_import(task.predictor or "").__name__ == "Reverse"  # type: ignore[attr-defined]
 
 
+def test_one_that_is_asked_for_by_name_comes_alone(install: Install) -> None:
+    install("turner_alone", name="turner")
+    install("turner_beside", name="beside")
+    capability, _ = discovery.find_task("turner", "reversing")
+    assert "turner_alone.capability" in sys.modules
+    assert "turner_beside.capability" not in sys.modules
+    assert discovery.capabilities()["turner"] is capability
+    assert "turner_beside.capability" in sys.modules
+
+
 def test_a_broken_one_does_not_disturb_the_others(install: Install) -> None:
     install("turner_good", name="turner")
     install("turner_broken", name="broken", body="raise RuntimeError('no')")

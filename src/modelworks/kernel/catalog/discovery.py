@@ -33,6 +33,8 @@ class _Found:
 
 _lock = threading.Lock()
 _found: _Found | None = None
+#: Capabilities that were looked for by name before everything was.
+_alone: dict[str, _Found] = {}
 
 
 def capabilities() -> dict[str, Capability]:
@@ -51,17 +53,21 @@ def refresh() -> None:
     importlib.invalidate_caches()
     with _lock:
         _found = None
+        _alone.clear()
 
 
 def find_task(capability: str | None, task: str) -> tuple[Capability, Task]:
     """The task and the capability that declares it.
 
     Args:
-        capability: looked in alone where given; otherwise every capability is, and the first by name wins.
+        capability: looked in alone where given, and no other one is imported for it: what a process of one run or one replica
+            does. Otherwise every capability is looked in, and the first by name wins.
 
     Raises:
         NotFound: no such capability (code `capability_not_found`) or task (`task_not_found`); names the known ones.
     """
+    if capability is not None and (single := _one(capability)) is not None and (found := single.task(task)) is not None:
+        return single, found
     known = capabilities()
     if capability is not None and capability not in known:
         reason = broken().get(capability)
@@ -195,6 +201,15 @@ def _discover() -> _Found:
         if _found is None:
             _found = _look(metadata.entry_points(group=ENTRY_POINT_GROUP))
         return _found
+
+
+def _one(name: str) -> Capability | None:
+    """The capability of that name without the others; None where there is none that can be used."""
+    with _lock:
+        found = _found or _alone.get(name)
+        if found is None:
+            found = _alone[name] = _look([*metadata.entry_points(group=ENTRY_POINT_GROUP, name=name)])
+        return found.capabilities.get(name)
 
 
 def _look(points: Sequence[metadata.EntryPoint] | metadata.EntryPoints) -> _Found:
