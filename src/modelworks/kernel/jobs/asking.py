@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -70,6 +71,8 @@ class AskedDeployment:
             limits=httpx.Limits(max_connections=None),
             # A proxy of the environment has no business between a run and its own server.
             trust_env=False,
+            # Loading the trusted certificates takes longer than most calls; without TLS there is nothing to verify.
+            verify=urlsplit(url).scheme == "https",
         )
 
     @property
