@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from tests.kernel.ready_tables import ReadySchemas, drop_schema, in_schema, open_sqlite
 
 from modelworks.kernel.base.clock import FixedClock
-from modelworks.kernel.base.database import Base, Database
+from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.storage import BlobStore
@@ -55,23 +54,39 @@ def postgres_schema() -> Iterator[str]:
     admin = create_engine(POSTGRES_URL)
     with admin.begin() as connection:
         connection.execute(text(f"CREATE SCHEMA {name}"))
-    yield make_url(POSTGRES_URL).update_query_dict({"options": f"-csearch_path={name}"}).render_as_string(hide_password=False)
-    for attempt in range(3):
-        try:
-            with admin.begin() as connection:
-                connection.execute(text(f"DROP SCHEMA {name} CASCADE"))
-            break
-        except OperationalError:
-            # A thread of the test that is still reading: PostgreSQL ends one of the two, and once it is this one.
-            if attempt == 2:
-                raise
+    yield in_schema(POSTGRES_URL, name)
+    drop_schema(admin, name)
     admin.dispose()
 
 
+@pytest.fixture(scope="session")
+def ready_schemas() -> Iterator[ReadySchemas]:
+    """PostgreSQL schemas that have every table."""
+    if POSTGRES_URL is None:
+        pytest.skip("MODELWORKS_TEST_POSTGRES_URL is not set")
+    schemas = ReadySchemas(POSTGRES_URL)
+    yield schemas
+    schemas.close()
+
+
+@pytest.fixture
+def ready_schema(ready_schemas: ReadySchemas) -> Iterator[str]:
+    """The URL of a PostgreSQL schema with every table and without a row."""
+    name = ready_schemas.take()
+    yield in_schema(ready_schemas.url, name)
+    ready_schemas.give_back(name)
+
+
 @pytest.fixture(params=DATABASES)
-def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """`sqlite`, and `postgres` where a server is given."""
+    return str(request.param)
+
+
+@pytest.fixture
+def empty_database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database without tables: an SQLite file, and PostgreSQL where a server is given."""
-    if request.param == "sqlite":
+    if database_kind == "sqlite":
         database = Database(f"sqlite:///{tmp_path / 'test.db'}")
     else:
         database = Database(request.getfixturevalue("postgres_schema"))
@@ -80,10 +95,14 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[D
 
 
 @pytest.fixture
-def database(empty_database: Database) -> Database:
-    """A database with the tables of every room that the test module has imported."""
-    Base.metadata.create_all(empty_database.engine)
-    return empty_database
+def database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A database with the tables of every room that was imported."""
+    if database_kind == "sqlite":
+        database = open_sqlite(tmp_path / "test.db")
+    else:
+        database = Database(request.getfixturevalue("ready_schema"))
+    yield database
+    database.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ BEN = Principal(key_id="key_ben", project_id=PROJECT, scopes=frozenset({"write"}
 #: Of another project.
 EVE = Principal(key_id="key_eve", project_id="prj_other", scopes=frozenset({"admin"}))
 ADMIN = Principal(key_id="key_adm", project_id=PROJECT, scopes=frozenset({"admin"}))
-one_database = pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
+one_database = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 
 
 @dataclass

@@ -16,14 +16,15 @@ import pytest
 from aiohttp import web
 from fastapi import FastAPI
 from openai import AsyncOpenAI
-from tests.kernel.gateway.rooms import serve
+from tests.kernel.gateway.rooms import openai_client, serve
 from tests.kernel.gateway.tuning.desk import TALKER, Desk, open_desk
+from tests.kernel.ready_tables import open_sqlite
 
 from modelworks.contract.media import File
 from modelworks.kernel.access import AccessService, Admission, UsageRecorder
 from modelworks.kernel.access.schemas import UsageRequest
 from modelworks.kernel.base.clock import FixedClock, SystemClock
-from modelworks.kernel.base.database import Base, Database
+from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.catalog import CatalogService, discovery
 from modelworks.kernel.dataspace import DataspaceService
@@ -316,9 +317,8 @@ class Stage:
 async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[Stage]:
     """A running gateway with the deployments `tiny` (a replica) and `remote/gpt` (an upstream server)."""
     async with AsyncExitStack() as stack:
-        db = Database(f"sqlite:///{tmp_path / 'gateway.db'}")
+        db = open_sqlite(tmp_path / "gateway.db")
         stack.callback(db.dispose)
-        Base.metadata.create_all(db.engine)
         events = Events()
         access = AccessService(db, FixedClock(), events)
         recorder = UsageRecorder(db)
@@ -363,7 +363,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
         )
         url = await serve(app, stack, passing=lambda: bool(upstream.requests))
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        client = await stack.enter_async_context(AsyncOpenAI(base_url=url + "/v1", api_key=secret, max_retries=0))
+        client = await stack.enter_async_context(openai_client(url, secret))
         made = Stage(
             url=url,
             gateway=gateway,

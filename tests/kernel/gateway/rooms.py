@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,12 +13,13 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from tests.kernel.gateway.watch import Watched
+from tests.kernel.ready_tables import open_sqlite
 
 from modelworks.kernel.access import AccessService, UsageRecorder
 from modelworks.kernel.base.clock import FixedClock
-from modelworks.kernel.base.database import Base, Database
+from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService
@@ -37,7 +39,13 @@ async def serve(app: Any, stack: AsyncExitStack, *, passing: Callable[[], bool] 
     bound.bind(("127.0.0.1", 0))
     watched = Watched(app, passing)
     config = uvicorn.Config(
-        watched, log_config=None, access_log=False, lifespan="off", http="httptools", timeout_graceful_shutdown=1
+        watched,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        http="httptools",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[bound]))
@@ -52,6 +60,15 @@ async def serve(app: Any, stack: AsyncExitStack, *, passing: Callable[[], bool] 
     while not server.started:
         await asyncio.sleep(0.005)
     return f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+#: Trusts nobody: nothing here is asked by TLS, and reading the machine's certificates takes longer than most tests.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def openai_client(url: str, secret: str) -> AsyncOpenAI:
+    """OpenAI's client of the server at `url`."""
+    return AsyncOpenAI(base_url=url + "/v1", api_key=secret, max_retries=0, http_client=DefaultAsyncHttpxClient(verify=NO_TLS))
 
 
 @dataclass(kw_only=True)
@@ -89,7 +106,7 @@ class Rooms:
         return await self._client(secret)
 
     async def _client(self, secret: str) -> AsyncOpenAI:
-        return await self.stack.enter_async_context(AsyncOpenAI(base_url=self.url + "/v1", api_key=secret, max_retries=0))
+        return await self.stack.enter_async_context(openai_client(self.url, secret))
 
 
 @asynccontextmanager
@@ -97,9 +114,8 @@ async def open_rooms(tmp_path: Path, *, max_file_bytes: int, db: Database | None
     """A project with one key; without `db` on a SQLite file of its own."""
     async with AsyncExitStack() as stack:
         if db is None:
-            db = Database(f"sqlite:///{tmp_path / 'rooms.db'}")
+            db = open_sqlite(tmp_path / "rooms.db")
             stack.callback(db.dispose)
-        Base.metadata.create_all(db.engine)
         settings = Settings(home=tmp_path / "home", slots_cpu=4, slots_memory_bytes=8 << 30)
         clock, events = FixedClock(), Events()
         blobs = BlobStore(str(tmp_path / "blobs"))

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from tests.kernel.gateway.rooms import serve
+from tests.kernel.gateway.rooms import NO_TLS, serve
 
 from modelworks.kernel.gateway.forwarding import FIRST, HEADER, Behind, Forward, FromFirst, is_own
 from modelworks.kernel.gateway.shutdown import Drain
@@ -79,7 +79,7 @@ async def further(first: First) -> AsyncIterator[httpx.AsyncClient]:
         forward = Forward(mine, await serve(first.app, stack), WORD, Drain())
         stack.push_async_callback(forward.close)
         url = await serve(forward, stack)
-        yield await stack.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False))
+        yield await stack.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_TLS))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ async def test_a_route_of_a_further_process_answers_with_what_the_first_one_says
 async def test_nobody_else_names_an_address(first: First) -> None:
     async with AsyncExitStack() as stack:
         url = await serve(first.app, stack)
-        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, verify=NO_TLS) as http:
             for said, seen in ((f"{WORD} 10.1.2.3", "10.1.2.3"), ("guess 10.1.2.3", "127.0.0.1")):
                 answer = (await http.get("/api/echo", headers={HEADER.decode(): said})).json()
                 assert (answer["client"], answer["word"]) == (seen, None)
@@ -172,7 +172,7 @@ async def test_without_the_first_process_the_answer_is_an_error_that_may_pass() 
     async with AsyncExitStack() as stack:
         forward = Forward(mine, "http://127.0.0.1:9", WORD, Drain())
         stack.push_async_callback(forward.close)
-        async with httpx.AsyncClient(base_url=await serve(forward, stack), trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=await serve(forward, stack), trust_env=False, verify=NO_TLS) as http:
             answer = await http.get("/api/echo")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
     assert answer.headers["x-should-retry"] == "true"

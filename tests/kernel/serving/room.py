@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.kernel.ready_tables import open_sqlite
+
 from modelworks.contract.media import File
 from modelworks.kernel.access import Sealer, SecretService
 from modelworks.kernel.base.clock import SystemClock
-from modelworks.kernel.base.database import Base, Database
+from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService, Version
@@ -74,8 +76,7 @@ class Room:
 def build_room(settings: Settings, db: Database | None = None, **backends: Backend) -> Room:
     """Wire the room as the server does, with short grace."""
     if db is None:
-        db = Database(f"sqlite:///{settings.home / 'modelworks.db'}")
-        Base.metadata.create_all(db.engine)
+        db = open_sqlite(settings.home / "modelworks.db")
     events, clock = Events(), SystemClock()
     blobs = BlobStore(str(settings.home / "blobs"))
     catalog = CatalogService(db, blobs, clock, events, settings)

@@ -9,9 +9,10 @@ from typing import Any
 import anthropic
 import orjson
 import pytest
-from anthropic import AsyncAnthropic
+from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
 from tests.kernel.gateway.conftest import Stage, chunk, usage
 from tests.kernel.gateway.responses.test_responses import call_delta, events_of, upstream_events
+from tests.kernel.gateway.rooms import NO_TLS
 
 from modelworks.contract.errors import ContextLengthExceeded, Unavailable
 
@@ -25,7 +26,8 @@ TOOL: Any = {
 
 @pytest.fixture
 async def client(stage: Stage) -> AsyncIterator[AsyncAnthropic]:
-    async with AsyncAnthropic(base_url=stage.url, api_key=stage.secret, max_retries=0) as found:
+    http = DefaultAsyncHttpxClient(verify=NO_TLS)
+    async with AsyncAnthropic(base_url=stage.url, api_key=stage.secret, max_retries=0, http_client=http) as found:
         yield found
 
 

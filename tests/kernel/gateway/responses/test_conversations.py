@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from openai import BadRequestError, NotFoundError
 from tests.kernel.gateway.conftest import Stage, chunk, usage
+from tests.kernel.gateway.rooms import openai_client
 
 from modelworks.contract.errors import Unavailable
 
@@ -87,7 +88,7 @@ async def test_another_project_sees_nothing_of_a_conversation(stage: Stage) -> N
         project_id = stage.access.create_project(session, "other").id
         secret = stage.access.create_key(session, project_id, "other", scopes=["inference"])[1]
     stage.deploy("theirs", project_id=project_id)
-    async with AsyncOpenAI(base_url=stage.url + "/v1", api_key=secret, max_retries=0) as other:
+    async with openai_client(stage.url, secret) as other:
         tries = [
             other.conversations.retrieve(made.id),
             other.conversations.update(made.id, metadata={}),

@@ -7,8 +7,9 @@ from typing import Any
 
 import orjson
 import pytest
-from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from openai import BadRequestError, NotFoundError
 from tests.kernel.gateway.conftest import Stage, chunk, usage
+from tests.kernel.gateway.rooms import openai_client
 
 from modelworks.contract.errors import ContextLengthExceeded, InvalidRequest, Unavailable
 
@@ -459,7 +460,7 @@ async def test_another_project_sees_nothing_of_a_response(stage: Stage) -> None:
         project_id = stage.access.create_project(session, "other").id
         secret = stage.access.create_key(session, project_id, "other", scopes=["inference"])[1]
     stage.deploy("theirs", project_id=project_id)
-    async with AsyncOpenAI(base_url=stage.url + "/v1", api_key=secret, max_retries=0) as other:
+    async with openai_client(stage.url, secret) as other:
         with pytest.raises(NotFoundError):
             await other.responses.retrieve(answer.id)
         with pytest.raises(NotFoundError):

@@ -36,7 +36,7 @@ LEAVE, MAIL, CODA = "Thirty days a year.", "Ask hr@example.com.", "Call +86 138-
 BEN = Principal(key_id="key_ben", project_id=PROJECT, user_id="usr_ben", scopes=frozenset({"read", "write"}))
 EVE = Principal(key_id="key_eve", project_id="prj_other", scopes=frozenset({"admin"}))
 #: What asks the databases nothing that the others do not.
-one_database = pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
+one_database = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 
 
 class Laundry:
