@@ -205,7 +205,9 @@ SPECIALITIES: dict[str, dict[str, str]] = {
     "weather": {
         "grid/": "variables, layouts and formats of grids",
         "cyclone/": "tropical cyclones: tracks read and forecast",
+        "wave/": "waves at a buoy: records read, heights forecast, spectra",
         "trees.py": "boosted trees as arrays",
+        "blending.py": "forecasts of several parts made one",
     },
     "text": {
         "engines/": "one file per engine that a deployment may name",

@@ -3,6 +3,7 @@ from typing import ClassVar
 
 from tests.capabilities.weather.cyclone import tiny_tracks
 from tests.capabilities.weather.tiny_grids import write_waves
+from tests.capabilities.weather.wave import tiny_waves
 
 from modelworks.capabilities.weather.capability import capability
 from modelworks.testing.contract_suite import CapabilityContract, TaskCase
@@ -26,5 +27,12 @@ class TestContract(CapabilityContract):
             evaluate_params={"bootstrap_samples": 100},
             request={"track": tiny_tracks.hurdat(tiny_tracks.storms(2003, 2003, per_season=1)), "formats": ["geojson"]},
             bad_requests=[{}, {"fixes": [], "track": None}, {"track": "x", "formats": ["pdf"]}, {"track": "x", "where": 1}],
+        ),
+        "wave-forecast": TaskCase(
+            datasets=tiny_waves.write,
+            train_params={"preset": "tiny", "leads_h": [1, 3], "folds": 2, "num_trees": 5},
+            evaluate_params={"bootstrap_samples": 100},
+            request={"records": [{"time": "2019-06-30T23:00:00Z", "hs_m": 1.4}]},
+            bad_requests=[{}, {"records": []}, {"records": [{"time": "2019-06-30", "hs_m": -1}]}],
         ),
     }

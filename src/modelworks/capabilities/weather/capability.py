@@ -9,6 +9,12 @@ from modelworks.capabilities.weather.cyclone.schemas import (
     CycloneTrainParams,
 )
 from modelworks.capabilities.weather.schemas import ForecastInput, ForecastOutput
+from modelworks.capabilities.weather.wave.schemas import (
+    WaveEvaluateParams,
+    WaveForecastInput,
+    WaveForecastOutput,
+    WaveTrainParams,
+)
 from modelworks.contract import Capability, Resources, Task
 
 _PACKAGE = "modelworks.capabilities.weather"
@@ -50,6 +56,20 @@ capability = Capability(
                 "wind_persistence_kt",
                 *(f"{name}_{hours}h_km" for hours in (24, 48, 72) for name in ("track_error", "persistence_error")),
             ),
+            resources=Resources(cpu=1.0, memory_bytes=512 << 20),
+        ),
+        Task(
+            name="wave-forecast",
+            input=WaveForecastInput,
+            output=WaveForecastOutput,
+            predictor=f"{_PACKAGE}.wave.serve:WaveForecaster",
+            trainer=f"{_PACKAGE}.wave.train:train_waves",
+            train_params=WaveTrainParams,
+            train_inputs=("train",),
+            evaluator=f"{_PACKAGE}.wave.evaluate:evaluate_waves",
+            evaluate_params=WaveEvaluateParams,
+            metrics=("wave_error_m", "persistence_error_m", "damped_error_m", "interval_coverage"),
+            lower_is_better=("wave_error_m", "persistence_error_m", "damped_error_m"),
             resources=Resources(cpu=1.0, memory_bytes=512 << 20),
         ),
     ),

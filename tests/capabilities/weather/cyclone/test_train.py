@@ -11,10 +11,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tests.capabilities.weather.cyclone.tiny_tracks import hurdat, storms
 
+from modelworks.capabilities.weather.blending import blend_weights
 from modelworks.capabilities.weather.cyclone.evaluate import REPORT_FILE, evaluate_tracks
 from modelworks.capabilities.weather.cyclone.features import NAMES, errors_km, extrapolated, starts
 from modelworks.capabilities.weather.cyclone.formats import read_storms
-from modelworks.capabilities.weather.cyclone.model import CARD_FILE, WEIGHTS_FILE, TrackModel, blend_weights, turned
+from modelworks.capabilities.weather.cyclone.model import CARD_FILE, WEIGHTS_FILE, TrackModel, turned
 from modelworks.capabilities.weather.cyclone.schemas import CycloneEvaluateParams, CycloneTrainParams
 from modelworks.capabilities.weather.cyclone.train import train_tracks
 from modelworks.contract.errors import InvalidData

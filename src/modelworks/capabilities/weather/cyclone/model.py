@@ -267,17 +267,6 @@ def ridge(terms_np: Floats, targets_nk: Floats) -> Floats:
     return np.asarray(np.linalg.solve(gram, terms_np.T @ targets_nk), np.float64)
 
 
-def blend_weights(parts_kn: Floats, target_n: Floats) -> Floats:
-    """Weights of at least 0 that sum to 1, by non-negative least squares (Lawson and Hanson 1974)."""
-    from scipy.optimize import nnls
-
-    heavy = 10 * float(np.abs(parts_kn).max() or 1.0) * np.sqrt(len(target_n))
-    design = np.vstack([parts_kn.T, np.full((1, len(parts_kn)), heavy)])
-    weights, _ = nnls(design, np.append(target_n, heavy))
-    total = float(weights.sum())
-    return np.asarray(weights / total) if total > 0 else np.full(len(parts_kn), 1 / len(parts_kn))
-
-
 class TrackModel:
     """A trained model of all its lead times; answers on numpy alone."""
 

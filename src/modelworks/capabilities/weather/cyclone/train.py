@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from modelworks.capabilities.weather.blending import blend_weights
 from modelworks.capabilities.weather.cyclone.features import COLUMN, NAMES, Starts, around, errors_km, extrapolated, starts
 from modelworks.capabilities.weather.cyclone.formats import read_storms
-from modelworks.capabilities.weather.cyclone.model import Card, LeadCard, LeadModel, TrackModel, blend_weights, fit
+from modelworks.capabilities.weather.cyclone.model import Card, LeadCard, LeadModel, TrackModel, fit
 from modelworks.capabilities.weather.cyclone.schemas import CycloneTrainParams
 from modelworks.capabilities.weather.cyclone.tracks import Floats, wrapped
 from modelworks.contract.errors import InvalidData

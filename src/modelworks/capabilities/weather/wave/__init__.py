@@ -1,0 +1,1 @@
+"""Waves at a buoy: records read, heights forecast with intervals, spectra made heights and periods."""
