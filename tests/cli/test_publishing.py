@@ -1,4 +1,4 @@
-"""`space publish | unpublish | publications | feedback`."""
+"""`space publish | unpublish | publications | feedback | accept`."""
 
 from __future__ import annotations
 
@@ -80,6 +80,15 @@ def test_what_readers_said_is_listed(cli: Cli, server: FakeServer) -> None:
     assert server.calls("GET", "/api/spaces/manual/feedback")[0].query["rating"] == "down"
     assert "36" in done.out
     assert "\x1b" not in done.out
+
+
+def test_a_correction_is_accepted_and_taken_back(cli: Cli, server: FakeServer) -> None:
+    said = {"id": "fdbk_1", "question": "How long?", "answer": "24 months", "correction": "36 months", "accepted": True}
+    server.on("POST", "/api/spaces/manual/feedback/fdbk_1/accept", said)
+    assert "36 months" in cli("space", "accept", "manual", "fdbk_1").out
+    assert cli("space", "accept", "manual", "fdbk_1", "--undo", "-o", "json").json["id"] == "fdbk_1"
+    calls = server.calls("POST", "/api/spaces/manual/feedback/fdbk_1/accept")
+    assert [call.query for call in calls] == [{}, {"undo": "true"}]
 
 
 def test_it_is_said_in_chinese(cli: Cli, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

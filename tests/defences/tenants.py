@@ -153,6 +153,7 @@ _NAMED = {
     "document_id": "space_documents",
     "source_id": "space_sources",
     "publication": "space_publications",
+    "feedback": "space_feedback",
     "build_id": "space_builds",
     "answer_id": "space_answers",
     "forgetting_id": "space_forgettings",

@@ -32,9 +32,21 @@ FIELDS: list[Column] = [
     ("Base", "base"),
     ("Model", "model"),
     ("Samples", "counts.makers"),
+    ("Shards", lambda learning: "; ".join(map(shard_text, learning["shards"])) if len(learning["shards"]) > 1 else None),
     ("Base → adapter", lambda learning: "; ".join(map(result_text, learning["results"])) or None),
     ("Gate", lambda learning: " ".join(learning["judgement"]) or None),
     ("Runs", "runs"),
+]
+PREVIEW_FIELDS: list[Column] = [
+    ("Name", "name"),
+    ("Base", "base"),
+    ("Documents", "num_documents"),
+    ("Left out", "num_closed"),
+    ("Shards", "num_shards"),
+    ("Corrections", "num_corrections"),
+    ("Not accepted", "num_unaccepted"),
+    ("Found wrong", "num_rejected"),
+    ("May go on", "may_go_on"),
 ]
 SPACE_FIELDS: list[Column] = [
     ("Name", "name"),
@@ -57,7 +69,7 @@ def learn(
     with connect() as client:
         found = client.spaces.learn(space, dry_run=dry_run)
         if dry_run:
-            show_one(found, SPACE_FIELDS, output, name="name")
+            show_one(found, PREVIEW_FIELDS, output, name="name")
             return
         if follow:
             found = _follow(client, space, found)
@@ -88,6 +100,12 @@ def result_text(result: dict[str, Any]) -> str:
     """One metric before and after: `loss 2.1 → 1.4 (better)`."""
     where = "" if result["data"] == "test" else f" ({result['data']})"
     return f"{result['metric']}{where} {result['before']:.4g} → {result['after']:.4g} ({result['verdict']})"
+
+
+def shard_text(shard: dict[str, Any]) -> str:
+    """One shard: `2 kept, 120 samples`, with what was forgotten of it since."""
+    tainted = f", knows {len(shard['tainted_by'])} forgotten" if shard["tainted_by"] else ""
+    return f"{shard['number']} {shard['way']}, {shard['num_samples']} samples{tainted}"
 
 
 def _follow(client: Modelworks, space: str, learning: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`space publish | unpublish | publications | feedback`: a space asked from other people's pages."""
+"""`space publish | unpublish | publications | feedback | accept`: a space asked from other people's pages."""
 
 from __future__ import annotations
 
@@ -58,7 +58,16 @@ FEEDBACK_COLUMNS: list[Column] = [
     ("QUESTION", "question"),
     ("ANSWER", lambda said: plain(said["answer"])[:80]),
     ("CORRECTION", "correction"),
+    ("LEARNED", "accepted"),
     ("AGE", age_of()),
+]
+
+FEEDBACK_FIELDS: list[Column] = [
+    ("Id", "id"),
+    ("Question", "question"),
+    ("Answer", "answer"),
+    ("Correction", "correction"),
+    ("Learned", "accepted"),
 ]
 
 SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help="Its name or id.")]
@@ -158,6 +167,17 @@ def feedback(
         show_list(client.spaces.feedback(space, rating=rating, limit=limit), FEEDBACK_COLUMNS, output, name="id")
 
 
+def accept(
+    space: SpaceName,
+    feedback: Annotated[str, typer.Argument(metavar="FEEDBACK", help="Its id; see `space feedback`.")],
+    undo: Annotated[bool, typer.Option("--undo", help="Do not learn it any more.")] = False,
+    output: Output = Format.table,
+) -> None:
+    """Let the space's next model learn a reader's correction."""
+    with connect() as client:
+        show_one(client.spaces.accept_feedback(space, feedback, undo=undo), FEEDBACK_FIELDS, output, name="id")
+
+
 def _live(client: Modelworks, space: str, ref: str) -> dict[str, Any]:
     """The one publication that has not ended and has this id, name or start of its token."""
 
@@ -178,5 +198,5 @@ def _live(client: Modelworks, space: str, ref: str) -> dict[str, Any]:
 
 def add_to(group: typer.Typer) -> None:
     """Add these verbs to those of `space`."""
-    for verb in (publish, unpublish, publications, feedback):
+    for verb in (publish, unpublish, publications, feedback, accept):
         group.command(verb.__name__)(verb)

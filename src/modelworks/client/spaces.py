@@ -143,7 +143,7 @@ class AsyncSpaces(AsyncGroup):
         return dict(await self._transport.json("GET", path, params={"limit": limit}))
 
     async def learn(self, space: str, *, dry_run: bool = False) -> Record:
-        """Begin to make a model of the space's own; the learning, for a dry run the space as it is."""
+        """Begin to make a model of the space's own; the learning, for a dry run what it would be made from."""
         path = f"{_path(space)}/learn" + ("?dry_run=true" if dry_run else "")
         return dict(await self._transport.json("POST", path))
 
@@ -231,6 +231,11 @@ class AsyncSpaces(AsyncGroup):
     async def feedback(self, space: str, *, rating: str | None = None, after: str | None = None, limit: int = 20) -> Page:
         """What readers said of published answers, newest first; `rating`: up or down."""
         return await self._transport.page(f"{_path(space)}/feedback", **given(rating=rating, after=after), limit=limit)
+
+    async def accept_feedback(self, space: str, feedback: str, *, undo: bool = False) -> Record:
+        """Let the next model of the space learn a reader's correction; with `undo` not any more."""
+        path = f"{_path(space)}/feedback/{segment(feedback)}/accept" + ("?undo=true" if undo else "")
+        return dict(await self._transport.json("POST", path))
 
     async def search(self, space: str, query: str, *, limit: int = 10, filters: Mapping[str, Any] | None = None) -> Page:
         """Passages that answer a query, best first, in the form of OpenAI's vector stores."""
@@ -327,6 +332,7 @@ class Spaces(Shell[AsyncSpaces]):
     publish = waits(AsyncSpaces.publish)
     publications = waits(AsyncSpaces.publications)
     unpublish = waits(AsyncSpaces.unpublish)
+    accept_feedback = waits(AsyncSpaces.accept_feedback)
     feedback = waits(AsyncSpaces.feedback)
     search = waits(AsyncSpaces.search)
     add_source = waits(AsyncSpaces.add_source)

@@ -272,6 +272,18 @@ def holding(session: Session, project_id: str, digests: Collection[str]) -> list
     return [found[key] for key in sorted(found)]
 
 
+def called(session: Session, project_id: str, kind: str, names: Collection[str]) -> list[tuple[str, VersionRow]]:
+    """As `named` for several names, each version with its own; by name in their order, then oldest first."""
+    order = {name: at for at, name in enumerate(names)}
+    query = (
+        select(ArtifactRow.name, VersionRow)
+        .join(ArtifactRow, ArtifactRow.id == VersionRow.artifact_id)
+        .where(ArtifactRow.project_id == project_id, ArtifactRow.kind == kind, ArtifactRow.name.in_(sorted(order)))
+    )
+    found = [(name, row) for name, row in session.execute(query.order_by(VersionRow.number)).tuples()]
+    return sorted(found, key=lambda each: order[each[0]])
+
+
 def named(session: Session, project_id: str, kind: str, name: str) -> list[VersionRow]:
     """Every version of a name, those that were removed too, oldest first."""
     query = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.orm import Session
 
@@ -101,7 +101,12 @@ class QualityGate:
         if wish.general is not None:
             data["general"] = self._catalog.resolve(session, project_id, wish.general, "dataset")
         if baseline is not None and baseline.id != candidate.id:
-            checks.append(self._beats(session, project_id, baseline, candidate, data["test"], wish))
+            if wish.news is None:
+                checks.append(self._beats(session, project_id, baseline, candidate, data["test"], wish))
+            else:
+                news = self._catalog.resolve(session, project_id, wish.news, "dataset")
+                checks.append(self._holds(session, project_id, baseline, candidate, data["test"], wish))
+                checks.append(self._beats(session, project_id, baseline, candidate, news, wish, role="news"))
             if "general" in data:
                 checks.append(self._keeps(session, project_id, baseline, candidate, data["general"], wish))
         return Promotion(
@@ -161,22 +166,50 @@ class QualityGate:
         candidate: Version,
         data: Version,
         wish: PromotionCreate,
+        role: Literal["test", "news"] = "test",
     ) -> GateCheck:
         try:
             found = self._catalog.evaluations.compare_versions(
                 session, project_id, baseline, candidate, data, wish.metric, wish.confidence or 0.95
             )
         except NotFound as error:
-            return _missing("test", error)
+            return _missing(role, error)
         gain = -found.rows[0].relative_loss
         enough = gain >= (wish.min_gain or 0.0)
         short = "" if enough else f" by {100 * gain:.3g} %, {100 * (wish.min_gain or 0.0):g} % are asked for"
         return GateCheck(
-            role="test",
+            role=role,
             passed=found.verdict == "better" and enough,
             sentence=f"{_said(found)}: {found.verdict}{short}.",
             comparison=found,
         )
+
+    def _holds(
+        self,
+        session: Session,
+        project_id: str,
+        baseline: Version,
+        candidate: Version,
+        data: Version,
+        wish: PromotionCreate,
+    ) -> GateCheck:
+        """Whether the candidate is not worse by more than the margin, with the confidence: non-inferiority by the interval of
+        the paired differences (Piaggio et al. 2012, the CONSORT statement's extension, JAMA 308).
+        """
+        try:
+            found = self._catalog.evaluations.compare_versions(
+                session, project_id, baseline, candidate, data, wish.metric, wish.confidence or 0.95
+            )
+        except NotFound as error:
+            return _missing("test", error)
+        row = found.rows[0]
+        allowed = (wish.max_regression or 0.0) if wish.margin is None else wish.margin
+        worst = row.high if row.lower_is_better else -row.low
+        passed = worst <= allowed * abs(row.baseline)
+        by = f"{100 * worst / abs(row.baseline):.3g} %" if row.baseline else f"{worst:.3g}"
+        said = "not worse" if passed else "perhaps worse"
+        sentence = f"{_said(found)}: {said}, by {by} at most, where {100 * allowed:g} % are allowed."
+        return GateCheck(role="test", passed=passed, sentence=sentence, comparison=found)
 
     def _keeps(
         self,

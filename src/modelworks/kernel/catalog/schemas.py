@@ -256,6 +256,10 @@ class PromotionCreate(GateTerms):
 
     ref: str
     alias: str
+    #: A data set of what is new since the version that the alias means: there it must be better. On `test` it is enough, then,
+    #: not to be worse by more than `margin`, a part of the baseline's value (by default `max_regression`), for sure.
+    news: str | None = None
+    margin: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     #: Move it although the gate refuses; needs a reason, which is kept with the move.
     force: bool = False
     reason: str | None = Field(default=None, max_length=2000)
@@ -264,7 +268,7 @@ class PromotionCreate(GateTerms):
 class GateCheck(BaseModel):
     """One question of the gate and its answer; `comparison` is None where an evaluation is missing."""
 
-    role: Literal["test", "general"]
+    role: Literal["test", "general", "news"]
     passed: bool
     sentence: str
     comparison: Comparison | None = None

@@ -11,13 +11,14 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from modelworks.contract.errors import Conflict
+from modelworks.contract.errors import Conflict, InvalidRequest, NotFound
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.dataspace.pages import page_of, paged
 from modelworks.kernel.dataspace.publications import Published
-from modelworks.kernel.dataspace.store import DocumentRow, FeedbackRow
+from modelworks.kernel.dataspace.schemas import SpaceSettings
+from modelworks.kernel.dataspace.store import DocumentRow, FeedbackRow, SpaceRow
 
 if TYPE_CHECKING:
     from modelworks.kernel.dataspace.service import DataspaceService
@@ -34,8 +35,9 @@ class Feedback(BaseModel):
     space_id: str
     answer_id: str
     rating: Rating
-    #: How the reader would have it answered; a stranger's words.
+    #: How the reader would have it answered; a stranger's words, until somebody of the project accepts them to be learned.
     correction: str | None
+    accepted: bool
     question: str
     answer: str
     status: str
@@ -103,7 +105,40 @@ class Feedbacks:
             session.add(row)
         row.rating, row.correction, row.updated_at = rating, correction or None, now
         session.flush()
-        return _shown(row)
+        return _shown(row, _accepted(owner))
+
+    def accept(self, session: Session, project_id: str, space: str, feedback_id: str, *, undo: bool = False) -> Feedback:
+        """Let the next model learn a correction, or not any more. It stands in the space's settings, `learning.corrections`.
+
+        Raises:
+            NotFound: no such space or feedback. InvalidRequest: it corrects nothing (`no_correction`).
+        """
+        owner = self._spaces.row(session, project_id, space, lock=True)
+        row = session.get(FeedbackRow, feedback_id)
+        if row is None or row.space_id != owner.id:
+            raise NotFound(
+                f"The data space {owner.name!r} has no feedback {feedback_id[:80]!r}.",
+                hint=f"`modelworks space feedback {owner.id}` lists it.",
+                code="feedback_not_found",
+            )
+        if row.correction is None and not undo:
+            raise InvalidRequest(
+                f"{feedback_id} says that an answer is wrong or right, and not how it should be.",
+                hint="Nothing has to be accepted: samples that say the same as an answer that is wrong are left out.",
+                code="no_correction",
+            )
+        settings = SpaceSettings.model_validate(owner.settings)
+        kept = [each for each in settings.learning.corrections if each != feedback_id]
+        settings.learning.corrections = kept if undo else [*kept, feedback_id]
+        owner.settings = settings.model_dump(mode="json")
+        session.flush()
+        return _shown(row, _accepted(owner))
+
+    def of_use(self, session: Session, space_id: str, accepted: set[str]) -> Sequence[FeedbackRow]:
+        """What a model may learn from: corrections, and answers that are wrong; the oldest first."""
+        query = select(FeedbackRow).where(FeedbackRow.space_id == space_id)
+        rows = session.scalars(query.order_by(FeedbackRow.id))
+        return [row for row in rows if row.rating == "down" or (row.correction is not None and row.id in accepted)]
 
     def list(
         self,
@@ -121,7 +156,8 @@ class Feedbacks:
         if rating is not None:
             query = query.where(FeedbackRow.rating == rating)
         rows = paged(session, query, FeedbackRow.id, after=after, before=None, limit=limit, order="desc")
-        return page_of([_shown(row) for row in rows[:limit]], has_more=len(rows) > limit)
+        accepted = _accepted(owner)
+        return page_of([_shown(row, accepted) for row in rows[:limit]], has_more=len(rows) > limit)
 
     def of_document(self, session: Session, space_id: str, document_id: str) -> Sequence[FeedbackRow]:
         """What was said of answers that cite a document: their text is the document's."""
@@ -137,7 +173,11 @@ class Feedbacks:
         return len(rows)
 
 
-def _shown(row: FeedbackRow) -> Feedback:
+def _accepted(owner: SpaceRow) -> frozenset[str]:
+    return frozenset(SpaceSettings.model_validate(owner.settings).learning.corrections)
+
+
+def _shown(row: FeedbackRow, accepted: frozenset[str]) -> Feedback:
     return Feedback(
         id=row.id,
         publication_id=row.publication_id,
@@ -145,6 +185,7 @@ def _shown(row: FeedbackRow) -> Feedback:
         answer_id=row.answer_id,
         rating=cast(Any, row.rating),
         correction=row.correction,
+        accepted=row.id in accepted,
         question=row.question,
         answer=row.answer,
         status=row.status,

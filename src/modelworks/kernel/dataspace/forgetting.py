@@ -141,10 +141,23 @@ class Forgettings:
             samples: ids of these sets, each with the id of the set that it was rewritten from, or itself.
         """
         query = select(SpaceLearningRow).where(SpaceLearningRow.space_id == space_id)
+        held = {*samples, *samples.values()}
+        # Adapters that know it, so that those that went on from them are known, too.
+        adapters: set[str] = set()
         found = []
         for row in session.scalars(query.order_by(SpaceLearningRow.id)):
-            if row.samples_version_id is None or row.samples_version_id not in {*samples, *samples.values()}:
+            shards = []
+            for shard in row.results.get("shards", []):
+                if shard["samples_version_id"] in held or shard.get("from_version_id") in adapters:
+                    shard = {**shard, "tainted_by": sorted({*shard["tainted_by"], document_id})}
+                    adapters |= {shard["adapter_version_id"]} - {None}
+                shards.append(shard)
+            if shards != row.results.get("shards", []):
+                row.results = {**row.results, "shards": shards}
+            is_hit = any(document_id in shard["tainted_by"] for shard in shards)
+            if not is_hit and row.samples_version_id not in held:
                 continue
+            adapters |= {str(row.adapter_version_id)}
             if document_id not in row.tainted_by:
                 row.tainted_by = [*row.tainted_by, document_id]
             row.is_tainted = True

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import NotFound
@@ -14,7 +14,7 @@ from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.dataspace.pages import page_of, paged
-from modelworks.kernel.dataspace.schemas import Learning, LearningResult, LearningSettings, SpaceSettings
+from modelworks.kernel.dataspace.schemas import Learning, LearningResult, LearningSettings, LearningShard, SpaceSettings
 from modelworks.kernel.dataspace.store import DocumentRow, SpaceLearningRow, SpaceRow
 from modelworks.kernel.jobs import JobsService
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from modelworks.kernel.dataspace.service import DataspaceService
 
 #: Where a run stands that a step waits for, by step.
-_RUN_OF: Final = {"samples": "samples", "training": "training"}
+_RUN_OF: Final = {"samples": "samples", "training": "training", "combining": "combining"}
+#: Steps that may wait for several runs, by how their names begin, and what these are.
+_SEVERAL: Final = {"training": "trainings", "measuring": "measurements"}
 
 
 class Learnings:
@@ -77,6 +79,12 @@ class Learnings:
         )
         return [*session.scalars(query.order_by(DocumentRow.id))]
 
+    def num_documents(self, session: Session, space_id: str, *, closed: bool = False) -> int:
+        """How many documents have passages that answer; with `closed` those of them that nothing is learned from."""
+        query = select(func.count()).select_from(DocumentRow)
+        query = query.where(DocumentRow.space_id == space_id, DocumentRow.state == "indexed")
+        return int(session.scalar(query.where(DocumentRow.is_restricted.is_(True)) if closed else query) or 0)
+
     # -- its way ---------------------------------------------------------------------------------------------------------
 
     def begin(
@@ -109,7 +117,7 @@ class Learnings:
             adapter_version_id=None,
             runs={},
             counts={},
-            results={"rows": [], "sentences": []},
+            results={"rows": [], "sentences": [], "shards": []},
             tainted_by=[],
             is_tainted=False,
             error=None,
@@ -178,10 +186,10 @@ class Learnings:
         if row.state == "running":
             if (run_id := row.runs.get(_RUN_OF.get(row.step, ""))) is not None:
                 progress = self._jobs.get(session, row.project_id, run_id).progress
-            elif row.step == "measuring":
-                runs = [run_id for name, run_id in row.runs.items() if name.startswith("measuring")]
+            elif row.step in _SEVERAL:
+                runs = [run_id for name, run_id in row.runs.items() if name.startswith(row.step)]
                 over = [self._jobs.get(session, row.project_id, run_id).is_over for run_id in runs]
-                progress = {"done": sum(over), "total": len(over), "what": "measurements"}
+                progress = {"done": sum(over), "total": len(over), "what": _SEVERAL[row.step]}
         return Learning(
             id=row.id,
             space_id=row.space_id,
@@ -200,6 +208,7 @@ class Learnings:
             counts=row.counts,
             results=[LearningResult.model_validate(each) for each in row.results["rows"]],
             judgement=row.results["sentences"],
+            shards=[LearningShard.model_validate(each) for each in row.results.get("shards", [])],
             tainted_by=row.tainted_by,
             progress=progress,
             error=row.error,

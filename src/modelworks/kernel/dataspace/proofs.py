@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from modelworks.kernel.dataspace.schemas import SpaceDocument
+from modelworks.kernel.dataspace.schemas import LearningShard, SpaceDocument
 
 ForgettingStep = Literal["probing", "removing", "unlearning", "rebuilding", "collecting", "proving", "done"]
 ForgettingState = Literal["running", "succeeded", "failed"]
@@ -36,6 +36,8 @@ class TrainedModel(BaseModel):
     state: str
     #: Ids of forgotten documents that it knows.
     tainted_by: list[str]
+    #: The shards that the document is learned in, where there are several.
+    shards: list[LearningShard] = Field(default_factory=list)
     #: Versions made of it in turn: merged, quantised, trained on.
     derived: list[MadeVersion] = Field(default_factory=list)
 
@@ -99,6 +101,8 @@ class WhyModel(BaseModel):
     training_run_id: str | None = None
     base_version_id: str | None = None
     samples: MadeVersion | None = None
+    #: Its parts, each with its samples and its adapter, where there are several.
+    shards: list[LearningShard] = Field(default_factory=list)
     #: Documents of these samples that the caller may read, and how many there are in all.
     documents: list[str] = Field(default_factory=list)
     num_documents: int = 0

@@ -25,7 +25,7 @@ def router(spaces: DataspaceService, principal: PrincipalDependency, *, public_u
         public_url: where readers reach this server; by default the address that the request came to.
     """
     routes = APIRouter(prefix="/api/spaces/{space}", tags=["spaces"])
-    reader, admin = require(principal, "read"), require(principal, "admin")
+    reader, writer, admin = (require(principal, scope) for scope in ("read", "write", "admin"))
 
     @routes.post("/publications", status_code=201)
     def publish_space(
@@ -74,6 +74,12 @@ def router(spaces: DataspaceService, principal: PrincipalDependency, *, public_u
         """What readers said of published answers, newest first; corrections are words of strangers."""
         with spaces.db.reading() as session:
             return spaces.feedback.list(session, caller.project_id, space, rating=rating, after=after, limit=limit)
+
+    @routes.post("/feedback/{feedback}/accept")
+    def accept_feedback(space: str, feedback: str, caller: Principal = Depends(writer), undo: bool = False) -> Feedback:
+        """Let the next model of the space learn a reader's correction; with `undo` not any more. Needs the scope write."""
+        with spaces.db.transaction() as session:
+            return spaces.feedback.accept(session, caller.project_id, space, feedback, undo=undo)
 
     return routes
 

@@ -14,7 +14,7 @@ from modelworks.contract.passages import Cleaned, Fault
 SpaceState = Literal["empty", "pending", "building", "ready", "failed", "expired"]
 DocumentState = Literal["pending", "parsing", "indexed", "failed", "removed"]
 BuildStep = Literal["documents", "parsing", "cleaning", "indexing", "deploying", "done"]
-LearningStep = Literal["samples", "training", "measuring", "judging", "deploying", "done"]
+LearningStep = Literal["samples", "training", "combining", "measuring", "judging", "deploying", "done"]
 LearningState = Literal["running", "succeeded", "refused", "failed", "cancelled", "rolled_back"]
 BuildState = Literal["running", "succeeded", "failed", "cancelled"]
 Change = Literal["added", "updated", "unchanged"]
@@ -22,6 +22,8 @@ Policy = Literal["keep", "mask", "drop"]
 #: What OpenAI lets a vector store's file say of itself: 16 values.
 Attribute = Annotated[str, Field(max_length=512)] | bool | float
 MAX_ATTRIBUTES, MAX_ATTRIBUTE_CHARS = 16, 64
+#: Into so many shards at most the documents that a model learns from are divided.
+MOST_SHARDS = 16
 
 
 def _attributes(found: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +86,16 @@ class LearningSettings(BaseModel):
     #: What becomes of a model that was trained on a document that is forgotten: the space stops answering with it at once, or
     #: goes on until another one is learned.
     tainted: Literal["withdraw", "keep"] = "withdraw"
+    #: Adapters that are trained apart, each on documents of its own, and served as one: forgetting a document trains one of
+    #: them anew. By default by the number of documents; 1 for a small space.
+    shards: int | None = Field(default=None, ge=1, le=MOST_SHARDS)
+    #: Go on from the adapter that answers, with known samples among the new ones, where documents were only added or changed.
+    go_on: bool = True
+    #: By which part one that goes on may be worse on the held-out documents at most; by default the gate's max_regression.
+    margin: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    #: Ids of feedback whose corrections are learned (`modelworks space accept`), and samples that are made of each.
+    corrections: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field(default_factory=list, max_length=10_000)
+    correction_repeats: int = Field(default=2, ge=1, le=100)
     #: Further parameters of the training of a low-rank adapter, such as rank and learning_rate.
     training: dict[str, Any] = Field(default_factory=dict, max_length=32)
 
@@ -245,6 +257,45 @@ class LearningResult(BaseModel):
     verdict: str
 
 
+class LearningShard(BaseModel):
+    """One part of the documents that a model learns from, and its adapter."""
+
+    number: int
+    #: anew: from the base. continued: from the adapter `from_version_id`. kept: that adapter, as its samples are the same.
+    way: Literal["anew", "continued", "kept"]
+    samples_version_id: str
+    #: A digest of what the adapter is a function of.
+    key: str
+    num_samples: int
+    #: Those that are new, and the data set that holds them, where it goes on.
+    num_fresh: int = 0
+    new_version_id: str | None = None
+    from_version_id: str | None = None
+    adapter_version_id: str | None = None
+    #: Ids of documents that it was trained on and that were forgotten since.
+    tainted_by: list[str] = Field(default_factory=list)
+
+
+class LearningPreview(BaseModel):
+    """What would be learned from now."""
+
+    object: Literal["space.learning.preview"] = "space.learning.preview"
+    space_id: str
+    name: str
+    base: str
+    base_version_id: str
+    #: Documents whose passages are there, and those of them that are left out, as not everybody may read them.
+    num_documents: int
+    num_closed: int
+    num_shards: int
+    #: Accepted corrections, those that nobody has accepted, and answers that readers found wrong and did not correct.
+    num_corrections: int
+    num_unaccepted: int
+    num_rejected: int
+    #: Whether it may go on from the model that answers: whether it does depends on what has changed.
+    may_go_on: bool
+
+
 class Learning(BaseModel):
     """One way from passages to a model of the space's own: samples, training, measuring, the gate, deploying."""
 
@@ -270,6 +321,8 @@ class Learning(BaseModel):
     results: list[LearningResult]
     #: What the gate said, in sentences.
     judgement: list[str]
+    #: Its parts, once there are samples; one alone where the documents are not divided.
+    shards: list[LearningShard] = Field(default_factory=list)
     #: Ids of documents that it was trained on and that were forgotten since.
     tainted_by: list[str] = Field(default_factory=list)
     #: Of the current step's run: done, total and their unit.

@@ -23,7 +23,7 @@ from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.polling import PollingThread
 from modelworks.kernel.catalog import CatalogService
-from modelworks.kernel.catalog.finding import holding, named, unused
+from modelworks.kernel.catalog.finding import called, holding, unused
 from modelworks.kernel.catalog.manifest import discard
 from modelworks.kernel.catalog.store import VersionRow
 from modelworks.kernel.dataspace import DataspaceService
@@ -34,6 +34,7 @@ from modelworks.kernel.gateway.spaces import keeping, probing
 from modelworks.kernel.gateway.spaces.advancing import advance
 from modelworks.kernel.gateway.spaces.learning import SpaceLearning
 from modelworks.kernel.gateway.spaces.probing import AskIndex
+from modelworks.kernel.gateway.spaces.sharding import SAMPLE_SETS
 from modelworks.kernel.gateway.spaces.steps import NOUNS
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE
@@ -44,16 +45,12 @@ log = structlog.get_logger(__name__)
 
 _BUSY_POLL_S, _IDLE_POLL_S, _REST_S = 0.5, 30.0, 0.1
 #: What a space has in the catalog, by kind; its models are kept, and marked.
-_MADE: Final = (
-    *NOUNS,
-    ("dataset", "samples"),
-    ("dataset", "samples-test"),
-    ("dataset", "incoming"),
-)
+_MADE: Final = (*NOUNS, *(("dataset", noun) for noun in SAMPLE_SETS), ("dataset", "incoming"))
 _BUILT: Final = tuple(noun for _, noun in NOUNS)
 #: Nothing of these may be found again.
 _PROBES: Final = ("search", "files", "passages", "answers", "feedback", "kept", "samples")
-_SAMPLES: Final = ("samples", "samples-test")
+_SAMPLES: Final = frozenset(SAMPLE_SETS)
+_WHOLE: Final = frozenset({"samples", "samples-test", "corrections"})
 #: What is counted for the steps themselves, or told elsewhere in the report.
 _UNTOLD: Final = ("removed_unix", "names", "models", "runs")
 
@@ -224,24 +221,34 @@ class SpaceForgetting:
                 return
             # Sets that were removed name it still where they had a file of it: so do models that were trained on them.
             held = {each.row.id: _root(each.row) for each in sets if _has_file_of(each.row, row.document_id)}
-            told = [*row.counts.get("samples", ())]
+            told, num_samples = [*row.counts.get("samples", ())], int(row.counts.get("num_samples", 0))
             for old, files, num_removed, digests in rewritten:
                 if not digests:
                     continue
                 made = self._replace(session, owner, old, files)
                 told.append({"old": old.row.id, "new": made, "num_removed": num_removed})
+                # The set of a shard holds what the set of all of them holds, too.
+                num_samples += num_removed if old.noun in _WHOLE else 0
                 held[old.row.id] = _root(old.row)
                 row.digests = sorted({*row.digests, *digests})
             tainted = self.spaces.forgettings.taint(session, owner.id, held, row.document_id)
             row.counts = {
                 **row.counts,
                 "samples": told,
-                "num_samples": sum(each["num_removed"] for each in told),
+                "num_samples": num_samples,
                 "models": [
                     {
                         "version_id": each.adapter_version_id,
                         "learning_id": each.id,
-                        "training_run_id": each.runs.get("training"),
+                        "training_run_id": each.runs.get("training", each.runs.get("combining")),
+                        "shards": [
+                            {
+                                "number": shard["number"],
+                                "version_id": shard["adapter_version_id"],
+                                "knows_it": row.document_id in shard["tainted_by"],
+                            }
+                            for shard in each.results.get("shards", [])
+                        ],
                         "withdrawn": each.model == owner.settings["language_model"]
                         and settings_of(owner).learning.tainted == "withdraw",
                     }
@@ -362,7 +369,7 @@ class SpaceForgetting:
             search = probing.tried(self._ask, row.project_id, deployment, sentences, row.document_id)
         files = probing.files_of(each.row for each in versions)
         held = probing.holding(self.blobs, files, sentences)
-        of_samples = probing.files_of(each.row for each in versions if each.noun in _SAMPLES)
+        of_samples = probing.files_of(each.row for each in versions if each.noun in _WHOLE)
         num_samples = sum(probing.without_document(self._read(file), row.document_id)[1] for file in of_samples)
         with self._db.reading() as session:
             answers = self.spaces.answers.num_of(session, row.document_id)
@@ -498,11 +505,13 @@ class SpaceForgetting:
 
     def _made(self, session: Session, owner: SpaceRow) -> list[_Made]:
         """Everything that the space has, or had, in the catalog but its models, oldest first within a name."""
-        return [
-            _Made(kind, noun, row)
-            for kind, noun in _MADE
-            for row in named(session, owner.project_id, kind, f"{owner.catalog_name}/{noun}")
-        ]
+        found = []
+        prefix = f"{owner.catalog_name}/"
+        for kind in dict.fromkeys(kind for kind, _ in _MADE):
+            names = [prefix + noun for each, noun in _MADE if each == kind]
+            for name, row in called(session, owner.project_id, kind, names):
+                found.append(_Made(kind, name.removeprefix(prefix), row))
+        return found
 
     def _living(self, session: Session, owner: SpaceRow) -> list[_Made]:
         return [each for each in self._made(session, owner) if each.row.state == "ready"]

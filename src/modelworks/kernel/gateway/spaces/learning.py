@@ -6,7 +6,6 @@ gate lets the adapter pass and it answers, the space answers as before; whoever 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -20,16 +19,17 @@ from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.polling import PollingThread
 from modelworks.kernel.catalog import CatalogService
-from modelworks.kernel.catalog.finding import named
-from modelworks.kernel.catalog.schemas import Comparison, PromotionCreate, Version
+from modelworks.kernel.catalog.finding import called, named
+from modelworks.kernel.catalog.schemas import PromotionCreate, Version
 from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.dataspace.learning import own_model, settings_of, terms_of
-from modelworks.kernel.dataspace.schemas import Learning, LearningResult, Space
+from modelworks.kernel.dataspace.schemas import Learning, LearningPreview, Space
 from modelworks.kernel.dataspace.service import TOPIC
 from modelworks.kernel.dataspace.store import SpaceLearningRow, SpaceRow
 from modelworks.kernel.gateway.generation.language import LANGUAGE_TASK
-from modelworks.kernel.gateway.spaces import prompting
+from modelworks.kernel.gateway.spaces import correcting, prompting, sharding
 from modelworks.kernel.gateway.spaces.advancing import advance
+from modelworks.kernel.gateway.spaces.sharding import compared
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, JobSpec, RunRecord
 from modelworks.kernel.serving.schemas import AdapterCreate, Deployment, DeploymentSpec
@@ -41,8 +41,6 @@ SAMPLING: Final = "sample-making"
 #: The alias that what a space has deployed follows.
 LIVE: Final = "live"
 _BUSY_POLL_S, _IDLE_POLL_S, _REST_S = 1.0, 30.0, 0.1
-#: Passes over the samples, and how many of them make a step, where the budget allows.
-_EPOCHS, _BATCH = 3, 4
 #: Tokens of instructions, question and answer beside the passages; characters of a token at least; characters shown at most.
 _BESIDE_TOKENS, _TOKEN_CHARS, _MOST_CHARS, _LEAST_CHARS = 600, 2, 6000, 400
 
@@ -84,8 +82,8 @@ class SpaceLearning:
 
     # -- what people ask for ---------------------------------------------------------------------------------------------
 
-    def request(self, session: Session, caller: Principal, space: str, *, dry_run: bool = False) -> Space | Learning:
-        """Begin to learn from the passages that a space answers from now; with `dry_run` only see whether that works.
+    def request(self, session: Session, caller: Principal, space: str, *, dry_run: bool = False) -> LearningPreview | Learning:
+        """Begin to learn from the passages that a space answers from now; with `dry_run` only see from what that would be.
 
         Raises:
             NotFound: no such space, or no such data set `general`.
@@ -116,7 +114,7 @@ class SpaceLearning:
                 code="space_empty",
             )
         if dry_run:
-            return self._spaces.show(session, row)
+            return correcting.preview(session, self._spaces, row, base, version_id)
         begun = self._begin(session, row, caller.key_id, base, version_id, automatic=False)
         return self._spaces.learnings.show(session, begun)
 
@@ -152,18 +150,17 @@ class SpaceLearning:
         """Take away what was learned in a space that is gone, and tell the digests; whether nothing of it is left."""
         running = self._spaces.learnings.latest(session, row.id, "running")
         if running is not None:
-            active = [run_id for run_id in running.runs.values() if self._is_active(session, row.project_id, run_id)]
-            for run_id in active:
-                self._jobs.cancel(session, row.project_id, run_id)
+            active = self._stop_runs(session, running)
             if any(self._is_active(session, row.project_id, run_id) for run_id in active):
                 return False
         self._undeploy(session, row)
-        for kind, noun in (("model", "model"), ("dataset", "samples"), ("dataset", "samples-test")):
-            with suppress(NotFound):
-                for version in self._catalog.describe(session, row.project_id, f"{row.catalog_name}/{noun}", kind).versions:
-                    with suppress(Conflict, NotFound):
+        # What was made of others goes first.
+        for kind, nouns in (("model", sharding.MODELS), ("dataset", sharding.SAMPLE_SETS)):
+            for _, version in called(session, row.project_id, kind, [f"{row.catalog_name}/{noun}" for noun in nouns]):
+                with suppress(Conflict, NotFound):
+                    if version.state == "ready":
                         self._catalog.remove(session, row.project_id, version.id, kind, force=True)
-                        removed.add(self._catalog.get_version(session, row.project_id, version.id).digest)
+                        removed.add(version.digest)
         return True
 
     # -- where a document is forgotten -----------------------------------------------------------------------------------
@@ -173,9 +170,7 @@ class SpaceLearning:
         running = self._spaces.learnings.latest(session, row.id, "running")
         if running is None:
             return []
-        active = [run_id for run_id in running.runs.values() if self._is_active(session, row.project_id, run_id)]
-        for run_id in active:
-            self._jobs.cancel(session, row.project_id, run_id)
+        active = self._stop_runs(session, running)
         self._spaces.learnings.close(session, row, running, "cancelled", "Learning ends: a document is forgotten.")
         if running.step in ("judging", "deploying"):
             self._restore(session, row)
@@ -240,6 +235,7 @@ class SpaceLearning:
         follow = {
             "samples": self._follow_samples,
             "training": self._follow_training,
+            "combining": self._follow_combining,
             "measuring": self._follow_measuring,
             "judging": self._judge,
             "deploying": self._follow_deployment,
@@ -266,11 +262,16 @@ class SpaceLearning:
             session, row, key_id=key_id, base=base, base_version_id=base_version_id, automatic=automatic
         )
         terms = terms_of(learning)
+        num_shards = sharding.number_of(session, self._spaces, row, terms)
         context = self._catalog.get_version(session, row.project_id, base_version_id).metadata.get("context_length")
         room = _MOST_CHARS if context is None else (int(context) - _BESIDE_TOKENS) * _TOKEN_CHARS
         inputs = {"passages": f"dataset:{learning.passages_version_id}"}
+        if (said := correcting.written(session, self._spaces, self._catalog, row, terms)) is not None:
+            inputs["corrections"] = f"dataset:{said}"
+        is_live = terms.go_on and sharding.answering(session, self._spaces, row, learning) is not None
         if terms.max_questions:
             inputs["teacher"] = f"deployment:{base}"
+        if terms.max_questions or is_live:
             for role, noun in (("previous", "samples"), ("previous_test", "samples-test")):
                 # Not the one of the last time by its id: forgetting a document writes it anew.
                 versions = [] if before is None else named(session, row.project_id, "dataset", f"{row.catalog_name}/{noun}")
@@ -287,6 +288,9 @@ class SpaceLearning:
                 "test_share": terms.test_share,
                 "max_prompt_chars": max(_LEAST_CHARS, min(_MOST_CHARS, room)),
                 "without": self._spaces.learnings.closed_documents(session, row.id),
+                "shards": num_shards,
+                "fresh": is_live,
+                "correction_repeats": terms.correction_repeats,
             },
             output_name=f"{row.catalog_name}/samples",
         )
@@ -311,71 +315,92 @@ class SpaceLearning:
             learning.samples_version_id = made[f"{row.catalog_name}/samples"]
             learning.test_version_id = made[f"{row.catalog_name}/samples-test"]
             learning.counts = dict(run.result or {})
-            terms = terms_of(learning)
-            wanted = math.ceil(int(learning.counts.get("num_samples", 0)) * _EPOCHS / _BATCH)
-            spec = JobSpec(
-                verb="train",
-                task=LANGUAGE_TASK,
-                inputs={"base": f"model:{learning.base_version_id}", "train": f"dataset:{learning.samples_version_id}"},
-                params={
-                    "method": "lora",
-                    "steps": max(1, min(terms.max_steps, wanted)),
-                    "batch_size": _BATCH,
-                    # Other documents are held out to measure on.
-                    "validation_fraction": 0.0,
-                    **terms.training,
-                },
-                output_name=learning.model,
-            )
-            self._submit(session, learning, "training", spec)
+            shards = sharding.planned(session, self._spaces, self._catalog, row, learning, made)
+            news = made.get(f"{row.catalog_name}/samples-new")
+            # What goes on is held to what answers now; what begins anew has to be better than that.
+            goes_on = news is not None and any(each.way == "continued" for each in shards)
+            news = news if goes_on and not any(each.way == "anew" for each in shards) else None
+            told = [each.model_dump(mode="json") for each in shards]
+            learning.results = {**learning.results, "shards": told, "news": news}
+            for name, spec in sharding.trainings(row, learning, shards):
+                self._submit(session, learning, name, spec)
             learning.step = "training"
             said = f"{learning.counts.get('num_samples', 0)} samples are learned."
-            self._spaces.tell(session, row, said, data={"learning_id": learning.id, "run_id": learning.runs["training"]})
+            ids = [run_id for name, run_id in learning.runs.items() if name.startswith("training")]
+            self._spaces.tell(session, row, said, data={"learning_id": learning.id, "run_ids": ids})
 
     def _follow_training(self, learning: SpaceLearningRow) -> None:
-        run = self._ended(learning, "training")
-        if run is None:
-            return
+        runs: dict[str, RunRecord] = {}
+        for name in learning.runs:
+            if name.startswith("training"):
+                if (run := self._ended(learning, name)) is None:
+                    return
+                runs[name] = run
         with self._db.transaction() as session:
             found = self._spaces.learnings.locked(session, learning.id, "training")
             if found is None:
                 return
             row, learning = found
-            models = [output.version_id for output in run.outputs if output.kind == "model"]
-            if not models:
-                raise NotFound(f"The run {run.id} has saved no model.", hint="Its log says why.", code="no_output")
-            learning.adapter_version_id = models[-1]
-            data = {"test": str(learning.test_version_id)}
-            if (general := self._general(session, learning)) is not None:
-                data["general"] = general.id
-            measured = {"before": learning.base_version_id, "after": models[-1]}
-            # What it has to beat is the model that answers now, which need not be the base.
-            if (live := self._live(session, learning)) is not None and live.id not in measured.values():
-                measured["live"] = live.id
-            for who, version_id in measured.items():
-                for role, dataset_id in data.items():
-                    spec = JobSpec(
-                        verb="evaluate",
-                        task=LANGUAGE_TASK,
-                        inputs={"model": f"model:{version_id}", "test": f"dataset:{dataset_id}"},
-                        params={"max_answers": terms_of(learning).max_answers},
-                    )
-                    self._submit(session, learning, f"measuring {who} {role}", spec)
-            learning.step = "measuring"
-            said = "The model is measured on held-out documents, without the adapter and with it."
+            shards, num = sharding.shards_of(learning), sharding.number_in(learning)
+            for shard in shards:
+                if (run := runs.get(sharding.run_of(shard, num))) is not None:
+                    shard.adapter_version_id = _model_of(run)
+            learning.results = {**learning.results, "shards": [each.model_dump(mode="json") for each in shards]}
+            if num == 1:
+                self._measure(session, row, learning, str(shards[0].adapter_version_id))
+                return
+            self._submit(session, learning, "combining", sharding.together(learning, shards))
+            learning.step = "combining"
+            kept = sum(each.way == "kept" for each in shards)
+            said = f"The adapters of {len(shards)} shards are made one; {kept} of them are kept as they were."
             self._spaces.tell(session, row, said, data={"learning_id": learning.id})
+
+    def _follow_combining(self, learning: SpaceLearningRow) -> None:
+        run = self._ended(learning, "combining")
+        if run is None:
+            return
+        with self._db.transaction() as session:
+            found = self._spaces.learnings.locked(session, learning.id, "combining")
+            if found is not None:
+                self._measure(session, *found, _model_of(run))
+
+    def _measure(self, session: Session, row: SpaceRow, learning: SpaceLearningRow, adapter: str) -> None:
+        """Have the adapter that is to answer measured, beside what there was before."""
+        learning.adapter_version_id = adapter
+        data = {"test": str(learning.test_version_id)}
+        if (general := self._general(session, learning)) is not None:
+            data["general"] = general.id
+        measured = {"before": learning.base_version_id, "after": adapter}
+        # What it has to beat is the model that answers now, which need not be the base.
+        if (live := self._live(session, learning)) is not None and live.id not in measured.values():
+            measured["live"] = live.id
+        wanted = [(who, role) for who in measured for role in data]
+        if (news := learning.results.get("news")) is not None:
+            data["news"] = news
+            wanted += [(who, "news") for who in measured if who != "before" or "live" not in measured]
+        for who, role in wanted:
+            spec = JobSpec(
+                verb="evaluate",
+                task=LANGUAGE_TASK,
+                inputs={"model": f"model:{measured[who]}", "test": f"dataset:{data[role]}"},
+                params={"max_answers": terms_of(learning).max_answers},
+            )
+            self._submit(session, learning, f"measuring {who} {role}", spec)
+        learning.step = "measuring"
+        said = "The model is measured on held-out documents, without the adapter and with it."
+        self._spaces.tell(session, row, said, data={"learning_id": learning.id})
 
     def _follow_measuring(self, learning: SpaceLearningRow) -> None:
         for name in learning.runs:
             if name.startswith("measuring") and self._ended(learning, name) is None:
                 return
         with self._db.reading() as session:
-            rows = self._compared(session, learning)
+            rows = compared(session, self._catalog, learning, self._general(session, learning))
         with self._db.transaction() as session:
             found = self._spaces.learnings.locked(session, learning.id, "measuring")
             if found is not None:
                 _, learning = found
-                learning.results = {"rows": [each.model_dump(mode="json") for each in rows], "sentences": []}
+                learning.results = {**learning.results, "rows": [each.model_dump(mode="json") for each in rows]}
                 learning.step = "judging"
 
     def _judge(self, learning: SpaceLearningRow) -> None:
@@ -512,6 +537,7 @@ class SpaceLearning:
             with self._db.transaction() as session:
                 if (found := self._spaces.learnings.locked(session, learning.id, learning.step)) is not None:
                     self._spaces.learnings.close(session, *found, "cancelled", f"Learning ends: {run.id} was cancelled.")
+                    self._stop_runs(session, found[1])
             return None
         self._fail(learning, {**(run.error or {"code": "run_failed", "message": "It gave no reason."}), "run_id": run.id})
         return None
@@ -521,6 +547,14 @@ class SpaceLearning:
             if (found := self._spaces.learnings.locked(session, learning.id, learning.step)) is not None:
                 said = f"Learning failed at the step {learning.step}: {error.get('message')}"
                 self._spaces.learnings.close(session, *found, "failed", said, error=error)
+                self._stop_runs(session, found[1])
+
+    def _stop_runs(self, session: Session, learning: SpaceLearningRow) -> list[str]:
+        """Cancel what is under way for one; returns the runs that still have to end."""
+        active = [run_id for run_id in learning.runs.values() if self._is_active(session, learning.project_id, run_id)]
+        for run_id in active:
+            self._jobs.cancel(session, learning.project_id, run_id)
+        return active
 
     def _is_active(self, session: Session, project_id: str, run_id: str) -> bool:
         return self._jobs.get(session, project_id, run_id).state in ACTIVE
@@ -542,19 +576,13 @@ class SpaceLearning:
             test=learning.test_version_id,
             general=None if general is None else general.id,
             metric=terms_of(learning).metric,
+            news=learning.results.get("news"),
+            margin=terms_of(learning).margin,
         )
 
-    def _compared(self, session: Session, learning: SpaceLearningRow) -> list[LearningResult]:
-        """The base and the adapter beside each other, on everything that they were measured on."""
-        base = self._catalog.get_version(session, learning.project_id, learning.base_version_id)
-        adapter = self._catalog.get_version(session, learning.project_id, str(learning.adapter_version_id))
-        test = self._catalog.get_version(session, learning.project_id, str(learning.test_version_id))
-        found: list[LearningResult] = []
-        for role, data in (("test", test), ("general", self._general(session, learning))):
-            if data is None:
-                continue
-            compared: Comparison = self._catalog.evaluations.compare_versions(session, learning.project_id, base, adapter, data)
-            for row in compared.rows:
-                told = row.model_dump(exclude={"baseline", "candidate"})
-                found.append(LearningResult(data=role, before=row.baseline, after=row.candidate, **told))
-        return found
+
+def _model_of(run: RunRecord) -> str:
+    models = [output.version_id for output in run.outputs if output.kind == "model"]
+    if not models:
+        raise NotFound(f"The run {run.id} has saved no model.", hint="Its log says why.", code="no_output")
+    return models[-1]

@@ -11,7 +11,7 @@ from modelworks.kernel.access.routes import principal_dependency, require
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.dataspace import DataspaceService, Space
-from modelworks.kernel.dataspace.schemas import Learning
+from modelworks.kernel.dataspace.schemas import Learning, LearningPreview
 from modelworks.kernel.gateway.service import Authenticator
 from modelworks.kernel.gateway.spaces.learning import SpaceLearning
 
@@ -23,9 +23,9 @@ def router(access: Authenticator, spaces: DataspaceService, learning: SpaceLearn
     reader, writer = require(principal, "read"), require(principal, "write")
 
     @routes.post("/{space}/learn", status_code=202)
-    def learn_space(space: str, caller: Principal = Depends(writer), dry_run: bool = False) -> Space | Learning:
+    def learn_space(space: str, caller: Principal = Depends(writer), dry_run: bool = False) -> LearningPreview | Learning:
         """Make samples of the passages, train an adapter of the space's language model, measure it on held-out documents,
-        and let the space answer with it if the gate lets it pass. A dry run answers with the space as it is.
+        and let the space answer with it if the gate lets it pass. A dry run says from what it would be made.
         """
         if dry_run:
             with db.reading() as session:

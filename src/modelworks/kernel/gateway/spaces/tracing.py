@@ -26,6 +26,7 @@ from modelworks.kernel.dataspace.proofs import (
     WhyDocument,
     WhyModel,
 )
+from modelworks.kernel.dataspace.schemas import LearningShard
 from modelworks.kernel.dataspace.store import (
     DocumentRow,
     SpaceAnswerPassageRow,
@@ -34,6 +35,7 @@ from modelworks.kernel.dataspace.store import (
     SpaceRow,
 )
 from modelworks.kernel.gateway.spaces import probing
+from modelworks.kernel.gateway.spaces.sharding import number_in, shards_of
 from modelworks.kernel.serving.service import ServingService
 from modelworks.kernel.storage import BlobStore
 
@@ -106,7 +108,7 @@ class Tracing:
     def _samples(self, session: Session, owner: SpaceRow, document_id: str) -> tuple[list[VersionRow], int]:
         """Living sets of samples that name a document, and how many samples do."""
         found, number = [], 0
-        for noun in ("samples", "samples-test"):
+        for noun in ("samples", "samples-test", "corrections"):
             for row in self._named(session, owner, noun):
                 if row.state != "ready":
                     continue
@@ -135,12 +137,23 @@ class Tracing:
                     adapter=self._made(session, owner.project_id, learning.adapter_version_id),
                     base_version_id=learning.base_version_id,
                     samples_version_id=learning.samples_version_id,
-                    training_run_id=learning.runs.get("training"),
+                    training_run_id=learning.runs.get("training", learning.runs.get("combining")),
                     state=learning.state,
                     tainted_by=learning.tainted_by,
+                    shards=self._shards_with(session, learning, document_id),
                     derived=self._derived(session, owner.project_id, learning.adapter_version_id),
                 )
             )
+        return found
+
+    def _shards_with(self, session: Session, learning: SpaceLearningRow, document_id: str) -> list[LearningShard]:
+        """The shards of a model that were trained on a document, where there are several."""
+        found = []
+        for shard in shards_of(learning) if number_in(learning) > 1 else ():
+            with suppress(NotFound):
+                samples = self._catalog.get_version(session, learning.project_id, shard.samples_version_id)
+                if document_id in shard.tainted_by or any(file.path == f"{document_id}.jsonl" for file in samples.files):
+                    found.append(shard)
         return found
 
     def _derived(self, session: Session, project_id: str, version_id: str) -> list[MadeVersion]:
@@ -239,7 +252,8 @@ class Tracing:
         if learning is None:
             return found
         found.learning_id, found.base_version_id = learning.id, learning.base_version_id
-        found.training_run_id = learning.runs.get("training")
+        found.training_run_id = learning.runs.get("training", learning.runs.get("combining"))
+        found.shards = shards_of(learning) if number_in(learning) > 1 else []
         if learning.samples_version_id is not None:
             found.samples = self._made(session, owner.project_id, learning.samples_version_id)
             with suppress(NotFound):
