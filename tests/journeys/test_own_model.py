@@ -1,4 +1,4 @@
-"""A space learns in shards on a whole platform; server and runs are killed, a run is cancelled: nothing is doubled or left over."""
+"""A space learns in shards on a whole platform; server and runs are killed, one is cancelled: nothing is doubled or left."""
 
 from __future__ import annotations
 

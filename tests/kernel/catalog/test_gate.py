@@ -298,6 +298,30 @@ def test_what_got_worse_elsewhere_is_refused_beyond_the_threshold(
             lab.promote("chat@v2", general="general", max_regression=allowed)
 
 
+@pytest.mark.parametrize(
+    ("test", "news", "margin", "passed"),
+    [
+        (NOISE, NEW, 0.05, [True, True]),
+        # As good on the whole, but it may be worse by more than that.
+        (NOISE, NEW, 0.005, [False, True]),
+        (NEW, NEW, 0.0, [True, True]),
+        (NEW, NOISE, 0.05, [True, False]),
+    ],
+)
+def test_what_goes_on_need_not_be_better_than_it_was_but_for_what_is_new(
+    lab: Lab, in_service: Version, test: list[float], news: list[float], margin: float, passed: list[bool]
+) -> None:
+    version = lab.add("chat")
+    lab.measure(version, "test", test)
+    lab.measure(version, "general", news)
+    found = lab.judge("chat@v2", news="general", margin=margin)
+    assert [(check.role, check.passed) for check in found.checks] == [*zip(("test", "news"), passed, strict=True)]
+    assert found.checks[0].comparison is not None
+    assert ("not worse" in found.checks[0].sentence) is passed[0]
+    # Without a margin of its own it is the gate's.
+    assert lab.judge("chat@v2", news="general", max_regression=margin).checks[0].passed is passed[0]
+
+
 def test_without_the_evaluations_nothing_is_promoted(lab: Lab, in_service: Version) -> None:
     lab.measure(lab.add("chat"), "test", NEW)
     with pytest.raises(NotFound, match="modelworks evaluate tell-apart chat@v2 --data general@v1") as refused:
