@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.capabilities.document.conftest import passages_of
 
-from modelworks.capabilities.document.blocks import Block, Table
+from modelworks.capabilities.document.blocks import Block, BlockKind, Table
 from modelworks.capabilities.document.language import joined, language, sentences
 
 
@@ -77,3 +79,66 @@ def test_languages_and_joints() -> None:
     assert joined("水泵", "在大厅") == "水泵在大厅"
     assert joined("the pump", "stands") == "the pump stands"
     assert list(sentences("One. Two? 三。四！")) == ["One.", " Two?", " 三。", "四！"]
+
+
+def _on_page(kind: BlockKind, text: str, place: int, *, level: int = 1, table: Table | None = None) -> Block:
+    return Block(kind, text, level=level, table=table, page=1, box=(0.1, place / 20, 0.9, place / 20 + 0.02))
+
+
+def test_small_sections_of_a_page_share_a_passage_with_their_headings_as_lines() -> None:
+    blocks = [
+        _on_page("heading", "Report", 0),
+        _on_page("heading", "Note 3", 1, level=2),
+        _on_page("heading", "Europe", 2, level=2),
+        _on_page("text", "Sales rose by a tenth.", 3),
+        _on_page("heading", "Japan", 4, level=2),
+        _on_page("text", "Sales fell.", 5),
+        _on_page("heading", "Outlook", 6, level=2),
+        _on_page("text", "The year ahead is hard to tell. " * 12, 7),
+    ]
+    small, *long = passages_of(blocks, passage_chars=200)
+    assert small.text == "Note 3\nEurope\nSales rose by a tenth.\nJapan\nSales fell."
+    assert small.place.headings == ("Report",)
+    assert small.place.box == (0.1, 0.05, 0.9, 0.27)
+    assert {each.place.headings for each in long} == {("Report", "Outlook")}
+    assert len({each.section for each in long}) == 1
+    assert [each.ordinal for each in (small, *long)] == list(range(1 + len(long)))
+
+
+def test_a_heading_alone_on_a_page_waits_for_what_it_stands_above() -> None:
+    long = "The lease runs for ten years. " * 20
+    blocks = [_on_page("heading", "Note 9", 0), _on_page("heading", "Leases", 1), _on_page("text", long, 2)]
+    first, *rest = passages_of(blocks, passage_chars=300)
+    assert first.text.startswith("Note 9\nThe lease runs")
+    assert all(each.place.headings == ("Leases",) for each in (first, *rest))
+    # In formats that say what is a heading it is a passage of its own.
+    alone, *_ = passages_of([replace(block, box=None, page=None) for block in blocks], passage_chars=300)
+    assert (alone.text, alone.place.headings) == ("Note 9", ("Note 9",))
+
+
+def test_what_introduces_a_table_on_a_page_stands_with_it() -> None:
+    rows = [["", "2023", "2022"], *([f"Item {n}", f"{n},000", f"{n},500"] for n in range(12))]
+    table = Table(rows)
+    blocks = [
+        _on_page("heading", "Sales", 0),
+        _on_page("text", "The following table shows net sales by category:", 1),
+        _on_page("table", "", 2, table=table),
+        _on_page("text", "Costs are told elsewhere. " * 12, 3),
+    ]
+    first, *rest = passages_of(blocks, passage_chars=300)
+    assert first.kind == "table"
+    assert first.text.startswith("The following table shows net sales by category:\n|  | 2023 | 2022 |\n")
+    assert all(each.kind == "text" for each in rest)
+    # The passage is a table where most of it is one.
+    (both,) = passages_of([*blocks[:2], _on_page("table", "", 2, table=Table(rows[:2]))], passage_chars=400)
+    assert both.kind == "table"
+    (mixed,) = passages_of(
+        [
+            *blocks[:1],
+            _on_page("text", "All of it was sold. " * 8, 1),
+            _on_page("heading", "Parts", 2),
+            _on_page("table", "", 3, table=Table(rows[:2])),
+        ],
+        passage_chars=400,
+    )
+    assert mixed.kind == "text"

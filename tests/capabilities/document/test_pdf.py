@@ -75,6 +75,24 @@ def test_running_heads_and_page_numbers_are_left_out(tmp_path: Path) -> None:
     assert [block.page for block in blocks] == [1, 2, 3, 4]
 
 
+def test_a_foot_that_ends_pages_at_no_fixed_height_is_left_out_of_short_ones_too(tmp_path: Path) -> None:
+    pages = []
+    for n in range(1, 31):
+        # Every third page is long, as in a report with appendices; a few of the others have the foot below two lines.
+        count = 10 if n % 3 == 0 else 2
+        body = [
+            f"Pump {at} {'abcdef'[at % 6]}{'uvwxyz'[n % 6]}{chr(97 + n % 26)} is told of on page {n}." for at in range(count)
+        ]
+        foot = [f"Works Ltd. | Form 7 | {n}"] if n % 3 < 2 else []
+        pages.append(
+            lines(50, 100 + 7 * n, body) + "".join(line(250, 100 + 7 * n + 20 * len(body) + 40, each) for each in foot)
+        )
+    _, blocks = read(tmp_path, "a.pdf", pdf(pages))
+    said = " ".join(block.text for block in blocks)
+    assert "Form 7" not in said
+    assert all(f"is told of on page {n}." in said for n in range(1, 31))
+
+
 def test_a_turned_page_is_read_as_it_is_shown(tmp_path: Path) -> None:
     # A page that is shown turned by 90 degrees; its text is written so that it then runs level.
     content = (

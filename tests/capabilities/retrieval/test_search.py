@@ -193,3 +193,11 @@ def test_a_document_is_about_what_much_of_it_says_not_what_it_says_once(tmp_path
     assert oil[index.passages.mask(["a"])][0] == pytest.approx(oil[index.passages.mask(["b"])][0], abs=0.02)
     for query in ("sails", "the"):
         assert (subjects.lifted(query, scores) == scores).all()
+
+
+def test_what_a_document_says_twice_is_told_once_and_leaves_room(tmp_path: Path) -> None:
+    said = "The seal of the pump holds for a year."
+    texts = {"a": [said, "The pump has a seal.", said, said], "b": [said]}
+    index = Index(built(tmp_path, texts).saved[0].path)
+    found = hits(index, "how long does the seal of the pump hold", limit=3)
+    assert ids(found) == ["a:0", "b:0", "a:1"] or ids(found) == ["b:0", "a:0", "a:1"]

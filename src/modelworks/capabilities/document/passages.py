@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelworks.capabilities.document.blocks import Block, Box, Table
 from modelworks.capabilities.document.language import language, pieces, weight
@@ -13,6 +13,10 @@ from modelworks.contract.passages import Passage, Place
 
 #: A table that is not longer than so many passages stays whole.
 _WHOLE_TABLE = 2.0
+#: What introduces a table on a page stands with it where it is no longer than this share of a passage.
+_LEAD = 0.35
+#: Small sections of pages share a passage that is at most so many times as long as others.
+_TOGETHER = 1.25
 #: A passage this full is closed rather than that a paragraph is torn apart to fill it.
 _FULL = 0.35
 _MAX_HEADING_CHARS = 300
@@ -23,19 +27,17 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufe
 
 
 def make_passages(document_id: str, blocks: Iterable[Block], request: ParsingRequest) -> Iterator[list[Passage]]:
-    """The passages of a document, section by section (one heading each), with all of their fields but the language.
+    """The passages of a document, section by section (one heading each, but see `_packed`), with all fields but the language.
 
     Args:
         blocks: in reading order.
     """
     ordinal = 0
-    for section in _sections(blocks):
-        drafts = list(_drafts(section, request))
+    drafted = ((section, list(_drafts(section, request))) for section in _sections(blocks))
+    for headings, drafts in _packed(drafted, request):
         made = []
         for number, draft in enumerate(drafts):
-            place = Place(
-                page=draft.page, box=draft.box, cells=draft.cells, lines=draft.lines, headings=tuple(section.headings)
-            )
+            place = Place(page=draft.page, box=draft.box, cells=draft.cells, lines=draft.lines, headings=headings)
             made.append(
                 Passage(
                     id=f"{document_id}:{ordinal + number}",
@@ -142,6 +144,92 @@ class _Draft:
         if block.lines is not None:
             first, last = self.lines or block.lines
             self.lines = (min(first, block.lines[0]), max(last, block.lines[1]))
+
+
+def _packed(
+    sections: Iterable[tuple[_Section, list[_Draft]]], request: ParsingRequest
+) -> Iterator[tuple[tuple[str, ...], list[_Draft]]]:
+    """The drafts of each section under its headings; on pages (PDF) small neighbours as one.
+
+    What is a heading on a page, its type says, and that is a guess: heads of tables are bold, and many a section is a line.
+    Alone such a piece is found by chance and says little. So small sections that follow one another share a passage, in which
+    their headings are lines; a heading under which nothing stands goes with what follows it, and so does what introduces a
+    table. The passage stands under the headings that its sections share.
+    """
+    limit, ratio = float(request.passage_chars), request.chinese_ratio
+    held: list[tuple[_Section, list[_Draft]]] = []
+    size = 0.0
+    for section, drafts in sections:
+        if not drafts:
+            continue
+        if any(draft.box is None or draft.kind == "code" for draft in drafts):
+            yield from _flushed(held)
+            held = []
+            yield tuple(section.headings), drafts
+            continue
+        drafts = _led(drafts, limit, ratio)
+        own = sum(weight(draft.text, ratio) for draft in drafts)
+        if held and size + own > _TOGETHER * limit:
+            # A heading alone waits for what it stands above, however long that is.
+            if all(_is_bare(*each) for each in held):
+                drafts[0].text = "\n".join([*(each[0].headings[-1] for each in held), drafts[0].text])
+            else:
+                yield from _flushed(held)
+            held = []
+        size = own + (size if held else 0.0)
+        held.append((section, drafts))
+    yield from _flushed(held)
+
+
+def _is_bare(section: _Section, drafts: list[_Draft]) -> bool:
+    """Whether nothing stands under a heading but the heading itself."""
+    return bool(section.headings) and [draft.text for draft in drafts] == [section.headings[-1]]
+
+
+def _led(drafts: list[_Draft], limit: float, ratio: float) -> list[_Draft]:
+    """With what introduces a table as its first lines."""
+    found: list[_Draft] = []
+    for draft in drafts:
+        before = found[-1] if found else None
+        whole = draft.kind == "table" and weight(draft.text, ratio) <= _WHOLE_TABLE * limit
+        if whole and before is not None and before.kind in ("text", "caption") and weight(before.text, ratio) <= _LEAD * limit:
+            found[-1] = _one([before, draft], "table")
+        else:
+            found.append(draft)
+    return found
+
+
+def _flushed(held: list[tuple[_Section, list[_Draft]]]) -> Iterator[tuple[tuple[str, ...], list[_Draft]]]:
+    """What is held as one passage, or a section alone as it is."""
+    if not held:
+        return
+    shared = list(held[0][0].headings)
+    for section, _ in held[1:]:
+        same = 0
+        while same < min(len(shared), len(section.headings)) and shared[same] == section.headings[same]:
+            same += 1
+        del shared[same:]
+    if len(held) == 1:
+        yield tuple(shared), held[0][1]
+        return
+    parts: list[_Draft] = []
+    for section, drafts in held:
+        title = "" if _is_bare(section, drafts) else "\n".join(section.headings[len(shared) :][-1:])
+        first, *more = drafts
+        parts += [replace(first, text=f"{title}\n{first.text}" if title else first.text), *more]
+    sizes = {kind: sum(len(part.text) for part in parts if part.kind == kind) for kind in {part.kind for part in parts}}
+    kind = max(sorted(sizes), key=lambda each: sizes[each]) if "table" in sizes or len(sizes) == 1 else "text"
+    yield tuple(shared), [_one(parts, kind)]
+
+
+def _one(parts: list[_Draft], kind: str) -> _Draft:
+    """Drafts of pages as one, which begins where the first does."""
+    first = parts[0]
+    box = first.box
+    for part in parts[1:]:
+        if box is not None and part.box is not None and part.page == first.page:
+            box = union(box, part.box)
+    return replace(first, kind=kind, text="\n".join(part.text for part in parts), box=box)
 
 
 def union(one: Box, other: Box) -> Box:

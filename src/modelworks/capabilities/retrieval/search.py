@@ -114,14 +114,20 @@ class Index:
         depth = max(limit, _DEPTH)
         lexical = _ranks(words, depth)
         dense = {} if likeness is None else _ranks(likeness, depth)
-        best = top(total, max(limit, _READ_AGAIN))
+        best = top(total, max(2 * limit, _READ_AGAIN))
         scores = {place: float(total[place]) for place in best}
         self._prefer_phrases(query, total, rows, scores)
-        ordered = sorted(scores, key=lambda place: (-scores[place], place))[:limit]
-        found = []
-        for place in ordered:
+        found: list[Hit] = []
+        told: set[tuple[str, str]] = set()
+        for place in sorted(scores, key=lambda place: (-scores[place], place)):
+            if len(found) == limit:
+                break
             row = place if rows is None else int(rows[place])
             passage = self.passages.at(row)
+            # What a document says twice is told once, where it says so best.
+            if (passage.document_id, passage.text) in told:
+                continue
+            told.add((passage.document_id, passage.text))
             before, after = self._around(row, passage, around)
             found.append(
                 Hit(

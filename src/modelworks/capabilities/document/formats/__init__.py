@@ -16,7 +16,7 @@ Reader = Callable[[Source, Pages], Parsed]
 
 #: Where a format's reader lies, the libraries whose version changes what it gives, and the version of its own rules.
 _READERS: dict[str, tuple[str, tuple[str, ...], int]] = {
-    "pdf": ("pdf.reading:read", ("pypdfium2",), 1),
+    "pdf": ("pdf.reading:read", ("pypdfium2",), 2),
     "docx": ("docx:read", ("lxml",), 1),
     "pptx": ("pptx:read", ("lxml",), 1),
     "xlsx": ("xlsx:read", ("openpyxl",), 1),
@@ -38,7 +38,7 @@ _READERS: dict[str, tuple[str, tuple[str, ...], int]] = {
 #: Formats that may hold pictures of text.
 _WITH_OCR = frozenset({"pdf", "image"})
 #: Of what is done with the blocks of any format.
-_PASSAGES = 1
+_PASSAGES = 2
 
 
 def formats() -> tuple[str, ...]:

@@ -29,6 +29,8 @@ _DIGITS = re.compile(r"\d+")
 _MARGIN = 0.13
 #: On pages with fewer lines the first and the last one prove nothing.
 _SOME_LINES = 8
+#: A line that is the last of so many pages, but for its numbers, is their foot, whatever share of all pages they are.
+_MANY_FEET = 10
 _MAX_HEADING_CHARS, _MAX_HEADING_LINES = 160, 3
 
 
@@ -87,15 +89,15 @@ def _box(box: list[float], size: list[float]) -> Box:
 def _running(records: list[PageRecord]) -> set[tuple[str, int]]:
     """Heads, feet and page numbers, as key and page."""
     seen: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
-    ends: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    #: Pages by whether a line is their first (0) or last (-1), and its words.
+    ends: defaultdict[tuple[int, str], set[int]] = defaultdict(set)
     numbers: set[tuple[str, int]] = set()
     for record in records:
         high = (record.get("size") or [1.0, 1.0])[1]
         lines = [item for item in record["items"] if "text" in item and not item.get("plain")]
         # On pages of unlike lengths heads and feet stand at no fixed height, but first and last.
-        for item in (lines[0], lines[-1]) if len(lines) >= _SOME_LINES else ():
-            key = record_key(item)
-            ends[key.rpartition("@")[0]].append((key, int(record["page"])))
+        for at in (0, -1) if len(lines) >= _SOME_LINES else ():
+            ends[at, record_key(lines[at]).rpartition("@")[0]].add(int(record["page"]))
         for item in record["items"]:
             if "aside" in item or item.get("plain"):
                 continue
@@ -119,7 +121,15 @@ def _running(records: list[PageRecord]) -> set[tuple[str, int]]:
         for each in found
     }
     most = max(least, 0.4 * len(records))
-    repeated |= {each for found in ends.values() if len({page for _, page in found}) >= most for each in found}
+    # Chapters begin alike, up to their number; what ends many pages belongs to none of them.
+    proved = {end for end, pages in ends.items() if len(pages) >= (most if end[0] == 0 else min(most, _MANY_FEET))}
+    for record in records:
+        lines = [item for item in record["items"] if "text" in item and not item.get("plain")]
+        # What is known for a head or a foot is one on short pages, too.
+        for at in (0, -1) if lines else ():
+            key = record_key(lines[at])
+            if (at, key.rpartition("@")[0]) in proved:
+                repeated.add((key, int(record["page"])))
     return numbers | repeated
 
 
