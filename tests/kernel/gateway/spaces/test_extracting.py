@@ -30,6 +30,15 @@ def test_what_no_passage_speaks_of_is_not_answerable() -> None:
     assert quotations("谁是第一任总统？", [PRINTER]) == []
 
 
+def test_a_question_about_something_that_no_passage_names_is_not_answerable() -> None:
+    report = Source("Net sales rose to 81,797 million in the third quarter.", about="2023 Q3 Acme.pdf")
+    assert is_answerable("How did net sales of Acme change in the third quarter?", [report])
+    assert not is_answerable("How did net sales of Globex change in the third quarter?", [report])
+    assert is_answerable("How did net sales of Acme and Globex change in the third quarter?", [report])
+    # A quarter is no name that tells one company from another.
+    assert not is_answerable("How did net sales of Globex change in Q3?", [report])
+
+
 def test_a_long_sentence_is_cut_at_a_word() -> None:
     source = Source("The printer " + "prints and " * 200)
     text = quotations("What does the printer do?", [source])[0].text

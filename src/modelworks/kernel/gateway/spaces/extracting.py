@@ -69,9 +69,16 @@ def _weight(word: str, question: Terms) -> float:
 
 
 def is_answerable(question: str, sources: Sequence[Source], *, least: float | None = None) -> bool:
-    """Whether any passage has enough of what is asked about; False is "not in the documents"."""
+    """Whether any passage has enough of what is asked about; False is "not in the documents".
+
+    Where a question names things, one of the passages must know one of them: reports of one company have all the other words
+    of a question about another.
+    """
     asked = terms(question)
     bar = LEAST_COVERAGE[language_of(question)] if least is None else least
+    named = {name for name in asked.names if name.isalpha()}
+    if named and not any(named & (source.known.words | source.known.names) for source in sources):
+        return False
     return any(coverage(asked, source) >= bar for source in sources)
 
 
