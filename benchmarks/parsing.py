@@ -1,6 +1,6 @@
 """Documents made passages: how true the text is, whether tables are kept, and pages per CPU-second, beside pypdf and docling.
 
-    python benchmarks/parsing.py [--docling-python PATH] [--only NAME]
+    python benchmarks/parsing.py [--docling-python PATH] [--docling-parse-python PATH] [--only NAME]
 
 Reads `../shared/data/04-docqa` (or MODELWORKS_SHARED): the office files and PDFs that have reference Markdown, and PDFs without
 one (quarterly reports, accident reports, Chinese and English papers) for speed. The references are docling's own accepted
@@ -10,9 +10,10 @@ output, which is kind to docling and unkind to what drops page furniture on purp
   order   2 × the longest matching stretches over both lengths, so text in the wrong order costs
   rows    share of the reference's table rows that are found as one row with the same cells, in the same order
 
-docling needs an environment of its own and its weights in it: give its interpreter with --docling-python. Without that it is
-left out, and nothing is said about it. CPU time is that of reading alone, in one process; the last line is the whole job with
-its processes, from files to the saved data set.
+docling needs an environment of its own and its weights in it: give its interpreter with --docling-python. Its own reader of
+PDFs, docling-parse, needs no weights: it gives lines of text as they stand on the page, no layout and no tables (give an
+environment that has it with --docling-parse-python). What is not given is left out, and nothing is said about it. CPU time is
+that of reading alone, in one process; the last line is the whole job with its processes, from files to the saved data set.
 """
 
 from __future__ import annotations
@@ -60,6 +61,21 @@ for path in json.load(sys.stdin):
         text = ""
     print(json.dumps({"path": path, "cpu_s": time.process_time() - start, "text": text}), flush=True)
 """
+DOCLING_PARSE = """
+import json, sys, time
+from docling_core.types.doc.page import TextCellUnit
+from docling_parse.pdf_parser import DoclingPdfParser
+parser = DoclingPdfParser()
+for path in json.load(sys.stdin):
+    start = time.process_time()
+    pages = []
+    try:
+        for _, page in parser.load(path).iterate_pages():
+            pages.append("\\n".join(cell.text for cell in page.iterate_cells(TextCellUnit.LINE)))
+    except Exception as error:
+        print(error, file=sys.stderr)
+    print(json.dumps({"path": path, "cpu_s": time.process_time() - start, "text": "\\n\\n".join(pages)}), flush=True)
+"""
 
 
 @dataclass
@@ -100,6 +116,7 @@ def main() -> None:
     parser.add_argument(
         "--docling-python", metavar="PATH", help="interpreter of an environment that has docling and its weights"
     )
+    parser.add_argument("--docling-parse-python", metavar="PATH", help="interpreter of an environment that has docling-parse")
     parser.add_argument("--only", metavar="NAME", help="files whose path holds this")
     parser.add_argument("--each", action="store_true", help="a line for each file")
     args = parser.parse_args()
@@ -107,10 +124,14 @@ def main() -> None:
         raise SystemExit(f"There is no folder {DATA}. Give the shared data with MODELWORKS_SHARED.")
     wanted = args.only or ""
     references = {path: path.with_name(name) for path in files() if (name := reference(path)) and wanted in str(path)}
-    docling = run_docling(args.docling_python, [*references, *speed_files(wanted)])
-    fidelity(references, docling, each=args.each)
+    every = [*references, *speed_files(wanted)]
+    peers = {
+        "docling": run_peer(args.docling_python, DOCLING, every),
+        "docling-parse": run_peer(args.docling_parse_python, DOCLING_PARSE, [path for path in every if path.suffix == ".pdf"]),
+    }
+    fidelity(references, peers, each=args.each)
     print()
-    speed(wanted, docling)
+    speed(wanted, peers)
     whole_job([path for path in references if path.suffix != ".pdf"] + speed_files(wanted))
 
 
@@ -158,17 +179,18 @@ def pypdf(path: Path) -> Reading:
     return Reading(text, time.process_time() - start, len(pages))
 
 
-def run_docling(python: str | None, paths: list[Path]) -> dict[Path, Reading]:
+def run_peer(python: str | None, program: str, paths: list[Path]) -> dict[Path, Reading]:
+    """What another program made of files, in a process of its own environment."""
     if python is None:
         return {}
     given = json.dumps([str(path) for path in paths])
-    done = subprocess.run([python, "-c", DOCLING], input=given, capture_output=True, text=True, check=True)
+    done = subprocess.run([python, "-c", program], input=given, capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {Path(row["path"]): Reading(row["text"], row["cpu_s"]) for row in rows}
 
 
-def fidelity(references: dict[Path, Path], docling: dict[Path, Reading], *, each: bool) -> None:
-    print(f"{'':20} {'files':>5} {'words':>7} {'order':>7} {'rows':>6}")
+def fidelity(references: dict[Path, Path], peers: dict[str, dict[Path, Reading]], *, each: bool) -> None:
+    print(f"{'':22} {'files':>5} {'words':>7} {'order':>7} {'rows':>6}")
     groups = {
         folder: [path for path in references if path.parent.name == folder and path.suffix != ".pdf"] for folder in FOLDERS
     }
@@ -177,8 +199,7 @@ def fidelity(references: dict[Path, Path], docling: dict[Path, Reading], *, each
         programs: dict[str, Callable[[Path], Reading]] = {"modelworks": ours}
         if folder == "pdf":
             programs["pypdf"] = pypdf
-        if docling:
-            programs["docling"] = docling.__getitem__
+        programs |= {name: found.__getitem__ for name, found in peers.items() if paths and found.keys() >= set(paths)}
         for name, read in programs.items():
             score = Score()
             for path in paths:
@@ -186,10 +207,10 @@ def fidelity(references: dict[Path, Path], docling: dict[Path, Reading], *, each
                 if each:
                     print(f"    {path.name[:40]:40} {name:10} {score.words[-1:]} {score.order[-1:]} rows {score.rows[-1]}")
             if paths:
-                print(f"{folder:8} {name:11} {len(paths):5} {score}")
+                print(f"{folder:8} {name:13} {len(paths):5} {score}")
 
 
-def speed(wanted: str, docling: dict[Path, Reading]) -> None:
+def speed(wanted: str, peers: dict[str, dict[Path, Reading]]) -> None:
     print(f"{'text-layer PDFs':20} {'pages':>5}  pages per CPU-second")
     total: dict[str, list[float]] = {}
     for name, pattern in SPEED.items():
@@ -201,7 +222,8 @@ def speed(wanted: str, docling: dict[Path, Reading]) -> None:
         if not texts:
             continue
         said = []
-        for program, read in {"modelworks": readings.__getitem__, "pypdf": pypdf, "docling": docling.get}.items():
+        others = {program: found.get for program, found in peers.items()}
+        for program, read in {"modelworks": readings.__getitem__, "pypdf": pypdf, **others}.items():
             found = [reading for path in texts if (reading := read(path)) is not None]
             if not found:
                 continue
@@ -219,11 +241,11 @@ def speed(wanted: str, docling: dict[Path, Reading]) -> None:
         f"{'all':20} {int(total.get('modelworks', [0])[0]):5}  "
         + "  ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
     )
-    for peer in ("pypdf", "docling"):
+    for peer in ("pypdf", *peers):
         if peer in rates:
             print(f"speed over {peer}: {rates['modelworks'] / rates[peer]:.1f} ×")
-    if "docling" not in rates:
-        print("docling was not run: give --docling-python")
+        else:
+            print(f"{peer} was not run: give --{peer}-python")
 
 
 def whole_job(paths: list[Path]) -> None:
