@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from modelworks.chain import GENESIS, Break, Head, entry_hash, find_break
@@ -14,7 +13,7 @@ from modelworks.kernel.access.schemas import AuditEntry
 from modelworks.kernel.access.store import AuditHeadRow, AuditRow
 from modelworks.kernel.base.changes import AUTHOR, Change, request_id
 from modelworks.kernel.base.clock import Clock
-from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.database import Database, insert_into
 
 #: There is one chain, and so one row that names its end.
 _THE_HEAD = 1
@@ -106,8 +105,7 @@ class AuditLog:
         query = select(AuditHeadRow.seq, AuditHeadRow.hash).where(AuditHeadRow.id == _THE_HEAD).with_for_update()
         found = session.execute(query).first()
         if found is None:
-            dialect = session.get_bind().dialect.name
-            begin = (sqlite.insert if dialect == "sqlite" else postgresql.insert)(AuditHeadRow)
+            begin = insert_into(AuditHeadRow, session.get_bind().dialect.name)
             session.execute(begin.values(id=_THE_HEAD, seq=0, hash=GENESIS).on_conflict_do_nothing())
             found = session.execute(query).one()
         return Head(found.seq, found.hash)

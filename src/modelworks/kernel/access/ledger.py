@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, Final
 
 import structlog
 from sqlalchemy import BigInteger, Connection, String, and_, bindparam, case, delete, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from modelworks.contract.errors import ModelworksError, QuotaExceeded, RateLimited
 from modelworks.kernel.access.allowances import AT_ONCE, MINUTE_NS, Allowance, bounds
@@ -32,6 +32,7 @@ from modelworks.kernel.access.store import (
     UsageRow,
 )
 from modelworks.kernel.base.clock import Clock
+from modelworks.kernel.base.database import insert_into
 from modelworks.kernel.base.ids import new_id
 
 log = structlog.get_logger(__name__)
@@ -93,19 +94,16 @@ _INSERT_ENTRIES: Final = insert(EntryRow)
 _INSERT_RESERVATIONS: Final = insert(ReservationRow)
 
 
-def _adding(made: Any) -> Any:
+@cache
+def _add_to_invoice(dialect: str) -> Any:
+    made = insert_into(InvoiceRow, dialect)
     sums = {name: getattr(InvoiceRow, name) + made.excluded[name] for name in _INVOICE_SUMS}
     return made.on_conflict_do_update(index_elements=["project_id", "month"], set_=sums)
 
 
-_ADD_TO_INVOICE: Final = {
-    "sqlite": _adding(sqlite.insert(InvoiceRow)),
-    "postgresql": _adding(postgresql.insert(InvoiceRow)),
-}
-_MAKE_STATE: Final = {
-    "sqlite": sqlite.insert(AllowanceStateRow).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(AllowanceStateRow).on_conflict_do_nothing(),
-}
+@cache
+def _make_state(dialect: str) -> Any:
+    return insert_into(AllowanceStateRow, dialect).on_conflict_do_nothing()
 
 
 class _Refused(Exception):
@@ -270,7 +268,7 @@ class Ledger:
                 total[place] += value
         if entries:
             connection.execute(_INSERT_ENTRIES, entries)
-        upsert = _ADD_TO_INVOICE[connection.dialect.name]
+        upsert = _add_to_invoice(connection.dialect.name)
         connection.execute(
             upsert,
             [
@@ -400,7 +398,7 @@ def _exists(connection: Connection, allowance_id: str) -> bool:
 
 def _ensure_state(connection: Connection, place: tuple[str, str]) -> None:
     empty = {"allowance_id": place[0], "span": place[1], "used": 0, "reserved": 0, "full_at": 0}
-    connection.execute(_MAKE_STATE[connection.dialect.name], [empty])
+    connection.execute(_make_state(connection.dialect.name), [empty])
 
 
 def _exhausted(found: Allowance, claim: Claim, used: int, reserved: int, now: datetime) -> ModelworksError:

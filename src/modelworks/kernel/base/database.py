@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import JSON, Connection, DateTime, Engine, MetaData, create_engine, event
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -18,6 +19,9 @@ from sqlalchemy.types import TypeDecorator
 
 from modelworks.contract.errors import IntegrityFailed, StorageFull, Unavailable
 from modelworks.kernel.base.changes import Sink, observe
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql
 
 #: Execution option that says how SQLite begins a transaction: "BEGIN" (read first) or "BEGIN IMMEDIATE" (write lock at once).
 BEGIN_OPTION = "modelworks_begin"
@@ -199,6 +203,19 @@ def _begin_writing(connection: Connection, how: str) -> None:
 
 def _postgres_engine(url: str) -> Engine:
     return create_engine(url, pool_size=16, max_overflow=48, pool_pre_ping=True, hide_parameters=True)
+
+
+def insert_into(table: Any, dialect: str) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that may say what happens on a conflict, in the words of the database that is used.
+
+    Args:
+        dialect: SQLAlchemy's name of it: "sqlite" or "postgresql". The other one's is not loaded.
+    """
+    if dialect == "sqlite":
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
 
 
 @contextmanager

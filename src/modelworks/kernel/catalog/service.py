@@ -14,7 +14,7 @@ from modelworks.contract.errors import Conflict, InvalidData, InvalidRequest, No
 from modelworks.contract.media import File
 from modelworks.contract.run import Level, LocalDataset, LocalModel
 from modelworks.kernel.base.clock import Clock
-from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.database import Database, insert_into
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.ids import Prefix, new_id
 from modelworks.kernel.base.settings import Settings
@@ -493,14 +493,7 @@ class CatalogService:
             "last_number": 0,
             "created_at": self._clock.now(),
         }
-        if self._db.is_sqlite:
-            from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-            session.execute(sqlite_insert(ArtifactRow).values(values).on_conflict_do_nothing())
-        else:
-            from sqlalchemy.dialects.postgresql import insert as postgres_insert
-
-            session.execute(postgres_insert(ArtifactRow).values(values).on_conflict_do_nothing())
+        session.execute(insert_into(ArtifactRow, session.get_bind().dialect.name).values(values).on_conflict_do_nothing())
         query = select(ArtifactRow).where(
             ArtifactRow.project_id == project_id, ArtifactRow.kind == kind, ArtifactRow.name == name
         )

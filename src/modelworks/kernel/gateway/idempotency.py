@@ -15,14 +15,13 @@ from typing import Any, Final
 
 import orjson
 from sqlalchemy import delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError, Unavailable
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import Clock
-from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.database import Database, insert_into
 from modelworks.kernel.base.ids import new_id
 from modelworks.kernel.gateway.errors import error_response
 from modelworks.kernel.gateway.service import GatewayService, secret_of
@@ -294,7 +293,6 @@ class KeyStore:
             Unavailable: the key is taken and given back by others all the time.
         """
         now = self._clock.now()
-        insert = sqlite.insert if self._db.is_sqlite else postgresql.insert
         row: dict[str, Any] = {
             "project_id": project_id,
             "key": key,
@@ -310,7 +308,8 @@ class KeyStore:
             with self._db.transaction() as session:
                 session.execute(delete(IdempotencyRow).where(IdempotencyRow.expires_at <= now))
                 # Asked for the row itself: not every driver tells how many rows an insert has made.
-                made = insert(IdempotencyRow).values(row).on_conflict_do_nothing().returning(IdempotencyRow.claim)
+                insert = insert_into(IdempotencyRow, session.get_bind().dialect.name)
+                made = insert.values(row).on_conflict_do_nothing().returning(IdempotencyRow.claim)
                 if session.scalar(made) is not None:
                     return None
                 found = session.scalar(

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, load_only
 
 from modelworks.contract.capability import Resources
@@ -26,7 +25,7 @@ from modelworks.contract.estimate import Estimate
 from modelworks.contract.evaluation import SAMPLES_FILE
 from modelworks.contract.media import File
 from modelworks.kernel.base.clock import Clock
-from modelworks.kernel.base.database import Database
+from modelworks.kernel.base.database import Database, insert_into
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import CatalogService
@@ -462,8 +461,7 @@ class Attempts:
             {"run_id": row.id, "project_id": row.project_id, "name": name, "step": step, "value": value}
             for (name, step), value in points.items()
         ]
-        insert = sqlite.insert if self._db.is_sqlite else postgresql.insert
-        statement = insert(RunMetricRow)
+        statement = insert_into(RunMetricRow, session.get_bind().dialect.name)
         statement = statement.on_conflict_do_update(
             index_elements=["run_id", "name", "step"], set_={"value": statement.excluded.value}
         )
