@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 import struct
 import time
 from collections.abc import Iterator
@@ -228,6 +229,15 @@ def secret_of(stage: Stage) -> str:
         return RunDeployments(stage.access, stage, SystemClock(), url="", remote_url="").open(
             session, PROJECT, "run_x", ["oracle"]
         )
+
+
+@pytest.mark.parametrize(("url", "loads"), [("http://127.0.0.1:1", False), ("https://127.0.0.1:1", True)])
+def test_certificates_are_read_where_there_is_tls(monkeypatch: pytest.MonkeyPatch, url: str, loads: bool) -> None:
+    read: list[object] = []
+    make = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda *given, **known: read.append(given) or make(*given, **known))
+    AskedDeployment("oracle", url, "mw-secret", lambda: None, lambda _: None)
+    assert bool(read) is loads
 
 
 def test_patience_ends_with_the_last_reason_and_lets_the_run_be_tried_again(stage: Stage) -> None:
