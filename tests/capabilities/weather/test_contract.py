@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.capabilities.weather.cyclone import tiny_tracks
+from tests.capabilities.weather.cyclone.test_tracker import write_forecast
 from tests.capabilities.weather.tiny_grids import write_waves
 from tests.capabilities.weather.wave import tiny_waves
 
@@ -27,6 +28,9 @@ class TestContract(CapabilityContract):
             evaluate_params={"bootstrap_samples": 100},
             request={"track": tiny_tracks.hurdat(tiny_tracks.storms(2003, 2003, per_season=1)), "formats": ["geojson"]},
             bad_requests=[{}, {"fixes": [], "track": None}, {"track": "x", "formats": ["pdf"]}, {"track": "x", "where": 1}],
+        ),
+        "cyclone-tracking": TaskCase(
+            datasets=write_forecast, request={"min_duration_h": 12}, bad_requests=[{"min_depth_hpa": 0}, {"where": 1}]
         ),
         "wave-forecast": TaskCase(
             datasets=tiny_waves.write,

@@ -7,6 +7,8 @@ from modelworks.capabilities.weather.cyclone.schemas import (
     CycloneTrackInput,
     CycloneTrackOutput,
     CycloneTrainParams,
+    TrackingInput,
+    TrackingOutput,
 )
 from modelworks.capabilities.weather.schemas import ForecastInput, ForecastOutput
 from modelworks.capabilities.weather.wave.schemas import (
@@ -57,6 +59,14 @@ capability = Capability(
                 *(f"{name}_{hours}h_km" for hours in (24, 48, 72) for name in ("track_error", "persistence_error")),
             ),
             resources=Resources(cpu=1.0, memory_bytes=512 << 20),
+        ),
+        Task(
+            name="cyclone-tracking",
+            input=TrackingInput,
+            output=TrackingOutput,
+            predictor=f"{_PACKAGE}.cyclone.tracking:track_cyclones",
+            mode="job",
+            resources=Resources(cpu=1.0, memory_bytes=2 << 30),
         ),
         Task(
             name="wave-forecast",

@@ -140,3 +140,36 @@ class CycloneEvaluateParams(BaseModel):
     first_season: int | None = Field(None, description="Leave out storms of earlier years.")
     last_season: int | None = Field(None, description="Leave out storms of later years.")
     bootstrap_samples: int = Field(2000, ge=100, le=100_000, description="Resamples of storms behind each 95 % interval.")
+
+
+class TrackingInput(BaseModel):
+    """Which minima in the grids of role "forecast" are cyclones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    min_depth_hpa: float = Field(2.0, gt=0, le=50, description="Pressure rises by so much all round, within 5.5 degrees.")
+    min_vorticity: float = Field(
+        3e-5, ge=0, le=1e-2, description="Cyclonic vorticity near the centre, in 1/s; where winds are there."
+    )
+    warm_core: bool = Field(True, description="Leave out cold cores; where geopotential at two upper levels is there.")
+    max_latitude: float = Field(50.0, gt=0, le=90, description="Look no further from the equator, degrees.")
+    min_duration_h: float = Field(24.0, ge=0, le=1000, description="Leave out what lasts less.")
+
+
+class FoundTrack(BaseModel):
+    """A cyclone over time."""
+
+    fixes: list[TrackFix]
+    #: Part of the times at which its core was warm; None where that could not be told.
+    warm_core: float | None
+
+
+class TrackingOutput(BaseModel):
+    """The cyclones in a sequence of states; `tracks.geojson`, which the run saved, has the same."""
+
+    object: Literal["cyclone_tracking"] = "cyclone_tracking"
+    num_states: int
+    #: Centres before they were joined, and the short-lived left out.
+    num_centres: int
+    tracks: list[FoundTrack]
+    notes: list[str] = Field(default_factory=list)

@@ -69,8 +69,13 @@ def distance_km(latitude_a: Any, longitude_a: Any, latitude_b: Any, longitude_b:
 
 def offset_km(fix: Fix, other: Fix) -> tuple[float, float]:
     """How far east and north of `fix` the other one is, in km on the plane that touches the sphere's circle of latitude."""
-    east = wrapped(other.longitude - fix.longitude) * DEGREE_KM * np.cos(np.radians(fix.latitude))
-    return float(east), float((other.latitude - fix.latitude) * DEGREE_KM)
+    return between_km(fix.latitude, fix.longitude, other.latitude, other.longitude)
+
+
+def between_km(latitude: float, longitude: float, to_latitude: float, to_longitude: float) -> tuple[float, float]:
+    """The same between two places."""
+    east = wrapped(to_longitude - longitude) * DEGREE_KM * np.cos(np.radians(latitude))
+    return float(east), float((to_latitude - latitude) * DEGREE_KM)
 
 
 def moved(latitude: Any, longitude: Any, east_km: Any, north_km: Any) -> tuple[Any, Any]:
