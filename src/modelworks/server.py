@@ -298,6 +298,8 @@ def create_platform(settings: Settings, *, is_further: bool = False, is_lasting:
             resolver=GuardedResolver(settings.egress_allow),
         )
         pool.on_unknown(tuning.kept.when_asked)
+        cache, probe = settings.home / "cache" / "versions", IndexProbe(pool)
+        space_steps = SpaceSteps(spaces, jobs, catalog, serving, blobs, events, cache)
         # Models that evals ask are asked as clients ask them.
         asked = GatewayService(
             access=access,
@@ -308,7 +310,7 @@ def create_platform(settings: Settings, *, is_further: bool = False, is_lasting:
             jobs=jobs,
             catalog=catalog,
             clock=clock,
-            spaces=SpaceDoor(spaces),
+            spaces=SpaceDoor(spaces, tables=space_steps.tables),
         )
         evals = EvalService(db, asked, files, clock, base_url=settings.public_url or settings.local_url)
         life = timedelta(days=settings.response_days)
@@ -319,8 +321,6 @@ def create_platform(settings: Settings, *, is_further: bool = False, is_lasting:
         )
         response_steps = ResponseSteps(responses, asked, access.principal_of, events)
         batches = BatchService(db, files, clock)
-        cache, probe = settings.home / "cache" / "versions", IndexProbe(pool)
-        space_steps = SpaceSteps(spaces, jobs, catalog, serving, blobs, events, cache)
         forgetting = SpaceForgetting(
             spaces,
             jobs,
@@ -437,7 +437,9 @@ def create_app(platform: Platform) -> FastAPI:
             jobs=platform.jobs,
             catalog=platform.catalog,
             clock=platform.clock,
-            spaces=SpaceDoor(platform.spaces, platform.space_steps.learning, platform.space_steps.cleaning),
+            spaces=SpaceDoor(
+                platform.spaces, platform.space_steps.learning, platform.space_steps.cleaning, platform.space_steps.tables
+            ),
             keep_alive_s=settings.keep_alive_s,
             problems=platform.problems,
             metrics=platform.metrics,

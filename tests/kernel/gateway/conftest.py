@@ -30,6 +30,7 @@ from modelworks.kernel.catalog import CatalogService, discovery
 from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.gateway import ConversationService, FileService, GatewayService, ResponseService, ResponseSteps, install
 from modelworks.kernel.gateway.spaces.calls import SpaceDoor
+from modelworks.kernel.gateway.spaces.tables import SpaceTables
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.serving import DeployedModel, ReplicaPool, Route
 from modelworks.kernel.serving.target import Slot, Target
@@ -219,6 +220,8 @@ class Stage:
     spaces: DataspaceService
     catalog: FakeCatalog
     files: FileService
+    blobs: BlobStore
+    tables: SpaceTables
     bus: Events
     replica: FakeReplica
     upstream: FakeUpstream
@@ -335,6 +338,8 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
         spaces, catalog = DataspaceService(db, cast(JobsService, FakeJobs()), SystemClock(), events), FakeCatalog()
         stack.callback(spaces.answers.close)
         blobs = BlobStore(str(tmp_path / "blobs"))
+        tables = SpaceTables(spaces, blobs, tmp_path / "cache" / "tables")
+        stack.callback(tables.close)
         files = FileService(db, cast(CatalogService, catalog), blobs, SystemClock(), max_bytes=1_000_000)
         gateway = GatewayService(
             access=access,
@@ -344,7 +349,7 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
             db=db,
             jobs=FakeJobs(),
             catalog=catalog,
-            spaces=SpaceDoor(spaces),
+            spaces=SpaceDoor(spaces, tables=tables),
             clock=SystemClock(),
             # A busy machine is silent for a while anywhere: comments come where a test is about them.
             keep_alive_s=0.15 if request.node.get_closest_marker("signs_of_life") else 60.0,
@@ -372,6 +377,8 @@ async def stage(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[
             spaces=spaces,
             catalog=catalog,
             files=files,
+            blobs=blobs,
+            tables=tables,
             bus=events,
             app=app,
             pool=pool,

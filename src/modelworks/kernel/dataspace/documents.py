@@ -29,6 +29,12 @@ MAX_KEY_BYTES: Final = 2000
 #: A space with no more documents than this is searched by naming them all: nothing else can answer then.
 _NAMED: Final = 500
 _CHUNK: Final = 400
+#: Documents that are asked as tables: how their names end, how large they may be, and how many of a space.
+TABLE_ENDINGS: Final = (".csv", ".tsv", ".xlsx", ".xlsm")
+MAX_TABLE_BYTES: Final = 256 << 20
+MAX_TABULAR: Final = 200
+#: Rules of cleaning that only take what is told elsewhere.
+_COPIES: Final = frozenset({"duplicate", "near_duplicate"})
 #: The name of a document that was forgotten.
 FORGOTTEN: Final = "(forgotten)"
 
@@ -351,6 +357,25 @@ class Documents:
             found |= {row.id: shown(row) for row in session.scalars(query) if _may_see(row, caller, now)}
         return found
 
+    def tabular(self, session: Session, owner: SpaceRow, caller: Principal | None) -> Sequence[SpaceDocument]:
+        """The CSV files and workbooks that answer now and that the caller may read (None: all), oldest first.
+
+        One of which cleaning took or masked something is not among them: its bytes would tell what was taken.
+        """
+        query = select(DocumentRow).where(
+            DocumentRow.space_id == owner.id,
+            DocumentRow.state == "indexed",
+            DocumentRow.num_bytes <= MAX_TABLE_BYTES,
+            or_(*(DocumentRow.name.iendswith(each) for each in TABLE_ENDINGS)),
+        )
+        now = self._clock.now()
+        rows = session.scalars(query.order_by(DocumentRow.id).limit(MAX_TABULAR))
+        return [
+            shown(row)
+            for row in rows
+            if (not _is_over(row, now) if caller is None else _may_see(row, caller, now)) and not _is_altered(row)
+        ]
+
     # -- rows ------------------------------------------------------------------------------------------------------------
 
     def _row(self, session: Session, owner: SpaceRow, document_id: str) -> DocumentRow:
@@ -446,9 +471,19 @@ def shown(row: DocumentRow) -> SpaceDocument:
 
 
 def _may_see(row: Any, caller: Principal, now: datetime) -> bool:
-    if row.state == "removed" or (row.expires_at is not None and row.expires_at <= now):
+    if row.state == "removed" or _is_over(row, now):
         return False
     return not row.access or caller.key_id in row.access or (caller.user_id is not None and caller.user_id in row.access)
+
+
+def _is_over(row: Any, now: datetime) -> bool:
+    return bool(row.expires_at is not None and row.expires_at <= now)
+
+
+def _is_altered(row: DocumentRow) -> bool:
+    """Whether cleaning took or masked more than copies."""
+    copies = sum(int(number) for rule, number in (row.dropped or {}).items() if rule in _COPIES)
+    return (row.num_cleaned or 0) > copies
 
 
 def _missing(document_id: str, owner: SpaceRow) -> NotFound:

@@ -23,12 +23,13 @@ from modelworks.kernel.gateway.generation import chat
 from modelworks.kernel.gateway.generation.chat_reading import Chat, Chunk
 from modelworks.kernel.gateway.metering import Meter, Tally, total
 from modelworks.kernel.gateway.schemas import ChatRequest
-from modelworks.kernel.gateway.spaces import prompting, question
+from modelworks.kernel.gateway.spaces import prompting, question, tabling
 from modelworks.kernel.gateway.spaces.checking import Source
 from modelworks.kernel.gateway.spaces.citing import Citation, Status, Told
 from modelworks.kernel.gateway.spaces.extracting import arranged, is_answerable, quotations
 from modelworks.kernel.gateway.spaces.question import Question
 from modelworks.kernel.gateway.spaces.search import PREFIX, Found, SpaceSearch, Wish, own_record
+from modelworks.kernel.gateway.spaces.tables import TableAnswer
 from modelworks.kernel.gateway.spaces.wording import language_of, terms
 
 log = structlog.get_logger(__name__)
@@ -106,6 +107,8 @@ class Outcome:
     tallies: list[Tally] = field(default_factory=list)
     #: The version of the language model that was asked, where one answered that the catalog knows.
     model_version_id: str | None = None
+    #: Where the answer was computed.
+    table: TableAnswer | None = None
 
     @property
     def citations(self) -> Sequence[Citation]:
@@ -124,6 +127,7 @@ class Outcome:
             "query": self.query,
             "num_supported": self.told.num_supported,
             "num_unsupported": self.told.num_unsupported,
+            **({} if self.table is None else {"table": self.table.as_part()}),
         }
 
 
@@ -156,6 +160,10 @@ class SpaceAnswer:
         _require_index(space)
         model = space.settings.language_model
         asked = question.read(self._asked.turns)
+        if (computed := await self._computed(space, asked)) is not None:
+            told = Told([tabling.cited(computed)], asked.language)
+            await say(told.compute(tabling.sentence(computed, asked.language), tabling.evidence(computed)))
+            return Outcome("computed", None, asked.query, space, told, table=computed)
         if asked.goes_on and model is not None:
             asked = await self._rewritten(model, asked)
         limit = space.settings.answering.passages
@@ -168,6 +176,16 @@ class SpaceAnswer:
         told = Told(found, asked.language, space.settings.answering.unsupported)
         status, reason = await self._answer(space, asked, found, told, say)
         return Outcome(status, reason, asked.query, space, told, self._tallies, self._model_version_id)
+
+    async def _computed(self, space: Space, asked: Question) -> TableAnswer | None:
+        """The answer from a table, where the question is about one; what points back to another question is not tried."""
+        tables = self._search.tables
+        if tables is None or asked.goes_on or space.state == "expired" or space.settings.answering.tables == "off":
+            return None
+        found = await tables.answer(self._principal, space, asked.text)
+        if found is not None:
+            self._meter.answering()
+        return found
 
     async def _answer(
         self, space: Space, asked: Question, found: Sequence[Found], told: Told, say: Say

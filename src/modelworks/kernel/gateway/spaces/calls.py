@@ -25,6 +25,7 @@ from modelworks.kernel.gateway.spaces.citing import Citation
 from modelworks.kernel.gateway.spaces.cleaning import SpaceCleaning
 from modelworks.kernel.gateway.spaces.learning import SpaceLearning
 from modelworks.kernel.gateway.spaces.search import PREFIX, SEARCH_TASK, SpaceSearch
+from modelworks.kernel.gateway.spaces.tables import SpaceTables
 from modelworks.kernel.gateway.stream import DONE, Outlet
 
 #: Spaces of one page of the list of models.
@@ -161,15 +162,19 @@ def _nested(citation: Citation) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class SpaceDoor:
-    """The data spaces behind `GatewayService.spaces`; `learning` and `cleaning` where there is what moves their builds."""
+    """The data spaces behind `GatewayService.spaces`.
+
+    `learning` and `cleaning` where there is what moves their builds, `tables` where tables are asked.
+    """
 
     spaces: DataspaceService
     learning: SpaceLearning | None = None
     cleaning: SpaceCleaning | None = None
+    tables: SpaceTables | None = None
 
     def search(self, gateway: GatewayService) -> SpaceSearch:
         """Searches on behalf of a gateway."""
-        return SpaceSearch(gateway, self.spaces)
+        return SpaceSearch(gateway, self.spaces, self.tables)
 
     def is_space(self, model: str) -> bool:
         """Whether a model's name is that of a space."""

@@ -11,8 +11,9 @@ from modelworks.kernel.gateway.spaces.search import Found
 from modelworks.kernel.gateway.spaces.wording import MARKS, Language, sentences, terms
 
 Unsupported = Literal["remove", "mark"]
-#: answered: by a language model, checked. quoted: word for word from a passage. not_in_documents: neither was possible.
-Status = Literal["answered", "quoted", "not_in_documents"]
+#: answered: by a language model, checked. quoted: word for word from a passage. computed: by a query over a table.
+#: not_in_documents: none of these was possible.
+Status = Literal["answered", "quoted", "computed", "not_in_documents"]
 
 _UNSUPPORTED: Final = {"en": " [unsupported]", "zh": "[无依据]"}
 _QUOTE: Final = {"en": "From the documents, word for word: “{text}” [{number}]", "zh": "文档原文：“{text}”[{number}]"}
@@ -156,6 +157,14 @@ class Told:
         told = gap + form.format(text=text, number=number)
         index = len(self.text) + told.rindex(f"[{number}]")
         self.citations.append(Citation(number, index, self.passages[place], text))
+        self.text += told
+        return told
+
+    def compute(self, sentence: str, evidence: str) -> str:
+        """Tell what was computed from the first of the passages, a table; `evidence` is the query with its rows."""
+        told = f"{sentence} [1]\n\n{evidence}"
+        self.citations.append(Citation(1, len(sentence) + 1, self.passages[0], self.passages[0].passage.text))
+        self.num_supported += 1
         self.text += told
         return told
 

@@ -30,7 +30,7 @@ from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.dataspace.learning import settings_of
 from modelworks.kernel.dataspace.service import TOPIC
 from modelworks.kernel.dataspace.store import DocumentRow, ForgettingRow, SourceRow, SpaceBuildRow, SpaceRow
-from modelworks.kernel.gateway.spaces import keeping, probing
+from modelworks.kernel.gateway.spaces import keeping, probing, tables
 from modelworks.kernel.gateway.spaces.advancing import advance
 from modelworks.kernel.gateway.spaces.learning import SpaceLearning
 from modelworks.kernel.gateway.spaces.probing import AskIndex
@@ -313,6 +313,7 @@ class SpaceForgetting:
         num_kept = self._drop_kept(row)
         for digest in folders:
             discard(self._cache / digest.removeprefix("sha256:"))
+        tables.discard(self._cache.parent / "tables", row.digest)
         num_blobs = self._delete(row)
         with self._db.transaction() as session:
             found = self.spaces.forgettings.at(session, row.id, "collecting")

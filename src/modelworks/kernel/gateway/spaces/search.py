@@ -26,6 +26,7 @@ from modelworks.kernel.gateway.exchange import Call, exchange, refusal
 from modelworks.kernel.gateway.metering import CLIENT_GONE, Meter
 from modelworks.kernel.gateway.retrieval.service import EmbeddingsCall, RerankCall
 from modelworks.kernel.gateway.service import GatewayService
+from modelworks.kernel.gateway.spaces.tables import SpaceTables
 from modelworks.kernel.serving import Route
 
 log = structlog.get_logger(__name__)
@@ -105,10 +106,11 @@ class Wish:
 
 @dataclass(slots=True)
 class SpaceSearch:
-    """Searches of the spaces of a project; those of others do not exist for it."""
+    """Searches of the spaces of a project; those of others do not exist for it. `tables`: those that can be asked."""
 
     gateway: GatewayService
     spaces: DataspaceService
+    tables: SpaceTables | None = None
     _facts: dict[str, IndexFacts] = field(default_factory=dict)
 
     async def opened(self, principal: Principal, ref: str) -> Space:

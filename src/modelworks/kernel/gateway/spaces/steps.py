@@ -31,6 +31,7 @@ from modelworks.kernel.dataspace.store import SpaceBuildRow, SpaceRow
 from modelworks.kernel.gateway.spaces.advancing import AWAY
 from modelworks.kernel.gateway.spaces.cleaning import PARSING, SpaceCleaning
 from modelworks.kernel.gateway.spaces.learning import LIVE, SpaceLearning
+from modelworks.kernel.gateway.spaces.tables import SpaceTables
 from modelworks.kernel.jobs import JobsService
 from modelworks.kernel.jobs.schemas import ACTIVE, JobSpec, RunRecord
 from modelworks.kernel.serving.schemas import Deployment, DeploymentSpec
@@ -51,7 +52,7 @@ _REST_S = 0.1
 class SpaceSteps:
     """One thread; `tick` is one look at every space that has something to do, and may be called by hand instead.
 
-    What a space learns is followed beside it, by `learning` in a thread of its own.
+    What a space learns is followed beside it, by `learning` in a thread of its own, and so are its `tables`.
 
     Args:
         cache: this machine's folder of materialised versions.
@@ -79,6 +80,7 @@ class SpaceSteps:
         self._removed: set[str] = set()
         self.cleaning = SpaceCleaning(spaces, jobs, catalog, blobs)
         self.learning = SpaceLearning(spaces, jobs, catalog, serving, events)
+        self.tables = SpaceTables(spaces, blobs, cache.parent / "tables")
         #: Runs and deployments that a build waits for: others change all the time.
         self._awaited: frozenset[str] = frozenset()
         self._thread = PollingThread(
@@ -97,11 +99,13 @@ class SpaceSteps:
         self._events.subscribe("deployment.changed", lambda _topic, payload: self._heard(payload.get("name")))
         self._thread.start()
         self.learning.start()
+        self.tables.start(self._events)
 
     def stop(self) -> None:
         """End the threads after their current step."""
         self.learning.stop()
         self._thread.stop()
+        self.tables.close()
 
     def _heard(self, subject: Any) -> None:
         if subject in self._awaited:

@@ -1,0 +1,123 @@
+"""Questions over the tables of `benchmarks/tables.py`, each with its right answer as a query that a person wrote.
+
+They were written before the code that answers them. Every second one is held out: nothing was tuned on it. An empty query means
+that the tables do not answer it: the only right thing is to leave it to the documents.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Question, and the query over the tables as `benchmarks/tables.py` loads them by itself.
+QUESTIONS: Final[tuple[tuple[str, str], ...]] = (
+    ("How many orders are cancelled?", "SELECT count(*) FROM orders WHERE status='cancelled'"),
+    ("How many orders are still pending?", "SELECT count(*) FROM orders WHERE status='pending'"),
+    ("What is the average temperature in the daily minimum temperatures?", "SELECT avg(Temp) FROM temperatures"),
+    ("What was the highest Temp?", "SELECT max(Temp) FROM temperatures"),
+    ("On which date was the lowest temperature measured?", "SELECT Date FROM temperatures ORDER BY Temp LIMIT 1"),
+    ("Which date had the highest temperature?", "SELECT Date FROM temperatures ORDER BY Temp DESC LIMIT 1"),
+    ("What was the average temp in 1985?", "SELECT avg(Temp) FROM temperatures WHERE Date LIKE '1985%'"),
+    ("How many days in 1988 had a temp below 3?", "SELECT count(*) FROM temperatures WHERE Date LIKE '1988%' AND Temp<3"),
+    ("What was the temperature on 1981-01-02?", "SELECT Temp FROM temperatures WHERE Date='1981-01-02'"),
+    ("What was the temp on 5 March 1984?", "SELECT Temp FROM temperatures WHERE Date='1984-03-05'"),
+    (
+        "What was the average temperature between 1981-01-01 and 1981-01-31?",
+        "SELECT avg(Temp) FROM temperatures WHERE Date BETWEEN '1981-01-01' AND '1981-01-31'",
+    ),
+    (
+        "What was the maximum temp from 1990-06-01 to 1990-06-30?",
+        "SELECT max(Temp) FROM temperatures WHERE Date BETWEEN '1990-06-01' AND '1990-06-30'",
+    ),
+    ("Which customer city has the most customers?", "SELECT city FROM customers GROUP BY city ORDER BY count(*) DESC LIMIT 1"),
+    ("Which state has the most customers?", "SELECT state FROM customers GROUP BY state ORDER BY count(*) DESC LIMIT 1"),
+    ("How many customers live in Chicago?", "SELECT count(*) FROM customers WHERE city='Chicago'"),
+    ("How many customers from Texas are there?", ""),
+    ("Number of orders by status", "SELECT status, count(*) FROM orders GROUP BY status"),
+    ("How many customers are there per city?", "SELECT city, count(*) FROM customers GROUP BY city"),
+    (
+        "What is the total price of all items sold in delivered orders?",
+        "SELECT sum(price) FROM items JOIN orders USING(order_id) WHERE status='delivered'",
+    ),
+    (
+        "What is the average price of items in cancelled orders?",
+        "SELECT avg(price) FROM items JOIN orders USING(order_id) WHERE status='cancelled'",
+    ),
+    ("What is the average price of a Smart Watch?", "SELECT avg(price) FROM items WHERE product='Smart Watch'"),
+    ("What is the highest price of a Bookshelf?", "SELECT max(price) FROM items WHERE product='Bookshelf'"),
+    (
+        "What are the top 5 products by total price?",
+        "SELECT product FROM items GROUP BY product ORDER BY sum(price) DESC LIMIT 5",
+    ),
+    ("Show the 3 most expensive items.", "SELECT price FROM items ORDER BY price DESC LIMIT 3"),
+    ("What share of orders is delivered?", "SELECT 100.0*avg(status='delivered') FROM orders"),
+    ("What percentage of orders are processed?", "SELECT 100.0*avg(status='processed') FROM orders"),
+    (
+        "How many orders did customers from Denver place?",
+        "SELECT count(*) FROM orders JOIN customers USING(user_id) WHERE city='Denver'",
+    ),
+    (
+        "How many items did customers in Seattle order?",
+        "SELECT count(*) FROM items JOIN orders USING(order_id) JOIN customers USING(user_id) WHERE city='Seattle'",
+    ),
+    ("How many different products are there?", "SELECT count(DISTINCT product) FROM items"),
+    ("How many distinct cities do the customers live in?", "SELECT count(DISTINCT city) FROM customers"),
+    ("Which model has the highest win rate average?", "SELECT model FROM leaderboard ORDER BY win_rate_avg DESC LIMIT 1"),
+    ("Which model has the lowest win_rate_scene?", "SELECT model FROM leaderboard ORDER BY win_rate_scene LIMIT 1"),
+    ("What is the win_rate_avg of claude-3-opus?", "SELECT win_rate_avg FROM leaderboard WHERE model='claude-3-opus'"),
+    ("What is the win rate scene of yi-large?", "SELECT win_rate_scene FROM leaderboard WHERE model='yi-large'"),
+    (
+        "Which models have a win rate character above 0.55?",
+        "SELECT model FROM leaderboard WHERE win_rate_character>0.55",
+    ),
+    ("List the models with a win_rate_avg of at least 0.59.", "SELECT model FROM leaderboard WHERE win_rate_avg>=0.59"),
+    ("How many properties are in the category Toxicity?", "SELECT count(*) FROM admet WHERE category='Toxicity'"),
+    (
+        "How many Metabolism properties are regression tasks?",
+        "SELECT count(*) FROM admet WHERE category='Metabolism' AND task_type='regression'",
+    ),
+    ("What are the units of Half Life?", "SELECT units FROM admet WHERE name='Half Life'"),
+    ("What is the size of Lipophilicity?", "SELECT size FROM admet WHERE name='Lipophilicity'"),
+    ("What is the average AUROC per category?", "SELECT category, avg(AUROC) FROM admet GROUP BY category"),
+    ("Which property has the highest MAE?", "SELECT name FROM admet ORDER BY MAE DESC LIMIT 1"),
+    (
+        "What is the mean ener_tot for the scenario dynamic+Day51?",
+        "SELECT avg(ener_tot) FROM kpi WHERE Scenario='dynamic+Day51'",
+    ),
+    ("What is the average cost_tot on the peak_heat_day?", "SELECT avg(cost_tot) FROM kpi WHERE test_day='peak_heat_day'"),
+    ("What is the average LIMIT_BAL of clients older than 60?", "SELECT avg(LIMIT_BAL) FROM credit WHERE AGE>60"),
+    ("How many clients have AGE under 25?", "SELECT count(*) FROM credit WHERE AGE<25"),
+    ("What is the average AGE by EDUCATION?", "SELECT EDUCATION, avg(AGE) FROM credit GROUP BY EDUCATION"),
+    ("What is the total BILL_AMT1 by MARRIAGE?", "SELECT MARRIAGE, sum(BILL_AMT1) FROM credit GROUP BY MARRIAGE"),
+    ("有多少首宋词的作者是苏轼?", "SELECT count(*) FROM ci WHERE 作者='苏轼'"),
+    ("辛弃疾写了多少首词?", "SELECT count(*) FROM ci WHERE 作者='辛弃疾'"),
+    ("哪位作者的词最多?", "SELECT 作者 FROM ci GROUP BY 作者 ORDER BY count(*) DESC LIMIT 1"),
+    ("哪个词牌的词最多?", "SELECT 词牌 FROM ci GROUP BY 词牌 ORDER BY count(*) DESC LIMIT 1"),
+    ("词牌为浣溪沙的词平均字数是多少?", "SELECT avg(字数) FROM ci WHERE 词牌='浣溪沙'"),
+    ("字数超过200的词有多少首?", "SELECT count(*) FROM ci WHERE 字数>200"),
+    ("一共有多少个不同的词牌?", "SELECT count(DISTINCT 词牌) FROM ci"),
+    ("作品数量前5名的作者是谁?", "SELECT 作者 FROM ci GROUP BY 作者 ORDER BY count(*) DESC LIMIT 5"),
+    ("2014年PM2.5的平均值是多少?", 'SELECT avg("PM2.5(μg/m³)") FROM air WHERE 年=2014'),
+    ("2013年的最高温度是多少?", 'SELECT max("温度(℃)") FROM air WHERE 年=2013'),
+    ("每年的平均PM10是多少?", 'SELECT 年, avg("PM10(μg/m³)") FROM air GROUP BY 年'),
+    ("各个风向的平均风速是多少?", 'SELECT 风向, avg("风速(m/s)") FROM air GROUP BY 风向'),
+    ("2015年1月的平均温度是多少?", 'SELECT avg("温度(℃)") FROM air WHERE 年=2015 AND 月=1'),
+    ("2014年7月的总降雨量是多少?", 'SELECT sum("降雨量(mm)") FROM air WHERE 年=2014 AND 月=7'),
+    ("PM2.5大于500的记录有多少条?", 'SELECT count(*) FROM air WHERE "PM2.5(μg/m³)">500'),
+    ("温度低于-10度的记录有几条?", 'SELECT count(*) FROM air WHERE "温度(℃)"<-10'),
+    ("哪个月的平均臭氧O3最高?", 'SELECT 月 FROM air GROUP BY 月 ORDER BY avg("O3(μg/m³)") DESC LIMIT 1'),
+    ("哪一年的平均SO2最低?", 'SELECT 年 FROM air GROUP BY 年 ORDER BY avg("SO2(μg/m³)") LIMIT 1'),
+    ("订单中有多少被取消了?", ""),
+    ("已送达的订单占多大比例?", ""),
+    ("What is the average salary of the employees?", ""),
+    ("How many orders were returned by unhappy customers?", ""),
+    ("What does the return policy say about refunds?", ""),
+    ("Who wrote the user manual?", ""),
+    ("上海的平均气温是多少?", ""),
+    ("苏轼最有名的词讲了什么?", ""),
+    ("What is the capital of Canada?", ""),
+    ("How long does the warranty last?", ""),
+    ("How many pending orders have a total above 1000?", "SELECT count(*) FROM orders WHERE status='pending' AND total>1000"),
+    ("What is the sum of total over delivered orders?", "SELECT sum(total) FROM orders WHERE status='delivered'"),
+    ("Which order has the highest total?", "SELECT order_id FROM orders ORDER BY total DESC LIMIT 1"),
+    ("Which product has the lowest average price?", "SELECT product FROM items GROUP BY product ORDER BY avg(price) LIMIT 1"),
+)

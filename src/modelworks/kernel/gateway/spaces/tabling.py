@@ -1,0 +1,133 @@
+"""What is told of a computed answer: a sentence in the language of the question, the query, and the rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from modelworks.contract.passages import Passage, Place
+from modelworks.kernel.gateway.spaces.search import Found
+from modelworks.kernel.gateway.spaces.tables import TableAnswer
+from modelworks.kernel.gateway.spaces.wording import Language
+
+#: Rows that the text shows; `grounding` has all of them.
+_SHOWN_ROWS: Final = 20
+_CELL_CHARS: Final = 60
+_AGGREGATES: Final = {"average of": "的平均值", "sum of": "的总和", "highest": "的最大值", "lowest": "的最小值"}
+
+
+def sentence(found: TableAnswer, language: Language) -> str:
+    """What was computed, of what, and under which conditions."""
+    name, values = found.base, [cell for row in found.rows for cell in row]
+    if language == "zh":
+        where = f"（条件：{'；'.join(found.conditions)}）" if found.conditions else ""
+        of = f"表“{name}”{where}"
+        if found.kind == "count":
+            noun = "的行数" if found.columns[0] == "number of rows" else f"中不同的{_last(found.columns[0])}的个数"
+            return f"{of}{noun}为 {told(values[0])}（计算得出）。"
+        if found.kind == "aggregate":
+            return f"{of}：{'，'.join(_zh_figures(found))}（计算得出）。"
+        if found.kind == "share":
+            of = f"表“{name}”"
+            part = found.columns[0].removeprefix("share where ")
+            return f"{of}中{part}的占 {told(values[0])}%（{values[2]} 行中的 {values[1]} 行，计算得出）。"
+        if len(found.rows) == 1:
+            pairs = "，".join(
+                f"{_zh(head)} {_with_unit(found, head, cell)}" for head, cell in zip(found.columns, values, strict=True)
+            )
+            return f"{of}：{pairs}（计算得出）。"
+        return f"{of}：{_number(found)} 行结果（计算得出）。"
+    where = f" where {' and '.join(found.conditions)}" if found.conditions else ""
+    if found.kind == "count":
+        noun = "rows" if found.columns[0] == "number of rows" else found.columns[0].removeprefix("number of ")
+        return f"Computed from the table “{name}”: the number of {noun}{where} is {told(values[0])}."
+    if found.kind == "aggregate":
+        pairs = " and the ".join(
+            f"{head}{where} is {_with_unit(found, head, cell)}" for head, cell in zip(found.columns, values, strict=True)
+        )
+        return f"Computed from the table “{name}”: the {pairs}."
+    if found.kind == "share":
+        return (
+            f"Computed from the table “{name}”: the {found.columns[0]} is {told(values[0])}% ({values[1]} of {values[2]} rows)."
+        )
+    if len(found.rows) == 1:
+        pairs = ", ".join(f"{head} {_with_unit(found, head, cell)}" for head, cell in zip(found.columns, values, strict=True))
+        return f"Computed from the table “{name}”{where}: {pairs}."
+    return f"Computed from the table “{name}”{where}: {_number(found)} rows."
+
+
+def evidence(found: TableAnswer) -> str:
+    """The query and the rows, each fenced: nothing in a cell can end its fence."""
+    rows = [[told(cell) for cell in row] for row in found.rows[:_SHOWN_ROWS]]
+    heads = [_plain(head) for head in found.columns]
+    widths = [max(len(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *rows)]
+    if len(found.rows) > _SHOWN_ROWS or found.is_cut:
+        lines.append("…")
+    shown = "\n".join(lines)
+    return f"{_fenced('sql', found.sql)}\n\n{_fenced('text', shown)}"
+
+
+def cited(found: TableAnswer) -> Found:
+    """The table as a passage that can be cited: its name, its place, and what its columns are called."""
+    table = next(each for each in found.tables if each["name"] == found.base)
+    shown = ", ".join(dict.fromkeys(each for each in found.columns))
+    return Found(
+        Passage(
+            id=f"{found.document.id}:table:{found.base}"[:128],
+            document_id=found.document.id,
+            ordinal=0,
+            kind="table",
+            text=f"{found.base}: {shown} ({table['num_rows']} rows)",
+            place=Place(cells=table["place"], headings=(found.base,)),
+        ),
+        1.0,
+        found.document,
+    )
+
+
+def told(value: Any) -> str:
+    """A cell, on one line."""
+    if value is None:
+        return "—"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return _plain(str(value))
+
+
+def _plain(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _CELL_CHARS else line[: _CELL_CHARS - 1] + "…"
+
+
+def _fenced(kind: str, text: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{kind}\n{text}\n{fence}"
+
+
+def _with_unit(found: TableAnswer, head: str, cell: Any) -> str:
+    unit = found.units.get(head)
+    if unit is None or cell is None:
+        return told(cell)
+    return f"{unit}{told(cell)}" if unit in "$¥€£" else f"{told(cell)}{'' if unit == '%' else ' '}{unit}"
+
+
+def _number(found: TableAnswer) -> str:
+    return f"{len(found.rows)}+" if found.is_cut else str(len(found.rows))
+
+
+def _zh_figures(found: TableAnswer) -> Sequence[str]:
+    return [f"{_zh(head)}为 {_with_unit(found, head, cell)}" for head, cell in zip(found.columns, found.rows[0], strict=True)]
+
+
+def _zh(head: str) -> str:
+    for prefix, ending in _AGGREGATES.items():
+        if head.startswith(f"{prefix} "):
+            return head.removeprefix(f"{prefix} ") + ending
+    return "行数" if head == "number of rows" else head
+
+
+def _last(head: str) -> str:
+    return head.removeprefix("number of different ")
