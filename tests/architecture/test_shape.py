@@ -208,6 +208,8 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "wave/": "waves at a buoy: records read, heights forecast, spectra",
         "trees.py": "boosted trees as arrays",
         "blending.py": "forecasts of several parts made one",
+        "model/": "climate, ridge regression, networks, and the roll-out",
+        "verification/": "scores, baselines and intervals",
     },
     "text": {
         "engines/": "one file per engine that a deployment may name",

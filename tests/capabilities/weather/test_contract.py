@@ -3,7 +3,7 @@ from typing import ClassVar
 
 from tests.capabilities.weather.cyclone import tiny_tracks
 from tests.capabilities.weather.cyclone.test_tracker import write_forecast
-from tests.capabilities.weather.tiny_grids import write_waves
+from tests.capabilities.weather.tiny_grids import TINY, write_waves
 from tests.capabilities.weather.wave import tiny_waves
 
 from modelworks.capabilities.weather.capability import capability
@@ -11,7 +11,15 @@ from modelworks.testing.contract_suite import CapabilityContract, TaskCase
 
 
 def grids(folder: Path) -> dict[str, Path]:
-    return write_waves(folder, {"initial": {"num_days": 8, "seed": 3, "start": "2004-01-01"}})
+    return write_waves(
+        folder,
+        {
+            "train": {"num_days": 200},
+            "validation": {"num_days": 60, "seed": 1, "start": "2003-01-01"},
+            "test": {"num_days": 40, "seed": 2, "start": "2004-01-01"},
+            "initial": {"num_days": 8, "seed": 3, "start": "2005-01-01"},
+        },
+    )
 
 
 class TestContract(CapabilityContract):
@@ -19,7 +27,11 @@ class TestContract(CapabilityContract):
     cases: ClassVar = {
         "weather-forecast": TaskCase(
             datasets=grids,
-            request={"steps": 3},
+            train_params=TINY,
+            evaluate_params={"num_threads": 1},
+            # Of the second network, so that the first one is taken over whole.
+            cancel_at=4,
+            request={"method": "persistence", "steps": 3},
             bad_requests=[{"steps": 0}, {"steps": 3, "nowhere": 1}, {"exports": ["pdf"]}],
         ),
         "cyclone-track": TaskCase(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+#: A training of a second.
+TINY = {"width": 4, "depth": 1, "epochs": 2, "rollout_epochs": 1, "members": 2, "eofs": 8, "batch_size": 32, "num_threads": 1}
 LATITUDES = np.arange(40.0, 61.0, 5.0)
 LONGITUDES = np.arange(-30.0, 11.0, 5.0)
 

@@ -187,7 +187,11 @@ class Jobs:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.submitted: list[tuple[str, str | None, JobSpec]] = []
+        self.checked: list[JobSpec] = []
         self.error = error
+
+    def check_rights(self, spec: JobSpec, caller: Any) -> None:
+        self.checked.append(spec)
 
     def submit(
         self, session: Session, project_id: str, key_id: str | None, spec: JobSpec, *, dry_run: bool = False
@@ -237,6 +241,26 @@ async def test_a_job_task_is_accepted_as_a_run(stage: Stage) -> None:
     assert [(record.status, record.model) for record in stage.used()] == [(202, "graph@best")]
     await stage.post("/v1/tasks/weather-forecast", {"url": "a"})
     assert jobs.submitted[1][2].inputs == {}
+
+
+async def test_a_job_is_given_what_it_reads_by_role(stage: Stage) -> None:
+    jobs = Jobs()
+    object.__setattr__(stage.gateway, "jobs", jobs)
+    path, key = "/v1/tasks/weather-forecast", "Bearer " + stage.key(scopes=["inference", "write"])
+    body = {"model": "graph@best", "inputs": {"initial": "dataset:today@v1"}, "input": {"url": "a"}}
+    assert (await stage.post(path, body, authorization=key))[0] == 202
+    assert (await stage.post(path, {"url": "a", "inputs": {"initial": "today"}}, authorization=key))[0] == 202
+    assert [spec.inputs for _, _, spec in jobs.submitted] == [
+        {"model": "graph@best", "initial": "dataset:today@v1"},
+        {"initial": "today"},
+    ]
+    assert [spec.params for _, _, spec in jobs.submitted] == [{"url": "a"}, {"url": "a"}]
+    assert [spec.inputs for spec in jobs.checked] == [spec.inputs for _, _, spec in jobs.submitted]
+    for wrong in ("today", {"initial": 5}, {"model": "graph@worst"}):
+        status, answer, _ = await stage.post(path, {"url": "a", "inputs": wrong}, authorization=key)
+        assert (status, answer["error"]["param"]) == (400, "inputs")
+    assert (await stage.post(path, body))[0] == 403, "who may ask models may not choose what runs read"
+    assert len(jobs.submitted) == 2
 
 
 async def test_a_job_that_is_refused_is_refused_at_once(stage: Stage) -> None:

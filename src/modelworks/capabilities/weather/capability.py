@@ -10,7 +10,7 @@ from modelworks.capabilities.weather.cyclone.schemas import (
     TrackingInput,
     TrackingOutput,
 )
-from modelworks.capabilities.weather.schemas import ForecastInput, ForecastOutput
+from modelworks.capabilities.weather.schemas import EvaluateParams, ForecastInput, ForecastOutput, TrainParams
 from modelworks.capabilities.weather.wave.schemas import (
     WaveEvaluateParams,
     WaveForecastInput,
@@ -20,6 +20,10 @@ from modelworks.capabilities.weather.wave.schemas import (
 from modelworks.contract import Capability, Resources, Task
 
 _PACKAGE = "modelworks.capabilities.weather"
+
+#: Of leads 1, 2 and 3: the square error in spreads of the climate, all channels together, and the anomaly correlation.
+_METRICS = ("nmse_1", "nmse_2", "nmse_3")
+_OPTIONAL = ("acc_1", "acc_2", "acc_3")
 
 capability = Capability(
     name="weather",
@@ -33,6 +37,14 @@ capability = Capability(
             output=ForecastOutput,
             predictor=f"{_PACKAGE}.serve:forecast",
             mode="job",
+            trainer=f"{_PACKAGE}.train:train",
+            train_params=TrainParams,
+            train_inputs=("train",),
+            evaluator=f"{_PACKAGE}.evaluate:evaluate",
+            evaluate_params=EvaluateParams,
+            metrics=_METRICS,
+            optional_metrics=_OPTIONAL,
+            lower_is_better=_METRICS,
             resources=Resources(cpu=1.0, memory_bytes=2 << 30),
         ),
         Task(

@@ -128,7 +128,8 @@ def _tasks(found: APIRouter, gateway: GatewayService) -> None:
         summary="Ask a task",
         tags=["Tasks"],
         description="The input lies in `input` or beside `model`. Mode sync answers with the output, stream with JSON lines "
-        "(server-sent events where `Accept: text/event-stream` asks for them), job with 202 and a run, static with files.",
+        "(server-sent events where `Accept: text/event-stream` asks for them), job with 202 and a run, static with files. "
+        "A job reads data sets that `inputs` names by role, for which the key needs the scope write, too.",
         responses={
             200: {
                 "description": "The output, or its pieces.",
@@ -144,7 +145,11 @@ def _tasks(found: APIRouter, gateway: GatewayService) -> None:
             **described(
                 {
                     "type": "object",
-                    "properties": {"model": {"type": "string"}, "input": _ANY_OBJECT},
+                    "properties": {
+                        "model": {"type": "string"},
+                        "input": _ANY_OBJECT,
+                        "inputs": {"type": "object", "additionalProperties": {"type": "string"}},
+                    },
                     "additionalProperties": True,
                 }
             ),
@@ -156,13 +161,19 @@ def _tasks(found: APIRouter, gateway: GatewayService) -> None:
         meter = gateway.meter(principal, request.scope, f"/v1/tasks/{task.name}")
         try:
             body = json_object(await request.body())
+            inputs: dict[str, str] = {}
+            if task.mode == "job":
+                body, inputs = tasks.split_inputs(body, task)
             model, payload, prefix = tasks.split_body(body, task)
             if task.mode == "job":
                 meter.model = model or ""
                 if model is not None:
                     principal.require_model(model)
+                if inputs:
+                    # What a run reads is chosen by whoever may start runs, not by whoever may ask models.
+                    principal.require("write")
                 await meter.admit(None)
-                accepted = await tasks.submit(gateway, principal, task, capability.name, model, payload)
+                accepted = await tasks.submit(gateway, principal, task, capability.name, model, payload, inputs)
                 await meter.record(202)
                 return JsonBytes(accepted, status_code=202)
             call = tasks.TaskCall(gateway, principal, meter, task, model, payload, prefix)

@@ -46,6 +46,10 @@ class Authenticator(Protocol):
 class Submitter(Protocol):
     """Accepts runs; the jobs room's service."""
 
+    def check_rights(self, spec: JobSpec, caller: Principal) -> None:
+        """Refuse what not everybody who may submit runs may do."""
+        ...
+
     def submit(
         self, session: Session, project_id: str, key_id: str | None, spec: JobSpec, *, dry_run: bool = False
     ) -> RunRecord: ...

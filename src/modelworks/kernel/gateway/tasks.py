@@ -231,19 +231,47 @@ class TaskCall:
         )
 
 
+def split_inputs(body: dict[str, Any], task: Task) -> tuple[dict[str, Any], dict[str, str]]:
+    """The body without `inputs`, and these: what a run reads beside the model, references of the catalog by role.
+
+    A task that has a field `inputs` of its own keeps it.
+
+    Raises:
+        InvalidRequest: they are no texts by role.
+    """
+    inputs = body.get("inputs")
+    if inputs is None or "inputs" in task.input.model_fields:
+        return body, {}
+    if not isinstance(inputs, dict) or not all(isinstance(ref, str) for ref in inputs.values()) or "model" in inputs:
+        raise InvalidRequest(
+            "inputs: must be references by role, beside `model`.",
+            hint='Such as {"initial": "dataset:analysis@latest"}.',
+            param="inputs",
+            code="invalid_type",
+        )
+    return {key: value for key, value in body.items() if key != "inputs"}, inputs
+
+
 async def submit(
-    gateway: GatewayService, principal: Principal, task: Task, capability: str, model: str | None, payload: dict[str, Any]
+    gateway: GatewayService,
+    principal: Principal,
+    task: Task,
+    capability: str,
+    model: str | None,
+    payload: dict[str, Any],
+    inputs: dict[str, str],
 ) -> bytes:
-    """Start a run of a task of mode job; the model, a reference of the catalog, is its input "model".
+    """Start a run of a task of mode job; the model, a reference of the catalog, is its input "model" beside the others.
 
     Raises:
         ModelworksError: whatever the jobs room refuses the run for.
     """
-    spec = JobSpec(
-        verb="batch", capability=capability, task=task.name, inputs={"model": model} if model else {}, params=payload
-    )
+    given = {"model": model, **inputs} if model else inputs
+    spec = JobSpec(verb="batch", capability=capability, task=task.name, inputs=given, params=payload)
 
     def accept() -> bytes:
+        if inputs:
+            gateway.jobs.check_rights(spec, principal)
         with gateway.db.transaction() as session:
             run = gateway.jobs.submit(session, principal.project_id, principal.key_id, spec)
         return orjson.dumps({"object": "task.run", "run": run.model_dump(mode="json")})

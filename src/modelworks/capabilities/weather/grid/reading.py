@@ -1,4 +1,4 @@
-"""Grids out of NetCDF and Zarr, in our layout, with a note for each repair and an error that names the coordinate."""
+"""Grids out of NetCDF, Zarr and GRIB, in our layout, with a note for each repair and an error that names the coordinate."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from modelworks.capabilities.weather.grid.vocabulary import GRAVITY, VARIABLES, 
 from modelworks.contract.errors import InvalidData, PayloadTooLarge
 
 NETCDF: Final = (".nc", ".nc4", ".netcdf", ".cdf")
+GRIB: Final = (".grib", ".grb", ".grib1", ".grib2", ".grb2", ".grb1")
 #: A grid larger than this in memory is refused; a training reads what it is given as a whole.
 MAX_BYTES: Final = 16 << 30
 
@@ -61,7 +62,7 @@ def read(folder: Path, *, channels: Sequence[str] | None = None, choose: Choose 
         wanted = f" of {', '.join(channels)}" if channels else " that the vocabulary knows"
         raise InvalidData(
             f"{folder.name} holds no field{wanted}.",
-            hint="Give NetCDF or Zarr with names or standard names such as msl, t2m, geopotential.",
+            hint="Give NetCDF, Zarr or GRIB with names or standard names such as msl, t2m, geopotential.",
             code="missing_channel" if channels else "no_grid",
             param="channels",
         )
@@ -81,11 +82,11 @@ def sources(folder: Path) -> list[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.is_dir():
             found += sources(path) if _is_zarr(path) or _holds_any(path) else []
-        elif path.suffix.lower() in NETCDF:
+        elif path.suffix.lower() in (*NETCDF, *GRIB):
             found.append(path)
     if not found:
         raise InvalidData(
-            f"{folder.name} holds no NetCDF ({', '.join(NETCDF)}) or Zarr.",
+            f"{folder.name} holds no NetCDF ({', '.join(NETCDF)}), GRIB ({', '.join(GRIB)}) or Zarr.",
             hint="Give the data set files of these formats.",
             code="no_grid",
         )
@@ -97,10 +98,14 @@ def _is_zarr(path: Path) -> bool:
 
 
 def _holds_any(path: Path) -> bool:
-    return any(_is_zarr(each) or each.suffix.lower() in NETCDF for each in path.rglob("*"))
+    return any(_is_zarr(each) or each.suffix.lower() in (*NETCDF, *GRIB) for each in path.rglob("*"))
 
 
 def _pieces(path: Path, wanted: frozenset[str] | None, choose: Choose | None) -> list[Piece]:
+    if path.suffix.lower() in GRIB:
+        from modelworks.capabilities.weather.grid.grib import read_grib
+
+        return read_grib(path, wanted, choose)
     with warnings.catch_warnings():
         # Oddities of attributes, such as a _FillValue of another type; the values are looked at below.
         warnings.simplefilter("ignore")
@@ -380,10 +385,17 @@ def joined(pieces: Sequence[Piece]) -> Grids:
         nothing = np.empty(0, "datetime64[s]")
         return Grids((), nothing, first.latitude_h, first.longitude_w, np.empty(shape, np.float32), tuple(notes), constants)
     merged = {name: _one_after_another(name, own) for name, own in by_channel.items()}
+    if not any(len(times_t) for times_t, _ in merged.values()):
+        raise InvalidData(
+            "The data have no state of the times that are asked for.",
+            hint="Name times that are in the data.",
+            code="no_such_time",
+            param="time",
+        )
     common = next(iter(merged.values()))[0]
     for times_t, _ in merged.values():
         common = np.intersect1d(common, times_t, assume_unique=True)
-    spans = ", ".join(f"{name} {shown(times[0])} to {shown(times[-1])} ({len(times)})" for name, (times, _) in merged.items())
+    spans = ", ".join(f"{name} {_span(times)}" for name, (times, _) in merged.items())
     if not len(common):
         raise InvalidData(
             f"No time is common to all channels: {spans}.",
@@ -399,6 +411,10 @@ def joined(pieces: Sequence[Piece]) -> Grids:
     kinds = {name: own[0].kind for name, own in by_channel.items()}
     unique = tuple(dict.fromkeys(notes))
     return Grids(tuple(merged), common, first.latitude_h, first.longitude_w, values_tchw, unique, constants, kinds)
+
+
+def _span(times_t: Times) -> str:
+    return f"{shown(times_t[0])} to {shown(times_t[-1])} ({len(times_t)})" if len(times_t) else "none"
 
 
 def _one_after_another(name: str, pieces: Sequence[Piece]) -> tuple[Times, Floats]:

@@ -112,7 +112,7 @@ class Layout:
             found["member"] = (
                 ("member",),
                 numbers,
-                {"standard_name": "realization", "long_name": "ensemble member", "units": "1", "axis": "E"},
+                {"standard_name": "realization", "long_name": "ensemble member", "units": "1"},
             )
         for dim, levels in self._levels().items():
             found[dim] = (
@@ -198,8 +198,8 @@ class ForecastStore:
             dims = layout.dimensions(name)
             shape = tuple(sizes[dim] for dim in dims)
             chunks = tuple(1 if dim in ("member", "time") else size for dim, size in zip(dims, shape, strict=True))
-            attrs = {**layout.attributes(name), "_FillValue": float(_FILL)} if zarr_format == 3 else layout.attributes(name)
-            _array(group, name, shape, chunks, np.dtype("float32"), dims, attrs, zarr_format, fill_value=_FILL)
+            attrs = layout.attributes(name)
+            _array(group, name, shape, chunks, np.dtype("float32"), dims, attrs, zarr_format, fill_value=np.float32(np.nan))
         if zarr_format == 2:
             zarr.consolidate_metadata(path, zarr_format=2)
         return cls(path, layout, zarr.open_group(path, mode="r+"))
@@ -213,7 +213,6 @@ class ForecastStore:
         """The state of a step, counted from 0."""
         for name, places in self.layout.variables().items():
             values = state_chw[[index for index, _ in places]]
-            values = np.where(np.isfinite(values), values, _FILL)
             where = (member, step) if self.layout.members else (step,)
             self._arrays[name][where] = values if places[0][1] is not None else values[0]
 
@@ -224,7 +223,7 @@ class ForecastStore:
         for name, places in layout.variables().items():
             values = np.asarray(self._arrays[name][(member, step) if layout.members else (step,)])
             state[[index for index, _ in places]] = values if places[0][1] is not None else values[None]
-        return np.where(state == _FILL, np.float32(np.nan), state)
+        return state
 
     def steps(self) -> Iterator[tuple[int, int, Floats]]:
         """(step, member, state) of all, one in memory at a time."""
@@ -247,7 +246,8 @@ def _array(
 ) -> Any:
     named: dict[str, Any] = {"dimension_names": list(dims)} if zarr_format == 3 else {}
     told = dict(attrs) if zarr_format == 3 else {**attrs, "_ARRAY_DIMENSIONS": list(dims)}
-    kept = {"fill_value": fill_value} if fill_value is not None else {}
+    # Of version 2, a fill value of 0, which is the default, would make readers take the longitude 0 for a missing one.
+    kept = {"fill_value": fill_value} if fill_value is not None or zarr_format == 2 else {}
     return group.create_array(
         name, shape=tuple(shape), chunks=tuple(max(1, each) for each in chunks), dtype=dtype, attributes=told, **named, **kept
     )
