@@ -127,7 +127,7 @@ def test_close_commits_what_waits_and_refuses_more(database: Database) -> None:
     threads = [threading.Thread(target=recorder.record_sync, args=(usage(),)) for _ in range(4)]
     for thread in threads:
         thread.start()
-    while len(recorder._waiting) < 4 and any(thread.is_alive() for thread in threads):
+    while len(recorder._writer._waiting) < 4 and any(thread.is_alive() for thread in threads):
         pass
     recorder.close()
     assert count(database) == 4

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from modelworks.kernel.base.events import Events
-from modelworks.kernel.base.polling import PollingTask, PollingThread
+from modelworks.kernel.base.polling import Follower, PollingTask, PollingThread
 
 NEVER_S = 600.0
 
@@ -171,3 +171,35 @@ class TestPollingTask:
         task.wake()
         await asyncio.sleep(0.01)
         assert looks.locked(), "it looks although it was stopped"
+
+
+class Waiting(Follower):
+    """Follows one run."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__(
+            events, name="waiting", topic="space.changed", busy_s=NEVER_S, idle_s=NEVER_S, awaited={"run.changed": "run_id"}
+        )
+        self.looks = Looks()
+
+    def tick(self) -> bool:
+        self._awaited = frozenset({"run_1"})
+        self.looks.look()
+        return False
+
+
+def test_what_is_waited_for_brings_the_next_look_forward_and_nothing_else_does(events: Events) -> None:
+    waiting = Waiting(events)
+    waiting.start()
+    try:
+        waiting.looks.wait_for(1)
+        events.publish("run.changed", run_id="run_1")
+        waiting.looks.wait_for(2)
+        for topic, payload in (("run.changed", {"run_id": "run_2"}), ("run.changed", {}), ("other", {"run_id": "run_1"})):
+            events.publish(topic, **payload)
+        events.publish("space.changed")
+        waiting.looks.wait_for(3)
+    finally:
+        waiting.stop()
+    assert waiting.looks.num == 3
+    assert not any(events._handlers.values()), "a follower that has ended hears nothing more"

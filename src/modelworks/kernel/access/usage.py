@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -14,6 +13,7 @@ import structlog
 from modelworks.contract.errors import ModelworksError, Unavailable
 from modelworks.kernel.access.ledger import Ledger
 from modelworks.kernel.access.schemas import Reservation, UsageRecord
+from modelworks.kernel.base.batching import BatchWriter
 from modelworks.kernel.base.clock import SystemClock
 from modelworks.kernel.base.database import Database
 
@@ -37,19 +37,21 @@ class UsageRecorder:
     def __init__(self, db: Database, ledger: Ledger | None = None, *, linger_s: float = 0.0) -> None:
         self._db = db
         self._ledger = ledger or Ledger(SystemClock())
-        self._linger_s = linger_s
-        self._waiting: list[tuple[Item, Any]] = []
-        self._changed = threading.Condition()
-        self._closing = False
-        self._busy = False
-        self._thread: threading.Thread | None = None
+        self._writer = BatchWriter[tuple[Item, Any]](
+            lambda batch: _announce(self._write(batch)),
+            name="usage-writer",
+            most=_MAX_BATCH,
+            linger_s=linger_s,
+            tend=self._tend,
+            tend_every_s=self._ledger.tend_every_s,
+            leave=self._leave,
+        )
         #: Reservations whose request could not be recorded: the ledger counts them as soon as it can.
         self._lost: list[str] = []
 
     def start(self) -> None:
         """Begin to look after reservations, those of processes that died among them, before the first request."""
-        with self._changed:
-            self._run()
+        self._writer.start()
 
     async def reserve(self, asked: Reservation) -> None:
         """Returns when the reservation is committed; it stands until its record is (`UsageRecord.claims`, the same id).
@@ -91,58 +93,17 @@ class UsageRecorder:
 
     def flush(self) -> None:
         """Wait until everything given so far is committed (or has failed)."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+        self._writer.flush()
 
     def close(self) -> None:
         """Commit what waits and end the writer; later records are refused."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
+        self._writer.close()
 
     def _submit(self, item: Item, waiter: Any) -> None:
-        with self._changed:
-            if self._closing:
-                raise Unavailable("The server is stopping and records no more requests.", retry_after_s=5)
-            self._run()
-            self._waiting.append((item, waiter))
-            if len(self._waiting) == 1:
-                self._changed.notify_all()
+        if not self._writer.submit((item, waiter)):
+            raise Unavailable("The server is stopping and records no more requests.", retry_after_s=5)
 
-    def _run(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write_until_closed, name="usage-writer", daemon=True)
-            self._thread.start()
-
-    def _write_until_closed(self) -> None:
-        tend_at = time.monotonic()
-        while True:
-            with self._changed:
-                while not self._waiting and not self._closing and time.monotonic() < tend_at:
-                    self._changed.wait(max(0.0, tend_at - time.monotonic()))
-                if not self._waiting and self._closing:
-                    break
-            if self._linger_s and not self._closing:
-                time.sleep(self._linger_s)
-            with self._changed:
-                batch, self._waiting = self._waiting[:_MAX_BATCH], self._waiting[_MAX_BATCH:]
-                self._busy = True
-            try:
-                if batch:
-                    _announce(self._write(batch))
-                if time.monotonic() >= tend_at:
-                    self._tend()
-                    tend_at = time.monotonic() + self._ledger.tend_every_s
-            finally:
-                with self._changed:
-                    self._busy = False
-                    self._changed.notify_all()
-        self._leave()
-
-    def _write(self, batch: list[tuple[Item, Any]]) -> list[tuple[Any, Exception | None]]:
+    def _write(self, batch: Sequence[tuple[Item, Any]]) -> list[tuple[Any, Exception | None]]:
         outcomes = self._transact([item for item, _ in batch])
         if isinstance(outcomes, Exception):
             if len(batch) > 1:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -85,6 +86,56 @@ class PollingThread:
                 self._wake.clear()
         finally:
             unsubscribe()
+
+
+class Follower(ABC):
+    """What looks after things under way in a thread of its own: `tick` is one look, and may be called by hand instead.
+
+    Args:
+        events: where changes are announced.
+        name, topic, busy_s, idle_s, rest_s: as of `PollingThread`.
+        awaited: further topics, each with the field of its payload that names what has changed: where that is one of
+            `_awaited`, the next look comes at once. Others change all the time.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        *,
+        name: str,
+        topic: str,
+        busy_s: float,
+        idle_s: float,
+        rest_s: float = 0.1,
+        awaited: Mapping[str, str] | None = None,
+    ) -> None:
+        self._events = events
+        self._topics = dict(awaited or {})
+        self._unsubscribe: list[Callable[[], None]] = []
+        #: Ids and names of what the things under way wait for.
+        self._awaited: frozenset[str] = frozenset()
+        self._thread = PollingThread(
+            self.tick, name=name, events=events, topic=topic, busy_s=busy_s, idle_s=idle_s, rest_s=rest_s
+        )
+
+    @abstractmethod
+    def tick(self) -> bool:
+        """One look; returns whether there is anything to come back for soon."""
+
+    def start(self) -> None:
+        """Begin in a thread of its own."""
+        self._unsubscribe = [self._events.subscribe(topic, self._heard) for topic in self._topics]
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after its current step."""
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        self._thread.stop()
+
+    def _heard(self, topic: str, payload: Mapping[str, Any]) -> None:
+        if payload.get(self._topics[topic]) in self._awaited:
+            self._thread.wake()
 
 
 class PollingTask:

@@ -5,7 +5,6 @@ Nobody waits for a note: an answer that cannot be noted is given all the same, a
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import NotFound
 from modelworks.kernel.access.schemas import Principal
+from modelworks.kernel.base.batching import BatchWriter
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.dataspace.documents import FORGOTTEN
@@ -66,57 +66,23 @@ class Answers:
     def __init__(self, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
-        self._waiting: list[AnswerNote] = []
-        self._changed = threading.Condition()
-        self._closing = False
-        self._busy = False
-        self._thread: threading.Thread | None = None
+        self._writer = BatchWriter[AnswerNote](self._write, name="answer-notes", most=_BATCH)
         self._prune_at: datetime | None = None
 
     # -- noting ----------------------------------------------------------------------------------------------------------
 
     def note(self, note: AnswerNote) -> None:
         """Have what an answer rests on written soon; returns at once."""
-        if note.keep_days <= 0:
-            return
-        with self._changed:
-            if self._closing or len(self._waiting) >= _MOST_WAITING:
-                log.warning("what an answer rests on is not noted", answer_id=note.id)
-                return
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write_until_closed, name="answer-notes", daemon=True)
-                self._thread.start()
-            self._waiting.append(note)
-            self._changed.notify_all()
+        if note.keep_days > 0 and not self._writer.submit(note, room=_MOST_WAITING):
+            log.warning("what an answer rests on is not noted", answer_id=note.id)
 
     def flush(self) -> None:
         """Wait until everything noted so far is written (or has failed)."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what waits and end the writer."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _write_until_closed(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing)
-                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-                if not batch:
-                    return
-                self._busy = True
-            try:
-                self._write(batch)
-            finally:
-                with self._changed:
-                    self._busy = False
-                    self._changed.notify_all()
+        self._writer.close()
 
     def _write(self, batch: Sequence[AnswerNote]) -> None:
         now = self._clock.now()

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from modelworks.contract.errors import Conflict, ModelworksError, NotFound
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.events import Events
-from modelworks.kernel.base.polling import PollingThread
+from modelworks.kernel.base.polling import Follower
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.schemas import Version
 from modelworks.kernel.dataspace.sources.ingesting import CURSOR_FILE, ITEMS_FILE, IngestedItem
@@ -32,14 +32,16 @@ from modelworks.kernel.storage import BlobStore
 
 log = structlog.get_logger(__name__)
 
-_BUSY_POLL_S, _IDLE_POLL_S, _REST_S = 0.5, 5.0, 0.1
+_BUSY_POLL_S, _IDLE_POLL_S = 0.5, 5.0
+#: Where runs that a source waits for are announced.
+_AWAITED: Final = {"run.changed": "run_id"}
 #: Documents of one transaction: others write in between.
 _BATCH: Final = 50
 #: From this status on it is the storage or the database that fails: the step is repeated.
 _AWAY = 502
 
 
-class SourceSteps:
+class SourceSteps(Follower):
     """One thread; `tick` is one look at every source that has something to do, and may be called by hand instead."""
 
     def __init__(
@@ -51,6 +53,7 @@ class SourceSteps:
         clock: Clock,
         events: Events,
     ) -> None:
+        super().__init__(events, name="sources", topic=TOPIC, busy_s=_BUSY_POLL_S, idle_s=_IDLE_POLL_S, awaited=_AWAITED)
         self.sources = sources
         self._spaces = sources.spaces
         self._db = sources.db
@@ -58,26 +61,6 @@ class SourceSteps:
         self._catalog = catalog
         self._blobs = blobs
         self._clock = clock
-        self._events = events
-        self._awaited: frozenset[str] = frozenset()
-        self._thread = PollingThread(
-            self.tick,
-            name="sources",
-            events=events,
-            topic=TOPIC,
-            busy_s=_BUSY_POLL_S,
-            idle_s=_IDLE_POLL_S,
-            rest_s=_REST_S,
-        )
-
-    def start(self) -> None:
-        """Begin in a thread of its own."""
-        self._events.subscribe("run.changed", lambda _topic, payload: self._heard(payload.get("run_id")))
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after its current step."""
-        self._thread.stop()
 
     def tick(self) -> bool:
         """Look at every source that is due or under way; returns whether there is one."""
@@ -121,10 +104,6 @@ class SourceSteps:
                 current = self._at(session, row, run)
                 if current is not None:
                     self._fail(session, current, {**error.to_wire(), "run_id": run.id})
-
-    def _heard(self, run_id: Any) -> None:
-        if run_id in self._awaited:
-            self._thread.wake()
 
     def _begin(self, session: Session, row: SourceRow) -> None:
         if row.is_paused or row.next_sync_at is None or row.next_sync_at > self._clock.now():

@@ -21,7 +21,7 @@ from modelworks.contract.errors import Conflict, IntegrityFailed, ModelworksErro
 from modelworks.contract.media import File
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.events import Events
-from modelworks.kernel.base.polling import PollingThread
+from modelworks.kernel.base.polling import Follower
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.finding import called, holding, unused
 from modelworks.kernel.catalog.manifest import discard
@@ -43,7 +43,7 @@ from modelworks.proof import KIND, report_digest
 
 log = structlog.get_logger(__name__)
 
-_BUSY_POLL_S, _IDLE_POLL_S, _REST_S = 0.5, 30.0, 0.1
+_BUSY_POLL_S, _IDLE_POLL_S = 0.5, 30.0
 #: What a space has in the catalog, by kind; its models are kept, and marked.
 _MADE: Final = (*NOUNS, *(("dataset", noun) for noun in SAMPLE_SETS), ("dataset", "incoming"))
 _BUILT: Final = tuple(noun for _, noun in NOUNS)
@@ -69,7 +69,7 @@ class _Made:
     row: VersionRow
 
 
-class SpaceForgetting:
+class SpaceForgetting(Follower):
     """One thread; `tick` is one look at everything that is being forgotten, and may be called by hand instead.
 
     Args:
@@ -95,6 +95,7 @@ class SpaceForgetting:
         cache: Path,
         ask: AskIndex | None = None,
     ) -> None:
+        super().__init__(events, name="space-forgetting", topic=TOPIC, busy_s=_BUSY_POLL_S, idle_s=_IDLE_POLL_S)
         self.spaces = spaces
         self._jobs = jobs
         self.catalog = catalog
@@ -107,23 +108,6 @@ class SpaceForgetting:
         self._cache = cache
         self._ask = ask
         self.signer = signer
-        self._thread = PollingThread(
-            self.tick,
-            name="space-forgetting",
-            events=events,
-            topic=TOPIC,
-            busy_s=_BUSY_POLL_S,
-            idle_s=_IDLE_POLL_S,
-            rest_s=_REST_S,
-        )
-
-    def start(self) -> None:
-        """Begin in a thread of its own."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after its current step."""
-        self._thread.stop()
 
     def tick(self) -> bool:
         """Look once at everything that is being forgotten; returns whether there is anything."""

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from modelworks.contract.errors import Conflict, InvalidRequest, ModelworksError, NotFound
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.events import Events
-from modelworks.kernel.base.polling import PollingThread
+from modelworks.kernel.base.polling import Follower
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.finding import called, named
 from modelworks.kernel.catalog.schemas import PromotionCreate, Version
@@ -40,12 +40,12 @@ log = structlog.get_logger(__name__)
 SAMPLING: Final = "sample-making"
 #: The alias that what a space has deployed follows.
 LIVE: Final = "live"
-_BUSY_POLL_S, _IDLE_POLL_S, _REST_S = 1.0, 30.0, 0.1
+_BUSY_POLL_S, _IDLE_POLL_S = 1.0, 30.0
 #: Tokens of instructions, question and answer beside the passages; characters of a token at least; characters shown at most.
 _BESIDE_TOKENS, _TOKEN_CHARS, _MOST_CHARS, _LEAST_CHARS = 600, 2, 6000, 400
 
 
-class SpaceLearning:
+class SpaceLearning(Follower):
     """One thread; `tick` is one look at everything that has something to do, and may be called by hand instead."""
 
     def __init__(
@@ -56,29 +56,12 @@ class SpaceLearning:
         serving: ServingService,
         events: Events,
     ) -> None:
+        super().__init__(events, name="space-learning", topic=TOPIC, busy_s=_BUSY_POLL_S, idle_s=_IDLE_POLL_S)
         self._spaces = spaces
         self._jobs = jobs
         self._catalog = catalog
         self._serving = serving
         self._db = spaces.db
-        self._events = events
-        self._thread = PollingThread(
-            self.tick,
-            name="space-learning",
-            events=events,
-            topic=TOPIC,
-            busy_s=_BUSY_POLL_S,
-            idle_s=_IDLE_POLL_S,
-            rest_s=_REST_S,
-        )
-
-    def start(self) -> None:
-        """Begin in a thread of its own."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after its current step."""
-        self._thread.stop()
 
     # -- what people ask for ---------------------------------------------------------------------------------------------
 

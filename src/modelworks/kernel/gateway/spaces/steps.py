@@ -19,7 +19,7 @@ from modelworks.contract.errors import Conflict, ModelworksError, NotFound
 from modelworks.contract.media import File
 from modelworks.contract.passages import DOCUMENTS_FILE, ParsedDocument
 from modelworks.kernel.base.events import Events
-from modelworks.kernel.base.polling import PollingThread
+from modelworks.kernel.base.polling import Follower
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.finding import unused
 from modelworks.kernel.catalog.manifest import discard
@@ -45,11 +45,11 @@ RETRIEVAL: Final = "passage-retrieval"
 NOUNS: Final = (("dataset", "documents"), ("dataset", "passages"), ("dataset", "clean"), ("model", "index"))
 
 _BUSY_POLL_S, _IDLE_POLL_S = 0.5, 5.0
-#: Announcements of a run that reports come in bursts.
-_REST_S = 0.1
+#: Where runs and deployments that a build waits for are announced.
+_AWAITED: Final = {"run.changed": "run_id", "deployment.changed": "name"}
 
 
-class SpaceSteps:
+class SpaceSteps(Follower):
     """One thread; `tick` is one look at every space that has something to do, and may be called by hand instead.
 
     What a space learns is followed beside it, by `learning` in a thread of its own, and so are its `tables`.
@@ -68,48 +68,31 @@ class SpaceSteps:
         events: Events,
         cache: Path,
     ) -> None:
+        super().__init__(events, name="data-spaces", topic=TOPIC, busy_s=_BUSY_POLL_S, idle_s=_IDLE_POLL_S, awaited=_AWAITED)
         self._spaces = spaces
         self._jobs = jobs
         self._catalog = catalog
         self._serving = serving
         self._blobs = blobs
         self._db = spaces.db
-        self._events = events
         self._cache = cache
         #: Digests of versions that were removed, whose folders in the cache are to go, too.
         self._removed: set[str] = set()
         self.cleaning = SpaceCleaning(spaces, jobs, catalog, blobs)
         self.learning = SpaceLearning(spaces, jobs, catalog, serving, events)
         self.tables = SpaceTables(spaces, blobs, cache.parent / "tables")
-        #: Runs and deployments that a build waits for: others change all the time.
-        self._awaited: frozenset[str] = frozenset()
-        self._thread = PollingThread(
-            self.tick,
-            name="data-spaces",
-            events=events,
-            topic=TOPIC,
-            busy_s=_BUSY_POLL_S,
-            idle_s=_IDLE_POLL_S,
-            rest_s=_REST_S,
-        )
 
     def start(self) -> None:
         """Begin in threads of their own."""
-        self._events.subscribe("run.changed", lambda _topic, payload: self._heard(payload.get("run_id")))
-        self._events.subscribe("deployment.changed", lambda _topic, payload: self._heard(payload.get("name")))
-        self._thread.start()
+        super().start()
         self.learning.start()
         self.tables.start(self._events)
 
     def stop(self) -> None:
         """End the threads after their current step."""
         self.learning.stop()
-        self._thread.stop()
+        super().stop()
         self.tables.close()
-
-    def _heard(self, subject: Any) -> None:
-        if subject in self._awaited:
-            self._thread.wake()
 
     def tick(self) -> bool:
         """Look at every space that has something to do once; returns whether there is one."""

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from modelworks.contract.errors import InvalidData, ModelworksError
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.events import Events
-from modelworks.kernel.base.polling import PollingThread
+from modelworks.kernel.base.polling import Follower
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.gateway.files.service import RESULTS, FileService
 from modelworks.kernel.gateway.store import FineTuningJobRow
@@ -38,8 +38,6 @@ from modelworks.kernel.storage.schemas import BlobInfo
 log = structlog.get_logger(__name__)
 
 _BUSY_POLL_S, _IDLE_POLL_S = 1.0, 5.0
-#: Announcements of a run that reports come in bursts.
-_REST_S = 0.1
 #: Shortest time between two events that tell how far the training is.
 _METRICS_EVERY = timedelta(seconds=2)
 _EXPIRE_EVERY = timedelta(minutes=5)
@@ -47,7 +45,7 @@ _EXPIRE_EVERY = timedelta(minutes=5)
 _TOKENS: Final = "tokens_seen"
 
 
-class TuningSteps:
+class TuningSteps(Follower):
     """One thread; `tick` is one look at every open job and may be called by hand instead."""
 
     def __init__(
@@ -59,6 +57,7 @@ class TuningSteps:
         clock: Clock,
         events: Events,
     ) -> None:
+        super().__init__(events, name="fine-tuning", topic="run.changed", busy_s=_BUSY_POLL_S, idle_s=_IDLE_POLL_S)
         self._tuning = tuning
         self._jobs = jobs
         self._catalog = catalog
@@ -66,24 +65,7 @@ class TuningSteps:
         self._clock = clock
         self._db = tuning.db
         self._expired_at = clock.now()
-        self._thread = PollingThread(
-            self.tick,
-            name="fine-tuning",
-            events=events,
-            topic="run.changed",
-            busy_s=_BUSY_POLL_S,
-            idle_s=_IDLE_POLL_S,
-            rest_s=_REST_S,
-        )
         tuning.wake = self._thread.wake
-
-    def start(self) -> None:
-        """Begin in a thread of its own."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread after its current step."""
-        self._thread.stop()
 
     def tick(self) -> bool:
         """Look at every open job once; returns whether one of them is not paused."""
