@@ -95,6 +95,18 @@ async def test_a_body_that_is_no_json_object(stage: Stage, body: bytes) -> None:
     assert [record.status for record in stage.used()] == [400, 400]
 
 
+@pytest.mark.parametrize(("levels", "status"), [(190, 404), (260, 400), (900, 400)])
+async def test_json_that_is_nested_too_deeply_to_be_written_again_is_refused(stage: Stage, levels: int, status: int) -> None:
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        body = '{"model": "none", "input": ' + opening * levels + "1" + closing * levels + "}"
+        for path in ("/v1/tasks/text-generation", "/v1/chat/completions"):
+            answered, answer, _ = await stage.post(path, body.encode())
+            assert answered in (status, 400), (path, answer)
+            assert complete(answer["error"])
+            if status == 400:
+                assert "200 levels" in answer["error"]["message"]
+
+
 async def test_the_place_of_a_json_fault_is_named(stage: Stage) -> None:
     _, body, _ = await stage.post("/v1/chat/completions", b'{\n "model": oops}')
     assert "line 2, column 11" in body["error"]["message"]

@@ -29,6 +29,8 @@ from modelworks.kernel.serving import DeployedModel, ReplicaPool
 
 #: In the ASGI scope of a request that the platform asks itself: for whom, checked already. Never of a connection.
 PRINCIPAL: Final = "modelworks.principal"
+#: Of JSON in a request: the library that writes it for engines and other servers gives up at 254, and some is wrapped.
+_MOST_LEVELS: Final = 200
 
 
 class Authenticator(Protocol):
@@ -239,7 +241,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     """The request body as a JSON object.
 
     Raises:
-        InvalidRequest: it is empty, not JSON, or another kind of value.
+        InvalidRequest: it is empty, not JSON, another kind of value, or nested deeper than can be written again.
     """
     if not body:
         raise InvalidRequest("The request has no body.", hint="Send a JSON object.", code="invalid_json")
@@ -249,7 +251,22 @@ def json_object(body: bytes) -> dict[str, Any]:
         raise malformed_json(error) from error
     if not isinstance(found, dict):
         raise InvalidRequest("The request body must be a JSON object.", hint="Send {…}.", code="invalid_type")
+    # Nothing is deeper than it has brackets, and counting these is quick.
+    if body.count(b"[") + body.count(b"{") > _MOST_LEVELS and _is_deep(found):
+        raise InvalidRequest(
+            f"The request body is nested more than {_MOST_LEVELS} levels deep.", hint="Send flatter JSON.", code="invalid_json"
+        )
     return found
+
+
+def _is_deep(found: Any) -> bool:
+    level = [found]
+    for _ in range(_MOST_LEVELS):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [child for children in inner for child in children if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def model_name(body: dict[str, Any]) -> str:
