@@ -17,6 +17,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "events.py": "announcements after a commit",
         "changes.py": "what a transaction changes, and who",
         "imports.py": "heavy modules, brought in sooner",
+        "parameters.py": "what a request hands on to a task",
         "polling.py": "a thread, or a task, that looks again and again",
         "revision.py": "which migration a database is at, without Alembic",
         "batching.py": "a thread that writes what waits in one go",

@@ -142,3 +142,17 @@ def test_an_end_that_is_no_moment_is_refused(http: TestClient, blobs: BlobStore,
     body = {"digest": blobs.put(b"b").digest, "name": "b.md", "expires_at": beyond}
     for answer in (changed, http.post("/api/spaces/manual/documents", json=body)):
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "expires_at")
+
+
+@pytest.mark.parametrize("levels", [65, 300, 900])
+@pytest.mark.parametrize("place", ["parsing", "index", "learning.training", "chunking_strategy"])
+def test_parameters_that_are_nested_too_deeply_are_refused(http: TestClient, place: str, levels: int) -> None:
+    first, _, second = place.partition(".")
+    deep = '{"a": ' * levels + "1" + "}" * levels
+    inner = f'{{"{second}": {deep}}}' if second else deep
+    body = f'{{"name": "deep", "settings": {{"{first}": {inner}}}}}'
+    answer = http.post("/api/spaces", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["error"]["param"] == f"settings.{place}"
+    assert "64 levels" in answer.json()["error"]["message"]
+    assert "deep" not in [each["name"] for each in http.get("/api/spaces").json()["data"]]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from modelworks.contract.passages import Cleaned, Fault
+from modelworks.kernel.base.parameters import Parameters
 
 SpaceState = Literal["empty", "pending", "building", "ready", "failed", "expired"]
 DocumentState = Literal["pending", "parsing", "indexed", "failed", "removed"]
@@ -99,7 +100,7 @@ class LearningSettings(BaseModel):
     corrections: list[Annotated[str, Field(min_length=1, max_length=40)]] = Field(default_factory=list, max_length=10_000)
     correction_repeats: int = Field(default=2, ge=1, le=100)
     #: Further parameters of the training of a low-rank adapter, such as rank and learning_rate.
-    training: dict[str, Any] = Field(default_factory=dict, max_length=32)
+    training: Parameters = Field(default_factory=dict, max_length=32)
 
 
 class PersonalDataSettings(BaseModel):
@@ -161,12 +162,12 @@ class SpaceSettings(BaseModel):
     encoder: Deployed | None = None
     reranker: Deployed | None = None
     #: Parameters of the task document-parsing, such as the sizes of passages.
-    parsing: dict[str, Any] = Field(default_factory=dict, max_length=32)
+    parsing: Parameters = Field(default_factory=dict, max_length=32)
     cleaning: CleaningSettings = Field(default_factory=CleaningSettings)
     #: Parameters of the training of passage-retrieval.
-    index: dict[str, Any] = Field(default_factory=dict, max_length=32)
+    index: Parameters = Field(default_factory=dict, max_length=32)
     #: What the client of /v1/vector_stores said about sizes, in its own words.
-    chunking_strategy: dict[str, Any] | None = None
+    chunking_strategy: Parameters | None = None
     answering: AnsweringSettings = Field(default_factory=AnsweringSettings)
     learning: LearningSettings = Field(default_factory=LearningSettings)
 

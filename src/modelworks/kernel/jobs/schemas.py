@@ -11,6 +11,7 @@ from modelworks.contract.capability import Resources
 from modelworks.contract.estimate import Estimate
 from modelworks.contract.media import File
 from modelworks.contract.run import Level, Verb
+from modelworks.kernel.base.parameters import Parameters
 from modelworks.kernel.jobs.environment import RunEnvironment
 
 #: OpenAI's fine-tuning states.
@@ -63,7 +64,7 @@ class JobSpec(BaseModel):
     capability: str | None = None
     task: str | None = None
     inputs: dict[str, str] = Field(default_factory=dict, max_length=64)
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: Parameters = Field(default_factory=dict)
     output_name: str | None = Field(default=None, max_length=128)
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     resources: ResourcesOverride | None = None

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from modelworks.contract.media import File
 from modelworks.contract.run import LocalModel
+from modelworks.kernel.base.parameters import Parameters
 
 #: predictor: our class in a replica process · openai: something that already speaks the protocol · static: published files.
 Kind = Literal["predictor", "openai", "static"]
@@ -54,7 +55,7 @@ class DeploymentSpec(BaseModel):
     #: One of the task's engines; `upstream` for a server elsewhere (`base_url`).
     engine: str | None = None
     #: Validated against the task's options.
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Parameters = Field(default_factory=dict)
     num_replicas: int = Field(default=1, ge=1, le=64)
     resources: ResourcesSpec | None = None
     #: An OpenAI-compatible server elsewhere, up to and including its `/v1`.
