@@ -88,6 +88,7 @@ def test_the_method_decides_which_parameters_there_are() -> None:
             TrainParams.model_validate(wrong)
     names = {next(iter(each.values())).rpartition("/")[2] for each in TrainParams.model_json_schema()["oneOf"]}
     assert names == {
+        "CombineParams",
         "PretrainParams",
         "SupervisedParams",
         "LoraParams",
