@@ -120,6 +120,7 @@ CHINESE = {
     "updated": "已更新",
     "empty": "空",
     "pending": "等待中",
+    "being made": "正在生成",
     "building": "构建中",
     "ready": "已就绪",
     "failed": "失败",

@@ -1,4 +1,4 @@
-"""`space create | ls | show | set | rm | add | documents | remove | build | clean | status | search | ask`: data spaces."""
+"""`space create | ls | show | set | rm | add | documents | remove | build | clean | status | search | tables | ask`."""
 
 from __future__ import annotations
 
@@ -82,6 +82,13 @@ HIT_COLUMNS: list[Column] = [
     ("SCORE", lambda hit: f"{hit['score']:.3f}"),
     ("DOCUMENT", "filename"),
     ("TEXT", lambda hit: " ".join(part["text"] for part in hit["content"])[:160]),
+]
+TABLE_COLUMNS: list[Column] = [
+    ("TABLE", lambda table: table["name"] or ("—" if table["state"] == "no_table" else tr("being made"))),
+    ("DOCUMENT", "filename"),
+    ("PLACE", "place"),
+    ("ROWS", "num_rows"),
+    ("COLUMNS", lambda table: ", ".join(_column(each) for each in table["columns"]) or table["fault"]),
 ]
 #: Never documents; a file `.modelworksignore` in a folder and --ignore name more.
 IGNORED = ("node_modules", "__pycache__", "*.pyc", "Thumbs.db", "desktop.ini", "~$*", "*.tmp")
@@ -295,6 +302,17 @@ def search(
         show_list(client.spaces.search(space, query, limit=limit, filters=filters), HIT_COLUMNS, output, name="file_id")
 
 
+def tables(space: SpaceName, output: Output = Format.table) -> None:
+    """List the tables of a space that questions are computed from, with columns, types and rows."""
+    with connect() as client:
+        show_list(client.spaces.tables(space), TABLE_COLUMNS, output, name="name")
+
+
+def _column(column: Mapping[str, Any]) -> str:
+    unit = f" {column['unit']}" if column["unit"] else ""
+    return f"{column['name']} ({column['kind']}{unit})"
+
+
 def ask(
     space: SpaceName,
     question: Annotated[str, typer.Argument(help="What to ask.")],
@@ -458,6 +476,7 @@ def add_to(app: typer.Typer) -> None:
         ("clean", space_cleaning.cleaner(_follow)),
         ("status", status),
         ("search", search),
+        ("tables", tables),
         ("ask", ask),
     )
     for name, verb in verbs:

@@ -147,6 +147,10 @@ class AsyncSpaces(AsyncGroup):
         path = f"{_path(space)}/learn" + ("?dry_run=true" if dry_run else "")
         return dict(await self._transport.json("POST", path))
 
+    async def tables(self, space: str) -> Page:
+        """The tables that questions of the caller are computed from, with columns, types and rows."""
+        return await self._transport.page(f"{_path(space)}/tables")
+
     async def learnings(self, space: str, *, after: str | None = None, limit: int = 20) -> Page:
         """What a space has learned, newest first, with what it was worth."""
         return await self._transport.page(f"{_path(space)}/learnings", **given(after=after), limit=limit)
@@ -324,6 +328,7 @@ class Spaces(Shell[AsyncSpaces]):
     learning = waits(AsyncSpaces.learning)
     roll_back_learning = waits(AsyncSpaces.roll_back_learning)
     impact = waits(AsyncSpaces.impact)
+    tables = waits(AsyncSpaces.tables)
     why = waits(AsyncSpaces.why)
     forget = waits(AsyncSpaces.forget)
     forgettings = waits(AsyncSpaces.forgettings)

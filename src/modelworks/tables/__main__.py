@@ -1,6 +1,7 @@
 """The process that reads tables: one wish as JSON on its input, one answer as JSON on its output.
 
-`{"op": "build", "source", "kind", "name", "target"}`, `{"op": "ask", "snapshots", "question"}`.
+`{"op": "build", "source", "kind", "name", "target"}`, `{"op": "ask", "snapshots", "question"}`,
+`{"op": "describe", "snapshots"}`.
 It takes no more memory and time than it is allowed, whatever a file or a question holds.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from modelworks.tables.answering import answer
+from modelworks.tables.answering import answer, described
 from modelworks.tables.snapshot import NoTable, build
 
 _MEMORY_BYTES: Final = 3 << 30
@@ -29,6 +30,10 @@ def _answered(asked: dict[str, Any]) -> dict[str, Any]:
             return {"fault": str(error)}
         return json.loads(card.dumps())  # type: ignore[no-any-return]
     snapshots = [Path(each) for each in asked["snapshots"]]
+    if asked["op"] == "describe":
+        return {
+            "cards": [None if card is None else [asdict(each) for each in card.tables] for card in map(described, snapshots)]
+        }
     found = answer(snapshots, asked["question"])
     if found is None:
         return {"answer": None}

@@ -29,6 +29,15 @@ class Answer:
     result: Result
 
 
+def described(snapshot: Path) -> Card | None:
+    """What a snapshot holds; None where it is gone, or of another format."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(snapshot))}?mode=ro&immutable=1", uri=True)) as connection:
+            return Card.of(connection)
+    except (sqlite3.Error, ValueError):
+        return None
+
+
 def answer(snapshots: Sequence[Path], question: str, limits: QueryLimits | None = None) -> Answer | None:
     """The answer, where the question is about a table and has one meaning; None leaves it to the documents."""
     found: list[tuple[float, int, Parsed, Card]] = []

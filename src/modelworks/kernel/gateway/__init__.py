@@ -38,7 +38,7 @@ from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.shutdown import Drain, DrainingServer
-from modelworks.kernel.gateway.spaces import cleaning_routes, learning_routes, store_routes, upload_routes
+from modelworks.kernel.gateway.spaces import cleaning_routes, learning_routes, store_routes, table_routes, upload_routes
 from modelworks.kernel.gateway.spaces.calls import SpaceDoor
 from modelworks.kernel.gateway.spaces.forgetting import SpaceForgetting
 from modelworks.kernel.gateway.spaces.steps import SpaceSteps
@@ -131,6 +131,8 @@ def install(
                 app.include_router(learning_routes.router(gateway.access, gateway.spaces.spaces, gateway.spaces.learning))
             if gateway.spaces.cleaning is not None:
                 app.include_router(cleaning_routes.router(gateway.access, gateway.spaces.spaces, gateway.spaces.cleaning))
+            if gateway.spaces.tables is not None:
+                app.include_router(table_routes.router(gateway.access, gateway.spaces.spaces, gateway.spaces.tables))
     if tuning is not None:
         app.include_router(tuning_routes.router(gateway, tuning))
     if evals is not None:

@@ -177,3 +177,46 @@ async def test_a_streamed_answer_ends_with_the_table(stage: Stage, library: Libr
     put(stage, library, "sales.csv", SALES_ROWS)
     blocks = await stage.events("/v1/chat/completions", library.body("What is the sum of units?"))
     assert any('"is_computed":true' in block for block in blocks)
+
+
+async def listed(stage: Stage, library: Library) -> list[dict[str, Any]]:
+    """What the route lists for a key that may read."""
+    secret = stage.key(scopes=["read"])
+    path = f"{stage.url}/api/spaces/{library.name}/tables"
+    async with stage.http.get(path, headers={"authorization": f"Bearer {secret}"}) as response:
+        assert response.status == 200, await response.text()
+        found: list[dict[str, Any]] = (await response.json())["data"]
+        return found
+
+
+async def test_the_tables_are_listed_with_columns_types_and_rows(stage: Stage, library: Library) -> None:
+    document = put(stage, library, "sales.csv", b"region,weight (kg)\nNorth,3.5\nSouth,\n")
+    put(stage, library, "empty.csv", b"")
+    put(stage, library, "notes.txt", b"region,units\nNorth,3\n")
+    table, empty = await listed(stage, library)
+    assert (table["state"], table["name"], table["num_rows"], table["document_id"]) == ("ready", "sales", 2, document)
+    region, weight = table["columns"]
+    assert (region["name"], region["kind"], region["num_distinct"]) == ("region", "text", 2)
+    assert (weight["kind"], weight["unit"], weight["num_empty"], weight["least"]) == ("number", "kg", 1, 3.5)
+    assert (empty["state"], empty["filename"], empty["name"], empty["columns"]) == ("no_table", "empty.csv", None, [])
+    assert "empty" in empty["fault"]
+
+
+@pytest.mark.parametrize("change", [{"access": ["usr_other"]}, {"state": "removed"}])
+async def test_tables_that_the_caller_may_not_read_are_not_listed(
+    stage: Stage, library: Library, change: dict[str, Any]
+) -> None:
+    document = put(stage, library, "sales.csv", SALES_ROWS)
+    put(stage, library, "rooms.csv", b"room,seats\nA,3\nB,4\n")
+    assert [each["name"] for each in await listed(stage, library)] == ["sales", "rooms"]
+    with stage.db.transaction() as session:
+        session.execute(update(DocumentRow).where(DocumentRow.id == document).values(**change))
+    assert [each["name"] for each in await listed(stage, library)] == ["rooms"]
+
+
+async def test_no_tables_are_listed_where_none_are_asked(stage: Stage, library: Library) -> None:
+    put(stage, library, "sales.csv", SALES_ROWS)
+    with stage.db.transaction() as session:
+        row = session.get_one(SpaceRow, library.space_id)
+        row.settings = {**row.settings, "answering": {**row.settings["answering"], "tables": "off"}}
+    assert await listed(stage, library) == []

@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 import structlog
+from pydantic import BaseModel, Field
 
 from modelworks.contract.errors import ModelworksError
 from modelworks.kernel.access.schemas import Principal
@@ -68,6 +69,36 @@ class TableAnswer:
             "is_cut": self.is_cut,
             "is_computed": True,
         }
+
+
+class SpaceTableColumn(BaseModel):
+    """A column, with what its cells are."""
+
+    name: str
+    kind: Literal["integer", "number", "date", "text"]
+    unit: str | None = None
+    comment: str | None = None
+    num_distinct: int
+    num_empty: int
+    least: int | float | str | None = None
+    greatest: int | float | str | None = None
+    samples: list[str] = Field(default_factory=list)
+
+
+class SpaceTable(BaseModel):
+    """A table of a document; or, where `state` is not ready, a document of which none is there."""
+
+    object: str = "space.table"
+    state: Literal["ready", "making", "no_table"]
+    document_id: str
+    filename: str
+    name: str | None = None
+    place: str | None = Field(default=None, description="Cells of a sheet.")
+    comment: str | None = None
+    num_rows: int | None = None
+    num_left_out: int | None = Field(default=None, description="Rows that did not fit the heading.")
+    columns: list[SpaceTableColumn] = Field(default_factory=list)
+    fault: str | None = Field(default=None, description="Why the document is no table.")
 
 
 class SpaceTables:
@@ -145,6 +176,32 @@ class SpaceTables:
             found["conditions"],
             found["is_cut"],
         )
+
+    async def listed(self, principal: Principal, space: Space) -> list[SpaceTable]:
+        """The tables that `answer` would look into, by document; those that hold none with the reason.
+
+        Raises:
+            NotFound: the space is not there.
+        """
+        if space.state == "expired" or space.settings.answering.tables == "off":
+            return []
+        loop = asyncio.get_running_loop()
+        documents = await loop.run_in_executor(None, self._documents, principal, space)
+        await self._snapshots(documents)
+        ready = [each for each in documents if self._place(each).exists()]
+        asked = {"op": "describe", "snapshots": [str(self._place(each)) for each in ready]}
+        told = (await loop.run_in_executor(self._askers, _run, asked, _ASK_S) or {}).get("cards") if ready else None
+        cards = dict(zip((each.id for each in ready), told or [], strict=False))
+        # What was removed meanwhile is not told.
+        still = await loop.run_in_executor(None, self._documents, principal, space)
+        return [table for each in still for table in self._told(each, cards.get(each.id))]
+
+    def _told(self, document: SpaceDocument, card: Sequence[dict[str, Any]] | None) -> Sequence[SpaceTable]:
+        of = {"document_id": document.id, "filename": document.name}
+        if card is not None:
+            return [SpaceTable.model_validate({**each, **of, "state": "ready"}) for each in card]
+        fault = self._fault(document)
+        return [SpaceTable.model_validate({**of, "state": "making" if fault is None else "no_table", "fault": fault})]
 
     def _documents(self, principal: Principal, space: Space) -> list[SpaceDocument]:
         with self._spaces.db.reading() as session:
