@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.cli.conftest import Cli
-from tests.cli.fake_server import FakeServer, page
+from tests.cli.fake_server import Answer, FakeServer, page, sse
 
 SALES: dict[str, Any] = {
     "state": "ready",
@@ -38,3 +38,15 @@ def test_tables_are_listed_with_what_is_in_them(cli: Cli, server: FakeServer) ->
     assert sales.split(maxsplit=4) == ["Orders", "sales.xlsx", "Orders!A1:B3", "2", "region (text), weight (number kg)"]
     assert "the file is empty" in empty
     assert cli("space", "tables", "manual", "-o", "json").json == [SALES, EMPTY]
+
+
+def test_an_answer_for_programs_says_how_it_was_computed(cli: Cli, server: FakeServer) -> None:
+    grounding = {"status": "computed", "table": {"sql": "SELECT sum(units) FROM t", "columns": ["units"], "rows": [[7]]}}
+    server.on("GET", "/api/spaces/manual", {"name": "manual"})
+    chunks = ({"content": "7 units."}, {"annotations": [{"type": "file_citation"}], "grounding": grounding}, {})
+    server.on(
+        "POST", "/v1/chat/completions", Answer(body=sse(*({"choices": [{"index": 0, "delta": each}]} for each in chunks)))
+    )
+    told = cli("space", "ask", "manual", "How many units?", "-o", "json").json
+    assert told["answer"] == "7 units."
+    assert told["grounding"] == grounding

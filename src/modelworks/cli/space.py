@@ -321,15 +321,16 @@ def ask(
     """Ask a space: an answer with citations, or that it is not in the documents."""
     with connect() as client:
         model = f"space:{client.spaces.get(space)['name']}"
-        text, annotations = "", list[dict[str, Any]]()
+        text, annotations, grounding = "", list[dict[str, Any]](), None
         with contextlib.closing(client.tasks.chat(model, [{"role": "user", "content": question}])) as chunks:
             for chunk in chunks:
                 for choice in chunk.get("choices") or []:
                     delta = choice.get("delta") or {}
                     text += delta.get("content") or ""
                     annotations += delta.get("annotations") or []
+                    grounding = delta.get("grounding") or grounding
     if output is Format.json:
-        print_json({"model": model, "answer": text, "annotations": annotations})
+        print_json({"model": model, "answer": text, "annotations": annotations, "grounding": grounding})
         return
     typer.echo(text)
     for number, cited in enumerate((each.get("file_citation") or each for each in annotations), 1):
