@@ -50,6 +50,7 @@ from modelworks.kernel.base.clock import Clock, SystemClock
 from modelworks.kernel.base.database import Database
 from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.lock import ServerLock
+from modelworks.kernel.base.memory import keep_memory_together
 from modelworks.kernel.base.settings import Settings, load_settings
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog import routes as catalog_routes
@@ -503,6 +504,7 @@ def serve(settings: Settings) -> None:
         Conflict: the port is taken, or another server runs on the same database.
         ModelworksError: see `create_platform`.
     """
+    keep_memory_together()
     telemetry.configure_logging(settings)
     settings.prepare_home()
     opened = listen(settings)

@@ -21,6 +21,7 @@ DRIVERS: dict[str, dict[str, str]] = {
         "polling.py": "a thread, or a task, that looks again and again",
         "revision.py": "which migration a database is at, without Alembic",
         "batching.py": "a thread that writes what waits in one go",
+        "memory.py": "one heap for all threads",
         "migration.py": "backup, then Alembic in one transaction",
         "migrations/": "Alembic's environment and versions",
         "telemetry.py": "logs, metrics, traces",
