@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.orm import Session
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 #: What holds where neither the promotion nor the project says.
 _USUAL = {"max_regression": 0.01, "min_gain": 0.0, "confidence": 0.95}
+
+#: Which data are compared on.
+_Role = Literal["test", "news", "general"]
+#: Whether a comparison passes, and how that is said.
+_Judge = Callable[[Comparison, PromotionCreate], tuple[bool, str]]
 
 
 class QualityGate:
@@ -101,14 +107,13 @@ class QualityGate:
         if wish.general is not None:
             data["general"] = self._catalog.resolve(session, project_id, wish.general, "dataset")
         if baseline is not None and baseline.id != candidate.id:
-            if wish.news is None:
-                checks.append(self._beats(session, project_id, baseline, candidate, data["test"], wish))
-            else:
-                news = self._catalog.resolve(session, project_id, wish.news, "dataset")
-                checks.append(self._holds(session, project_id, baseline, candidate, data["test"], wish))
-                checks.append(self._beats(session, project_id, baseline, candidate, news, wish, role="news"))
+            asked: list[tuple[_Role, Version, _Judge]] = [("test", data["test"], _beats if wish.news is None else _holds)]
+            if wish.news is not None:
+                asked.append(("news", self._catalog.resolve(session, project_id, wish.news, "dataset"), _beats))
             if "general" in data:
-                checks.append(self._keeps(session, project_id, baseline, candidate, data["general"], wish))
+                asked.append(("general", data["general"], _keeps))
+            pair = (baseline, candidate)
+            checks = [self._check(session, project_id, pair, each, wish, role, judge) for role, each, judge in asked]
         return Promotion(
             alias=wish.alias,
             candidate=candidate.ref,
@@ -158,80 +163,50 @@ class QualityGate:
         parents = [edge.object_id for edge in edges if edge.relation == "parent"]
         return self._catalog.get_version(session, project_id, parents[0]) if parents else None
 
-    def _beats(
+    def _check(
         self,
         session: Session,
         project_id: str,
-        baseline: Version,
-        candidate: Version,
+        pair: tuple[Version, Version],
         data: Version,
         wish: PromotionCreate,
-        role: Literal["test", "news"] = "test",
+        role: _Role,
+        judge: _Judge,
     ) -> GateCheck:
+        """One comparison of (baseline, candidate), and what is made of it."""
+        confidence = wish.confidence or 0.95
         try:
-            found = self._catalog.evaluations.compare_versions(
-                session, project_id, baseline, candidate, data, wish.metric, wish.confidence or 0.95
-            )
+            found = self._catalog.evaluations.compare_versions(session, project_id, *pair, data, wish.metric, confidence)
         except NotFound as error:
             return _missing(role, error)
-        gain = -found.rows[0].relative_loss
-        enough = gain >= (wish.min_gain or 0.0)
-        short = "" if enough else f" by {100 * gain:.3g} %, {100 * (wish.min_gain or 0.0):g} % are asked for"
-        return GateCheck(
-            role=role,
-            passed=found.verdict == "better" and enough,
-            sentence=f"{_said(found)}: {found.verdict}{short}.",
-            comparison=found,
-        )
+        passed, said = judge(found, wish)
+        return GateCheck(role=role, passed=passed, sentence=f"{_said(found)}: {said}.", comparison=found)
 
-    def _holds(
-        self,
-        session: Session,
-        project_id: str,
-        baseline: Version,
-        candidate: Version,
-        data: Version,
-        wish: PromotionCreate,
-    ) -> GateCheck:
-        """Whether the candidate is not worse by more than the margin, with the confidence: non-inferiority by the interval of
-        the paired differences (Piaggio et al. 2012, the CONSORT statement's extension, JAMA 308).
-        """
-        try:
-            found = self._catalog.evaluations.compare_versions(
-                session, project_id, baseline, candidate, data, wish.metric, wish.confidence or 0.95
-            )
-        except NotFound as error:
-            return _missing("test", error)
-        row = found.rows[0]
-        allowed = (wish.max_regression or 0.0) if wish.margin is None else wish.margin
-        worst = row.high if row.lower_is_better else -row.low
-        passed = worst <= allowed * abs(row.baseline)
-        by = f"{100 * worst / abs(row.baseline):.3g} %" if row.baseline else f"{worst:.3g}"
-        said = "not worse" if passed else "perhaps worse"
-        sentence = f"{_said(found)}: {said}, by {by} at most, where {100 * allowed:g} % are allowed."
-        return GateCheck(role="test", passed=passed, sentence=sentence, comparison=found)
 
-    def _keeps(
-        self,
-        session: Session,
-        project_id: str,
-        baseline: Version,
-        candidate: Version,
-        data: Version,
-        wish: PromotionCreate,
-    ) -> GateCheck:
-        try:
-            found = self._catalog.evaluations.compare_versions(
-                session, project_id, baseline, candidate, data, wish.metric, wish.confidence or 0.95
-            )
-        except NotFound as error:
-            return _missing("general", error)
-        loss = found.rows[0].relative_loss
-        allowed = wish.max_regression or 0.0
-        passed = loss <= allowed
-        limit = f"{100 * allowed:g} % are allowed"
-        sentence = f"{_said(found)}: {'worse' if loss > 0 else 'better'} by {abs(100 * loss):.3g} %, {limit}."
-        return GateCheck(role="general", passed=passed, sentence=sentence, comparison=found)
+def _beats(found: Comparison, wish: PromotionCreate) -> tuple[bool, str]:
+    gain = -found.rows[0].relative_loss
+    enough = gain >= (wish.min_gain or 0.0)
+    short = "" if enough else f" by {100 * gain:.3g} %, {100 * (wish.min_gain or 0.0):g} % are asked for"
+    return found.verdict == "better" and enough, f"{found.verdict}{short}"
+
+
+def _holds(found: Comparison, wish: PromotionCreate) -> tuple[bool, str]:
+    """Whether the candidate is not worse by more than the margin, with the confidence: non-inferiority by the interval of the
+    paired differences (Piaggio et al. 2012, the CONSORT statement's extension, JAMA 308).
+    """
+    row = found.rows[0]
+    allowed = (wish.max_regression or 0.0) if wish.margin is None else wish.margin
+    worst = row.high if row.lower_is_better else -row.low
+    passed = worst <= allowed * abs(row.baseline)
+    by = f"{100 * worst / abs(row.baseline):.3g} %" if row.baseline else f"{worst:.3g}"
+    return passed, f"{'not worse' if passed else 'perhaps worse'}, by {by} at most, where {100 * allowed:g} % are allowed"
+
+
+def _keeps(found: Comparison, wish: PromotionCreate) -> tuple[bool, str]:
+    loss = found.rows[0].relative_loss
+    allowed = wish.max_regression or 0.0
+    said = f"{'worse' if loss > 0 else 'better'} by {abs(100 * loss):.3g} %, {100 * allowed:g} % are allowed"
+    return loss <= allowed, said
 
 
 def refusal(found: Promotion) -> NotFound | Conflict:

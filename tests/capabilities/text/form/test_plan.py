@@ -177,15 +177,15 @@ def test_one_call_where_several_are_not_wanted(desk: Desk) -> None:
 @pytest.mark.parametrize("thinking", ["open", "possible"])
 def test_thoughts_come_first_and_stay_apart(desk: Desk, thinking: Thinking) -> None:
     plan = desk.plan(thinking, tool_choice="required", callable_tools=["now"], parallel_tool_calls=False)
-    thought = set()
+    num_thoughts = 0
     for seed in range(14):
         ids, is_whole = desk.walk(plan, seed, 250)
         if is_whole:
             answer = read(desk, plan, ids)
             assert (answer.calls, answer.text) == ([["now", "{}"]], "")
             assert "</think>" not in answer.thought
-            thought.add(bool(answer.thought))
-    assert True in thought
+            num_thoughts += bool(answer.thought)
+    assert num_thoughts
     form = desk.plan(thinking, tools=None, answer_form=AnswerForm(json_schema={"enum": ["a", "b"]}))
     for seed in range(6):
         ids, is_whole = desk.walk(form, seed, 250)
