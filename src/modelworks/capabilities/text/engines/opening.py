@@ -108,7 +108,12 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
     """
     try:
         from modelworks.capabilities.text.engines.adapter_engine import AdapterEngine, BaseGraph
-        from modelworks.capabilities.text.engines.openvino_engine import BLOCK_TOKENS, GraphDecoder, OpenVINOEngine
+        from modelworks.capabilities.text.engines.openvino_engine import (
+            BLOCK_TOKENS,
+            GraphDecoder,
+            OpenVINOEngine,
+            multiplies_bf16,
+        )
         from modelworks.capabilities.text.engines.openvino_model import converted
         from modelworks.capabilities.text.gguf_export import Shape
     except ImportError as error:
@@ -143,6 +148,8 @@ def open_openvino(checkpoint: Checkpoint, options: ServeOptions) -> Opened:
                 param="precision",
             )
         num_threads = max(2, num_threads)
+        if not multiplies_bf16():
+            _log.warning("this processor does not multiply bf16, so %s is computed in f32; int8 is faster here", checkpoint.ref)
     properties["INFERENCE_NUM_THREADS"] = num_threads
     _prove(checkpoint, lambda more: GraphDecoder(folder, {**properties, **more}), precision)
 

@@ -33,6 +33,11 @@ _MAX_TOKENS_PER_STEP = 512
 _CLOSING = ("The replica is shutting down.", "Try again.")
 
 
+def multiplies_bf16() -> bool:
+    """Whether this machine's processor computes in bf16; where it does not, the library takes f32 and says nothing."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class _Choice:
     """A choice in the pipeline, or on its way there."""
 
