@@ -30,6 +30,14 @@ def test_places_are_made_and_listed(cli: Cli, server: FakeServer) -> None:
     assert server.asked[-1].json == {"name": "lab", "organisation_id": "org_1"}
 
 
+def test_a_project_declares_its_use(cli: Cli, server: FakeServer) -> None:
+    server.on("GET", "/api/whoami", {"project_id": "prj_1"})
+    server.on("PATCH", "/api/projects/prj_1", lambda asked: {**PLACE, "id": "prj_1", **asked.json})
+    assert cli("projects", "use", "non-commercial", "-o", "json").json["use"] == "non-commercial"
+    assert server.asked[-1].json == {"use": "non-commercial"}
+    assert cli("projects", "use", "some").code != 0
+
+
 def test_accounts_and_roles(cli: Cli, server: FakeServer) -> None:
     server.on("GET", "/api/whoami", {"project_id": "prj_1"})
     server.on("POST", "/api/users", lambda asked: Answer({"id": "usr_1", **asked.json}, 201))

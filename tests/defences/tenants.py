@@ -35,6 +35,7 @@ _VALUES: dict[str, Any] = {
     "deployments.observed_state": "ready",
     "users.kind": "person",
     "memberships.role": "owner",
+    "projects.use": "commercial",
     "files.purpose": "fine-tune",
     "uploads.state": "pending",
     "uploads.purpose": "fine-tune",

@@ -26,6 +26,13 @@ ACCOUNT: list[Column] = [("Id", "id"), ("Name", "name"), ("Kind", "kind"), ("Ema
 MEMBER: list[Column] = [("Id", "user_id"), ("Name", "name"), ("Place", "place_id"), ("Role", "role")]
 
 
+class Use(StrEnum):
+    """What licences of models are held against."""
+
+    commercial = "commercial"
+    non_commercial = "non-commercial"
+
+
 class Role(StrEnum):
     """From the strongest to the weakest."""
 
@@ -57,7 +64,11 @@ def orgs_create(name: Annotated[str, typer.Argument(help="Its name.")], output: 
 def projects_ls(output: Output = Format.table) -> None:
     """List the projects that you may see."""
     with connect() as client:
-        show_list(client.members.projects().data, [*PLACES[:2], ("ORGANISATION", "organisation_id"), PLACES[2]], output)
+        show_list(
+            client.members.projects().data,
+            [*PLACES[:2], ("ORGANISATION", "organisation_id"), ("USE", "use"), PLACES[2]],
+            output,
+        )
 
 
 def projects_create(
@@ -69,6 +80,17 @@ def projects_create(
     with connect() as client:
         made = client.members.create_project(name, organisation_id=org)
     show_one(made, [("Id", "id"), ("Name", "name"), ("Organisation", "organisation_id")], output)
+
+
+def projects_use(
+    use: Annotated[Use, typer.Argument(help="What the project does with models.")],
+    project: Annotated[str | None, typer.Option("--project-id", help="Its id; by default the project of your key.")] = None,
+    output: Output = Format.table,
+) -> None:
+    """Declare what a project does with models: those with a non-commercial licence work in no other project."""
+    with connect() as client:
+        made = client.members.declare_use(project or client.server.whoami()["project_id"], use.value)
+    show_one(made, [("Id", "id"), ("Name", "name"), ("Use", "use")], output)
 
 
 def ls(place: Place = None, output: Output = Format.table) -> None:
@@ -144,9 +166,10 @@ def add_to(app: typer.Typer) -> None:
     orgs = typer.Typer(help="Organisations: create, ls.", no_args_is_help=True, rich_markup_mode=None)
     orgs.command("create")(orgs_create)
     orgs.command("ls")(orgs_ls)
-    projects = typer.Typer(help="Projects: create, ls.", no_args_is_help=True, rich_markup_mode=None)
+    projects = typer.Typer(help="Projects: create, ls, use.", no_args_is_help=True, rich_markup_mode=None)
     projects.command("create")(projects_create)
     projects.command("ls")(projects_ls)
+    projects.command("use")(projects_use)
     members = typer.Typer(help="Accounts and their roles.", no_args_is_help=True, rich_markup_mode=None)
     for name, verb in (
         ("ls", ls),

@@ -61,6 +61,10 @@ class AsyncMembers(AsyncGroup):
         body = given(name=name, organisation_id=organisation_id)
         return dict(await self._transport.json("POST", "/api/projects", json=body))
 
+    async def declare_use(self, project_id: str, use: str | None) -> Record:
+        """Say what a project does with models: "commercial", "non-commercial", or None for undeclared."""
+        return dict(await self._transport.json("PATCH", f"/api/projects/{segment(project_id)}", json={"use": use}))
+
     async def create_account(self, name: str, *, place_id: str, role: str, email: str | None = None) -> Record:
         """A person where an address is given, else a service account, with a first role."""
         kind = "service_account" if email is None else "person"
@@ -151,6 +155,7 @@ class Members(Shell[AsyncMembers]):
     create_organisation = waits(AsyncMembers.create_organisation)
     projects = waits(AsyncMembers.projects)
     create_project = waits(AsyncMembers.create_project)
+    declare_use = waits(AsyncMembers.declare_use)
     create_account = waits(AsyncMembers.create_account)
     set_password = waits(AsyncMembers.set_password)
     enable = waits(AsyncMembers.enable)

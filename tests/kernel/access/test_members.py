@@ -42,6 +42,22 @@ async def root(app: FastAPI, admin_key: str, database: Database, clock: FixedClo
         yield Desk(http, admin_key)
 
 
+async def test_the_owners_of_a_project_declare_its_use(root: Desk) -> None:
+    plant = await root("POST", "/projects", 201, name="plant", use="commercial")
+    away = await root("POST", "/projects", 201, name="away")
+    assert (plant["use"], away["use"]) == ("commercial", None)
+    manager = await root.key(project_id=plant["id"], scopes=["read", "admin"])
+    changed = await manager("PATCH", f"/projects/{plant['id']}", use="non-commercial")
+    assert changed["use"] == "non-commercial"
+    known = {each["name"]: each["use"] for each in (await root("GET", "/projects"))["data"]}
+    assert (known["plant"], known["away"]) == ("non-commercial", None)
+    await manager("PATCH", f"/projects/{away['id']}", 404, use="commercial")
+    await manager("PATCH", f"/projects/{plant['id']}", 422, use="research")
+    await manager("PATCH", f"/projects/{plant['organisation_id']}", 403, use="commercial")
+    developer = await root.key(project_id=plant["id"], scopes=["read", "write"])
+    await developer("PATCH", f"/projects/{plant['id']}", 403, use="commercial")
+
+
 async def test_old_projects_belong_to_the_first_organisation(root: Desk) -> None:
     organisation = (await root("GET", "/organisations"))["data"]
     assert [each["name"] for each in organisation] == ["default"]

@@ -16,6 +16,7 @@ from modelworks.kernel.access.schemas import (
     Principal,
     Project,
     ProjectCreate,
+    ProjectUpdate,
     User,
     UserCreate,
 )
@@ -45,7 +46,13 @@ def router(members: MemberService, principal: PrincipalDependency) -> APIRouter:
     def create_project(body: ProjectCreate, caller: Principal = Depends(admin)) -> Project:
         """Create a project (administrators of the platform; owners and admins of the organisation that is named)."""
         with members.db.transaction() as session:
-            return members.create_project(session, caller, body.name, body.organisation_id)
+            return members.create_project(session, caller, body.name, body.organisation_id, body.use)
+
+    @routes.patch("/projects/{project_id}")
+    def update_project(project_id: str, body: ProjectUpdate, caller: Principal = Depends(admin)) -> Project:
+        """Declare what a project does with models (its owners and admins)."""
+        with members.db.transaction() as session:
+            return members.declare_use(session, caller, project_id, body.use)
 
     @routes.post("/users", status_code=201)
     def create_user(body: UserCreate, caller: Principal = Depends(admin)) -> User:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from modelworks.kernel.access.roles import ROLES, organisation_of, role_in
-from modelworks.kernel.access.schemas import Member, Organisation, Principal, Project, Role, User, UserCreate
+from modelworks.kernel.access.schemas import Member, Organisation, Principal, Project, Role, Use, User, UserCreate
 from modelworks.kernel.access.service import AccessService
 from modelworks.kernel.access.store import MembershipRow, OrganisationRow, ProjectRow, SessionRow, UserRow
 from modelworks.kernel.base.clock import Clock
@@ -53,7 +53,9 @@ class MemberService:
             rows = [row for row in rows if row.id in mine]
         return [Organisation.model_validate(row) for row in rows]
 
-    def create_project(self, session: Session, caller: Principal, name: str, organisation_id: str | None) -> Project:
+    def create_project(
+        self, session: Session, caller: Principal, name: str, organisation_id: str | None, use: Use | None = None
+    ) -> Project:
         """A project of an organisation, by default the caller's own.
 
         Raises:
@@ -64,7 +66,21 @@ class MemberService:
             self.access.require_platform_admin(session, caller)
         else:
             self.require_manager(session, caller, place)
-        return self.access.create_project(session, name, place)
+        return self.access.create_project(session, name, place, use)
+
+    def declare_use(self, session: Session, caller: Principal, project_id: str, use: Use | None) -> Project:
+        """Say what a project does with models, which licences are held against from then on; for its managers.
+
+        Raises:
+            NotFound: no such project. PermissionDenied.
+        """
+        self.require_manager(session, caller, project_id)
+        row = session.get(ProjectRow, project_id)
+        if row is None:
+            raise NotFound(f"{project_id!r} is no project.", hint="GET /api/projects lists them.", code="project_not_found")
+        row.use = use
+        session.flush()
+        return Project.model_validate(row)
 
     # People and service accounts
 

@@ -33,6 +33,11 @@ def organisation_of(session: Session, project_id: str) -> str | None:
     return row.organisation_id or session.scalar(select(OrganisationRow.id).where(OrganisationRow.name == FIRST_ORGANISATION))
 
 
+def use_of(session: Session, project_id: str) -> str | None:
+    """What a project has declared to do with models: commercial, non-commercial, or None."""
+    return session.scalar(select(ProjectRow.use).where(ProjectRow.id == project_id))
+
+
 def role_in(session: Session, user_id: str, place_id: str) -> Role | None:
     """The strongest role that somebody has in an organisation, or in a project or the organisation above it."""
     places = [place_id]

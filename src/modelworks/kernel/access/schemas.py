@@ -104,6 +104,10 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+#: What a project does with models, as its owners declare it.
+Use = Literal["commercial", "non-commercial"]
+
+
 class Project(BaseModel):
     """A tenant: everything stored belongs to one project."""
 
@@ -114,6 +118,8 @@ class Project(BaseModel):
     name: str
     created_at: datetime
     organisation_id: str | None = None
+    #: What the project says that it does with models; None: not declared.
+    use: Use | None = None
 
 
 class ProjectCreate(BaseModel):
@@ -121,6 +127,15 @@ class ProjectCreate(BaseModel):
 
     name: str = Field(min_length=1, max_length=128, pattern=r"^\S(.*\S)?$")
     organisation_id: str | None = Field(default=None, description="By default the first organisation.")
+    use: Use | None = Field(default=None, description="Models with a non-commercial licence need a non-commercial project.")
+
+
+class ProjectUpdate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    use: Use | None = Field(
+        description="Models with a non-commercial licence need a non-commercial project; null: not declared."
+    )
 
 
 class Organisation(BaseModel):

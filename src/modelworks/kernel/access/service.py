@@ -27,6 +27,7 @@ from modelworks.kernel.access.schemas import (
     UsageGroup,
     UsageRequest,
     UsageSummary,
+    Use,
     networks_of,
 )
 from modelworks.kernel.access.store import KeyRow, OrganisationRow, ProjectRow, SessionRow, UsageRow, UserRow
@@ -64,14 +65,16 @@ class AccessService:
 
     # Projects
 
-    def create_project(self, session: Session, name: str, organisation_id: str | None = None) -> Project:
+    def create_project(
+        self, session: Session, name: str, organisation_id: str | None = None, use: Use | None = None
+    ) -> Project:
         """A new tenant, by default of the first organisation.
 
         Raises:
             Conflict: the name is taken.
         """
         place = organisation_id or self._first_organisation(session)
-        row = ProjectRow(id=new_id("prj"), name=name, created_at=self._clock.now(), organisation_id=place)
+        row = ProjectRow(id=new_id("prj"), name=name, created_at=self._clock.now(), organisation_id=place, use=use)
         try:
             with session.begin_nested():
                 session.add(row)

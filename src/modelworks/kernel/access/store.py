@@ -36,6 +36,8 @@ class ProjectRow(Base):
     created_at: Mapped[datetime]
     #: None: the first organisation, that of projects older than organisations.
     organisation_id: Mapped[str | None] = mapped_column(String(40))
+    #: commercial · non-commercial; None: nobody has declared it.
+    use: Mapped[str | None] = mapped_column(String(16))
 
 
 @watched("user")

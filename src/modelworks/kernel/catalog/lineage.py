@@ -11,7 +11,8 @@ from typing import Literal
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from modelworks.contract.errors import Conflict, InvalidRequest
+from modelworks.contract.errors import Conflict, InvalidRequest, PermissionDenied
+from modelworks.kernel.access.roles import use_of
 from modelworks.kernel.catalog.licences import most_restrictive
 from modelworks.kernel.catalog.schemas import (
     Direction,
@@ -165,6 +166,23 @@ def restrictions(session: Session, project_id: str, version_id: str) -> Restrict
         restriction=kind,
         licences=found,
         unstated=[each.version_id for each in found if not each.licence],
+    )
+
+
+def refuse_other_use(session: Session, project_id: str, version_id: str, ref: str) -> None:
+    """Raise PermissionDenied where a licence of a model's family forbids commercial use and the project declares no other."""
+    bound = restrictions(session, project_id, version_id)
+    use = use_of(session, project_id)
+    if bound.restriction != "non-commercial" or use == "non-commercial":
+        return
+    of = next((each for each in bound.licences if each.licence == bound.effective), None)
+    origin = "" if of is None or of.relation == "self" else f", by way of {of.name}"
+    said = "is declared commercial" if use else "has not declared what it does with models"
+    raise PermissionDenied(
+        f"The model {ref!r} has the licence {bound.effective}{origin}, which forbids commercial use, and this project {said}.",
+        hint="Where its use is not commercial, declare it: `modelworks projects use non-commercial`. Otherwise choose another "
+        "model, or ask the holder of the rights for a licence and register the model with that.",
+        code="licence_refused",
     )
 
 

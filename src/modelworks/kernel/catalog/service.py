@@ -74,6 +74,13 @@ class CatalogService:
         row = finding.row_of(session, project_id, ref, kind)
         return finding.versions_of(session, [row])[0]
 
+    def usable(self, session: Session, project_id: str, ref: str, kind: str | None = "model") -> Version:
+        """`resolve` for who is about to use it; PermissionDenied where a model's licence forbids what the project declares."""
+        version = self.resolve(session, project_id, ref, kind)
+        if version.kind == "model":
+            lineage.refuse_other_use(session, project_id, version.id, ref)
+        return version
+
     def get_version(self, session: Session, project_id: str, version_id: str) -> Version:
         """A version by its id, a removed one too (state `removed`).
 

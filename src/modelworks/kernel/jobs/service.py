@@ -444,7 +444,7 @@ class JobsService:
         hints: list[str | None] = []
         for kind in kinds:
             try:
-                version = self._catalog.resolve(session, project_id, ref, kind)
+                version = self._catalog.usable(session, project_id, ref, kind)
             except NotFound as error:
                 hints.append(error.hint)
             else:

@@ -61,6 +61,7 @@ class AdapterWishes:
                 code="adapters_not_held",
             )
         version = resolve_served(self._catalog, session, project_id, wish.model)
+        self._catalog.usable(session, project_id, version.id, version.kind)
         base = resolve_served(self._catalog, session, project_id, deployment.model_ref)
         check_base(version.ref, AdapterRecord.in_metadata(version.ref, version.metadata), base.ref, base.digest)
         name = wish.name or version.name

@@ -298,6 +298,7 @@ class ServingService:
         task_name, kind = spec.task, "model"
         if spec.model is not None:
             version = resolve_served(self._catalog, session, project_id, spec.model)
+            self._catalog.usable(session, project_id, version.id, version.kind)
             kind = version.kind
             task_name = task_name or version.task
         if task_name is None:
