@@ -38,7 +38,7 @@ from modelworks.kernel.gateway.retrieval import routes as retrieval_routes
 from modelworks.kernel.gateway.routes import router
 from modelworks.kernel.gateway.service import GatewayService
 from modelworks.kernel.gateway.shutdown import Drain, DrainingServer
-from modelworks.kernel.gateway.spaces import cleaning_routes, learning_routes, store_routes, table_routes, upload_routes
+from modelworks.kernel.gateway.spaces import cleaning_routes, learning_routes, page, store_routes, table_routes, upload_routes
 from modelworks.kernel.gateway.spaces.calls import SpaceDoor
 from modelworks.kernel.gateway.spaces.forgetting import SpaceForgetting
 from modelworks.kernel.gateway.spaces.steps import SpaceSteps
@@ -126,6 +126,7 @@ def install(
         if isinstance(gateway.spaces, SpaceDoor):
             stores = VectorStores(gateway.spaces.spaces, files, gateway.catalog, gateway.clock)
             app.include_router(upload_routes.router(gateway, gateway.spaces.spaces, files))
+            app.include_router(page.router())
             app.include_router(store_routes.router(gateway, stores, gateway.spaces.search(gateway)))
             if gateway.spaces.learning is not None:
                 app.include_router(learning_routes.router(gateway.access, gateway.spaces.spaces, gateway.spaces.learning))

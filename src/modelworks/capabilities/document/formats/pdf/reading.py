@@ -75,7 +75,7 @@ def _open(path: Path) -> Any:
         if code == raw.FPDF_ERR_SECURITY or "ecurity" in str(error):
             raise Refused("encrypted", "The document is protected in a way that cannot be read.", "Save it without.") from error
         raise Refused(
-            "corrupt", f"The document is damaged: {error}.", "Open it in a viewer, and print it to a new PDF."
+            "corrupt", f"The document is damaged: {str(error).rstrip('.')}.", "Open it in a viewer, and print it to a new PDF."
         ) from error
     if len(document) == 0:
         document.close()
