@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
+import pytest
 from tests.capabilities.weather.tiny_grids import TINY, write_waves
 from tests.journeys.platform_process import PlatformProcess
 
@@ -48,3 +54,83 @@ def test_a_forecast_request_becomes_a_run_and_a_grid(tmp_path: Path) -> None:
         failed = client.runs.wait(wrong.json()["run"]["id"], poll_s=0.2)
         assert failed["state"] == "failed"
         assert "does not forecast z500" in failed["error"]["message"]
+
+
+class Journal:
+    """What an attempt says while it goes on; held open, so that it stays readable once the attempt's folder is cleared."""
+
+    def __init__(self, home: Path, run_id: str, attempt: int) -> None:
+        path = home / "runs" / run_id / str(attempt) / "journal.jsonl"
+        deadline = time.monotonic() + 120
+        while not path.exists():
+            assert time.monotonic() < deadline, f"attempt {attempt} never began"
+            time.sleep(0.005)
+        self._file = path.open("rb")
+        self._begun = b""
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        """All complete entries of a type so far."""
+        self._begun += self._file.read()
+        lines = self._begun[: self._begun.rfind(b"\n") + 1].splitlines()
+        return [entry["data"] for entry in map(json.loads, lines) if entry["type"] == kind]
+
+    def pid(self) -> int:
+        """The worker's process."""
+        deadline = time.monotonic() + 60
+        while not (started := self.entries("started")):
+            assert time.monotonic() < deadline, "the attempt never began"
+            time.sleep(0.005)
+        return int(started[0]["pid"])
+
+
+@pytest.mark.slow
+def test_a_forecast_killed_between_two_steps_goes_on_at_the_next_one_with_the_same_bytes(tmp_path: Path) -> None:
+    data = write_waves(
+        tmp_path / "data",
+        {"train": {"num_days": 200}, "initial": {"num_days": 8, "seed": 3, "start": "2005-01-01"}},
+    )
+    home = tmp_path / "home"
+    steps, members = 40, 2
+    with PlatformProcess(home) as platform, platform.client() as client:
+        for name, folder in data.items():
+            client.datasets.add(f"waves-{name}", folder)
+        inputs = {"train": "waves-train"}
+        training = client.runs.submit(
+            verb="train", capability="weather", task="weather-forecast", inputs=inputs, params=TINY, name="waves"
+        )
+        assert client.runs.wait(training["id"], poll_s=0.2)["state"] == "succeeded"
+
+        def begun() -> str:
+            run = client.runs.submit(
+                verb="batch",
+                capability="weather",
+                task="weather-forecast",
+                inputs={"model": "waves", "initial": "dataset:waves-initial"},
+                params={"steps": steps, "members": members, "num_threads": 1},
+                seed=11,
+            )
+            return str(run["id"])
+
+        def files(run: dict[str, Any]) -> dict[str, str]:
+            (grid,) = run["outputs"]
+            return {file["path"]: file["digest"] for file in client.models.version(grid["version_id"])["files"]}
+
+        undisturbed = client.runs.wait(begun(), poll_s=0.2)
+        assert undisturbed["state"] == "succeeded", undisturbed
+        run_id = begun()
+        first = Journal(home, run_id, 1)
+        worker = psutil.Process(first.pid())
+        # Past the first member's last step, so that noise and history of the second one are gone on with, too.
+        while len(first.entries("checkpoint")) < steps + 5:
+            assert worker.is_running()
+            time.sleep(0.002)
+        worker.send_signal(signal.SIGKILL)
+        second = Journal(home, run_id, 2)
+        done = client.runs.wait(run_id, poll_s=0.2)
+        assert (done["state"], done["attempt"]) == ("succeeded", 2), done
+        # Every step leaves a checkpoint: those of the first attempt are not taken again.
+        kept = len(first.entries("checkpoint"))
+        total = steps * members
+        assert steps + 5 <= kept < total, "killed too late to prove anything"
+        assert [each["done"] for each in second.entries("progress")] == list(range(kept + 1, total + 1))
+        assert files(done) == files(undisturbed)
