@@ -52,7 +52,7 @@ from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.lock import ServerLock
 from modelworks.kernel.base.memory import keep_memory_together
 from modelworks.kernel.base.settings import Settings, load_settings
-from modelworks.kernel.catalog import CatalogService
+from modelworks.kernel.catalog import CatalogService, pages
 from modelworks.kernel.catalog import routes as catalog_routes
 from modelworks.kernel.catalog.sources import SourcePolicy
 from modelworks.kernel.dataspace import DataspaceService, SourceService, SourceSteps, publication_routes, source_routes
@@ -483,6 +483,7 @@ def create_app(platform: Platform) -> FastAPI:
         )
     )
     app.include_router(catalog_routes.router(platform.catalog, platform.db, principal))
+    app.include_router(pages.router())
     app.include_router(jobs_routes.router(platform.jobs, principal))
     app.include_router(dataspace_routes.router(platform.spaces, platform.blobs, platform.files.stored, principal))
     app.include_router(source_routes.router(platform.source_steps.sources, principal))

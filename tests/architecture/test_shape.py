@@ -58,6 +58,7 @@ DRIVERS: dict[str, dict[str, str]] = {
     },
     "catalog": {
         "discovery.py": "capabilities by entry point",
+        "pages.py": "/pages: files that capabilities bring for browsers",
         "references.py": "the grammar of name@alias",
         "checkpoint.py": "safety of files that come from outside",
         "sources/": "one file per scheme: file, https, s3, hf, ms, package",

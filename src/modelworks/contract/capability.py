@@ -163,8 +163,12 @@ class Capability:
     package: str
     #: The extra that brings its heavy libraries; None where it needs none.
     extra: str | None = None
+    #: The package's folder of files that browsers are given at /pages/{name}/, to anybody: no secret, nobody's data.
+    page: str | None = None
 
     def __post_init__(self) -> None:
+        if self.page is not None and not _NAME.match(self.page):
+            raise ValueError(f"the page of capability {self.name!r} is a folder of its package, not {self.page!r}")
         if not _NAME.match(self.name):
             raise ValueError(f"capability name {self.name!r} must be lower-case words joined by hyphens")
         names = [task.name for task in self.tasks]
