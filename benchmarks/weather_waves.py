@@ -2,7 +2,8 @@
 
     python benchmarks/weather_waves.py [--trees 200]
 
-Nothing of 2019 is used in training or choice. Damped persistence is drawn to the mean of the records that were learnt.
+Nothing of 2019 is used in training or choice; the interval of a forecast follows the outcomes that were there when it was made.
+Damped persistence is drawn to the mean of the records that were learnt.
 """
 
 from __future__ import annotations
@@ -57,11 +58,15 @@ def main() -> None:
         evaluate_waves(measured, WaveEvaluateParams())
         report = json.loads(next(each.path for each in measured.saved if each.path.name == REPORT_FILE).read_text())
     print(f"learnt {report['learnt'][0][:10]} to {report['learnt'][1][:10]}, {seconds:.0f} CPU-s; RMSE in m")
-    print("lead  cases  model           95 %  persist.  damped   gain  80 % holds      reference (persist., damped, LightGBM)")
+    print(
+        "lead  cases  model           95 %  persist.  damped   gain  80 % holds (fixed)  width (fixed)"
+        "   reference (persist., damped, LightGBM)"
+    )
     for line in report["leads"]:
         low, high = line["rmse_interval_m"]
         model = f"{line['lead_h']:>3.0f}h {line['num_cases']:>6}  {line['rmse_m']:.4f} {low:.4f}-{high:.4f}"
         others = f"{line['persistence_m']:.4f}  {line['damped_m']:.4f}  {line['gain']:>5.1%}  {line['coverage']:>10.1%}"
+        others += f" ({line['fixed_coverage']:.1%})  {line['mean_width_m']:.3f} ({line['fixed_width_m']:.3f})"
         print(f"{model}    {others}  {REFERENCE.get(int(line['lead_h']))}  {reached(line)}")
 
 

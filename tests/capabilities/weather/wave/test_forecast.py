@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tests.capabilities.weather.wave.tiny_waves import START, heights
 
+from modelworks.capabilities.weather.wave.adaptive import REPLAYED_H, last_levels, levels
 from modelworks.capabilities.weather.wave.evaluate import REPORT_FILE, evaluate_waves
 from modelworks.capabilities.weather.wave.features import NUM_FEATURES, after, rows
-from modelworks.capabilities.weather.wave.model import CARD_FILE, WEIGHTS_FILE, WaveModel
-from modelworks.capabilities.weather.wave.records import read_series
+from modelworks.capabilities.weather.wave.model import CARD_FILE, LEVELS, WEIGHTS_FILE, WaveModel
+from modelworks.capabilities.weather.wave.records import Series, read_series
 from modelworks.capabilities.weather.wave.schemas import WaveEvaluateParams, WaveForecastInput, WaveTrainParams
 from modelworks.capabilities.weather.wave.serve import WaveForecaster
 from modelworks.capabilities.weather.wave.train import train_waves
 from modelworks.contract.errors import InvalidData, InvalidRequest
+from modelworks.contract.evaluation import SAMPLES_FILE
 from modelworks.testing import FakeRun
 
 
@@ -78,22 +81,102 @@ def test_a_wider_interval_holds_more(forecaster: WaveForecaster) -> None:
         assert inner.time == wide.start + timedelta(hours=inner.lead_h)
 
 
-def test_a_request_says_what_a_row_of_the_series_says(forecaster: WaveForecaster, buoy: Mapping[str, Path]) -> None:
-    series = read_series(buoy["test"])
+def records_of(series: Series, begin: int, end: int) -> list[dict[str, Any]]:
     names = ("hs_m", "hmax_m", "tz_s", "tp_s", "direction_deg", "sst_c")
-    end = 200
-    records = [
+    return [
         {
             "time": (series.start + timedelta(hours=index)).isoformat(),
             **{name: float(value) for name, value in zip(names, series.values_nc[index], strict=True) if np.isfinite(value)},
         }
-        for index in range(end - 60, end + 1)
+        for index in range(begin, end + 1)
     ]
-    found = predicted(forecaster, records=records)
+
+
+def test_a_request_says_what_a_row_of_the_series_says(forecaster: WaveForecaster, buoy: Mapping[str, Path]) -> None:
+    series = read_series(buoy["test"])
+    end = 200
+    found = predicted(forecaster, records=records_of(series, end - 60, end))
     model = forecaster._model
-    height, low, high = model.forecast(rows(series)[end : end + 1], model.card.leads[0], 0.8)
-    point = found.points[0]
-    assert (point.hs_m, point.low_m, point.high_m) == tuple(round(float(each[0]), 3) for each in (height, low, high))
+    height, _ = model.forecast(rows(series)[end : end + 1], model.card.leads[0])
+    assert found.points[0].hs_m == round(float(height[0]), 3)
+
+
+def followed(model: WaveModel, series: Series, end: int, coverage: float) -> list[tuple[float, float]]:
+    """The interval of each lead time at `end` by hand: one forecast after the other, outcomes as they come in."""
+    found = []
+    for lead in model.card.leads:
+        delay, tail = round(lead.lead_h), (1 - coverage) / 2
+        heights, sizes = (each.tolist() for each in model.forecast(rows(series)[: end + 1], lead))
+        below = above = tail
+        given: dict[int, tuple[float, float]] = {}
+        for now in range(max(0, end - round(REPLAYED_H)), end + 1):
+            before = now - delay
+            if before in given and np.isfinite(series.hs[now]):
+                low, high = given[before]
+                score = (series.hs[now] - heights[before]) / sizes[before]
+                below = min(max(below + 0.004 * (tail - float(score < low)), 0.01), 0.5)
+                above = min(max(above + 0.004 * (tail - float(score > high)), 0.01), 0.5)
+            if np.isfinite(series.hs[now]):
+                low, high = np.interp([below, 1 - above], LEVELS, lead.quantiles)
+                given[now] = float(low), float(high)
+        low, high = given[end]
+        found.append((max(heights[end] + low * sizes[end], 0), max(heights[end] + high * sizes[end], 0)))
+    return found
+
+
+def test_an_interval_follows_the_outcomes_that_were_there(forecaster: WaveForecaster, buoy: Mapping[str, Path]) -> None:
+    series = read_series(buoy["test"])
+    for end in (5, 40, 300):
+        points = predicted(forecaster, records=records_of(series, 0, end)).points
+        wanted = followed(forecaster._model, series, end, 0.8)
+        for point, (low, high) in zip(points, wanted, strict=True):
+            assert (point.low_m, point.high_m) == (pytest.approx(low, abs=6e-4), pytest.approx(high, abs=6e-4))
+
+
+def test_an_evaluation_gives_the_intervals_that_requests_get(
+    trained_waves: FakeRun, forecaster: WaveForecaster, buoy: Mapping[str, Path], tmp_path: Path
+) -> None:
+    run = FakeRun(tmp_path, models={"model": trained_waves.saved[-1].model()}, datasets={"test": buoy["test"]})
+    evaluate_waves(run, WaveEvaluateParams(bootstrap_samples=100))
+    samples = next(each.path for each in run.saved if each.path.name == SAMPLES_FILE).read_text().splitlines()
+    counted = {line["sample"]: line["values"]["interval_coverage"] for line in map(json.loads, samples)}
+    series = read_series(buoy["test"])
+    ends = [end for end in range(100, 460, 30) if np.isfinite(series.hs[[end, end + 1, end + 6]]).all()]
+    assert len(ends) > 8
+    for end in ends:
+        points = predicted(forecaster, records=records_of(series, 0, end)).points
+        heights = [float(series.hs[end + round(point.lead_h)]) for point in points]
+        held = [point.low_m <= height <= point.high_m for point, height in zip(points, heights, strict=True)]
+        time = series.start + timedelta(hours=end)
+        assert counted[f"{time:%Y-%m-%dT%H:%M:%SZ}"] == [float(np.mean(held)), 2.0]
+
+
+@pytest.mark.parametrize(("stretched", "fixed"), [(0.7, 0.92), (1.6, 0.7)])
+def test_where_errors_have_another_size_than_was_learnt_coverage_comes_back(stretched: float, fixed: float) -> None:
+    normal = NormalDist()
+    quantiles = [normal.inv_cdf(float(level)) for level in LEVELS]
+    scores = stretched * np.random.default_rng(5).standard_normal(8000)
+    for delay in (1, 24):
+        low, high = (np.interp(each, LEVELS, quantiles) for each in levels(scores, quantiles, delay, 3600, 0.8))
+        held = float(((low <= scores) & (scores <= high))[1000:].mean())
+        still = float((np.abs(scores) <= normal.inv_cdf(0.9)).mean())
+        assert abs(still - 0.8) > abs(fixed - 0.8)
+        assert held == pytest.approx(0.8, abs=0.03), "the interval does not follow"
+
+
+def test_a_level_looks_at_nothing_that_came_later() -> None:
+    quantiles = [NormalDist().inv_cdf(float(level)) for level in LEVELS]
+    scores = np.random.default_rng(6).standard_normal(500)
+    before = levels(scores, quantiles, 6, 3600, 0.8)
+    changed = scores.copy()
+    changed[300:] = 9.0
+    after_ = levels(changed, quantiles, 6, 3600, 0.8)
+    for each, other in zip(before, after_, strict=True):
+        # What was forecast at 300 came at 306.
+        assert np.array_equal(each[:306], other[:306])
+    assert before[1][306] != after_[1][306]
+    last = last_levels(scores, quantiles, 6, 3600, 0.8)
+    assert [float(each[-1]) for each in before] == [float(each[0]) for each in last]
 
 
 def test_few_records_are_enough(forecaster: WaveForecaster) -> None:

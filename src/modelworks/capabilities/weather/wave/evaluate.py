@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from modelworks.capabilities.weather.wave.adaptive import levels
 from modelworks.capabilities.weather.wave.features import after, rows
 from modelworks.capabilities.weather.wave.model import LeadCard, WaveModel
 from modelworks.capabilities.weather.wave.records import Floats, Series, gridded, read_series
@@ -25,8 +26,9 @@ def evaluate_waves(run: Run, params: WaveEvaluateParams) -> Mapping[str, float]:
 
     Returns:
         Means over cases and lead times: absolute error of the forecast, of persistence (the height stays) and of damped
-        persistence in m, and how often the interval held. The report `waves.json` has RMSE, bias and all of these for each lead
-        time, with 95 % intervals by drawing days.
+        persistence in m, and how often the interval held, which at each time follows what had come until then. The report
+        `waves.json` has RMSE, bias and all of these for each lead time, with 95 % intervals by drawing days, and what the
+        interval would have held had it stayed as it was learnt (`fixed_coverage`, `fixed_width_m`).
 
     Raises:
         InvalidData: the model or the records have a fault, or nothing can be verified.
@@ -84,12 +86,19 @@ def _measured(
     seed: int,
     samples: dict[int, dict[str, list[float]]],
 ) -> dict[str, Any] | None:
-    later = after(series.hs, max(1, round(lead.lead_h * 3600 / series.step_s)))
+    delay = max(1, round(lead.lead_h * 3600 / series.step_s))
+    later = after(series.hs, delay)
     cases = np.flatnonzero(np.isfinite(later) & np.isfinite(series.hs))
     if not len(cases):
         return None
     x, true = rows_nf[cases], later[cases]
-    height, low, high = model.forecast(x, lead, params.coverage)
+    height, size = model.forecast(x, lead)
+    scores_n = np.full(len(series), np.nan)
+    scores_n[cases] = (true - height) / size
+    followed = tuple(each[cases] for each in levels(scores_n, lead.quantiles, delay, series.step_s, params.coverage))
+    low, high = model.ends(height, size, lead, (followed[0], followed[1]))
+    tail = np.full(len(cases), (1 - params.coverage) / 2)
+    fixed_low, fixed_high = model.ends(height, size, lead, (tail, 1 - tail))
     errors = {"wave": height - true, "persistence": x[:, 0] - true, "damped": model.damped(x, lead) - true}
     held = ((low <= true) & (true <= high)).astype(np.float64)
     for index, at in enumerate(cases):
@@ -122,4 +131,6 @@ def _measured(
         "coverage": float(held.mean()),
         "coverage_interval": interval(drawn[3] / drawn[4]),
         "mean_width_m": float((high - low).mean()),
+        "fixed_coverage": float(((fixed_low <= true) & (true <= fixed_high)).mean()),
+        "fixed_width_m": float((fixed_high - fixed_low).mean()),
     }

@@ -2,7 +2,8 @@
 
 Three parts are blended: damped persistence, a ridge regression with squares, and boosted trees. The interval is a locally
 weighted conformal one (Lei et al. 2018, "Distribution-Free Predictive Inference for Regression"): errors on days held out, each
-divided by the error that was to be expected in such a sea.
+divided by the error that was to be expected in such a sea. Which of their quantiles are its ends follows the last outcomes
+(`adaptive`).
 """
 
 from __future__ import annotations
@@ -152,13 +153,17 @@ class WaveModel:
         self.card = card
         self._leads = leads
 
-    def forecast(self, rows_nf: Floats, lead: LeadCard, coverage: float) -> tuple[Floats, Floats, Floats]:
-        """Heights in m and the ends of their intervals, of rows whose height is known."""
+    def forecast(self, rows_nf: Floats, lead: LeadCard) -> tuple[Floats, Floats]:
+        """Heights in m and the errors in m to be expected of them, of rows whose height is known."""
         model, forest = self._leads[lead.lead_h]
         height = np.maximum(rows_nf[:, 0] + np.array(lead.weights) @ model.parts(rows_nf), 0.0)
-        size = expected(forest, rows_nf)
-        low, high = np.interp([(1 - coverage) / 2, (1 + coverage) / 2], LEVELS, lead.quantiles)
-        return height, np.maximum(height + low * size, 0.0), np.maximum(height + high * size, 0.0)
+        return height, expected(forest, rows_nf)
+
+    @staticmethod
+    def ends(height_n: Floats, size_n: Floats, lead: LeadCard, levels: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+        """Both ends in m of the intervals whose tails are at these levels, one for each row."""
+        low, high = (np.interp(each, LEVELS, lead.quantiles) for each in levels)
+        return np.maximum(height_n + low * size_n, 0.0), np.maximum(height_n + high * size_n, 0.0)
 
     def damped(self, rows_nf: Floats, lead: LeadCard) -> Floats:
         """Damped persistence: the height, drawn to the mean as it was learnt."""

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from modelworks.capabilities.weather.wave.features import HISTORY_H, rows
+from modelworks.capabilities.weather.wave.adaptive import REPLAYED_H, last_levels
+from modelworks.capabilities.weather.wave.features import HISTORY_H, after, rows
 from modelworks.capabilities.weather.wave.model import WaveModel
 from modelworks.capabilities.weather.wave.records import COLUMNS, gridded
 from modelworks.capabilities.weather.wave.schemas import SeaState, WaveForecastInput, WaveForecastOutput, WavePoint, WaveRecord
@@ -28,7 +29,7 @@ class WaveForecaster:
         self._model = WaveModel.load(model.path)
 
     def predict(self, request: WaveForecastInput) -> WaveForecastOutput:
-        """Forecast from the last record with a height.
+        """Forecast from the last record with a height; the records before it also set how wide the intervals are.
 
         Raises:
             InvalidRequest: no record has a height. InvalidData: a spectrum has no energy.
@@ -39,15 +40,24 @@ class WaveForecaster:
             raise InvalidRequest(
                 "No record has hs_m or a spectrum.", hint="Give the last records of the buoy.", param="records"
             )
-        recent = [each for each in found if last - timedelta(hours=HISTORY_H) <= each[0] <= last]
+        recent = [each for each in found if last - timedelta(hours=REPLAYED_H + HISTORY_H) <= each[0] <= last]
         values = np.array([_row(record, state) for _, record, state in recent])
         series = gridded([time for time, _, _ in recent], values, self._model.card.step_s)
         # The last record is on the grid's last place: the grid is counted from the first one.
-        row_1f = rows(series)[-1:]
-        row_1f[0, 0] = values[max(range(len(recent)), key=lambda index: recent[index][0]), 0]
+        rows_nf = rows(series)
+        rows_nf[-1, 0] = values[max(range(len(recent)), key=lambda index: recent[index][0]), 0]
+        # Forecasts of the hours before are made again: how they held tells how wide this one's interval must be.
+        known = np.flatnonzero(np.isfinite(rows_nf[:, 0]))
+        replayed = known[known >= len(rows_nf) - 1 - round(REPLAYED_H * 3600 / series.step_s)]
         points = []
         for lead in self._model.card.leads:
-            height, low, high = (float(each[0]) for each in self._model.forecast(row_1f, lead, request.coverage))
+            heights, sizes = self._model.forecast(rows_nf[replayed], lead)
+            delay = max(1, round(lead.lead_h * 3600 / series.step_s))
+            scores_n = np.full(len(rows_nf), np.nan)
+            scores_n[replayed] = (after(series.hs, delay)[replayed] - heights) / sizes
+            levels = last_levels(scores_n, lead.quantiles, delay, series.step_s, request.coverage)
+            low, high = (float(each[0]) for each in self._model.ends(heights[-1:], sizes[-1:], lead, levels))
+            height = float(heights[-1])
             points.append(
                 WavePoint(
                     lead_h=lead.lead_h,
