@@ -162,7 +162,7 @@ CAPABILITY_FILES = {
     "train.py",
     "evaluate.py",
     "serve.py",
-    "page.py",
+    "page/",
     "prompts/",
     "README.md",
 }

@@ -42,7 +42,7 @@ def test_a_forecast_request_becomes_a_run_and_a_grid(tmp_path: Path) -> None:
         assert run["progress"]["done"] == run["progress"]["total"] == 10
         result = run["result"]
         assert (result["start"][:10], [each[:10] for each in result["times"]][-1]) == ("2005-01-08", "2005-01-13")
-        assert result["files"] == ["forecast.nc", "forecast.zarr"]
+        assert result["files"] == ["forecast.nc", "forecast.zarr", "map"]
         (series,) = result["series"]
         assert all(98_000 < value < 105_000 for value in series["values"])
         (grid,) = run["outputs"]

@@ -57,7 +57,7 @@ def test_what_was_learned_beats_what_costs_nothing(model: LocalModel, tmp_path: 
 def test_series_exports_and_members(model: LocalModel, initial: Path, tmp_path: Path) -> None:
     points = [{"name": "on", "latitude": 50, "longitude": -10}, {"name": "between", "latitude": 47.5, "longitude": 357.5}]
     run, output = made(tmp_path / "run", model, initial, steps=5, members=3, points=points, exports=["netcdf", "grib"])
-    assert output.files == ["forecast.grib2", "forecast.nc", STORE]
+    assert output.files == ["forecast.grib2", "forecast.nc", STORE, "map"]
     assert [str(each.date()) for each in output.times] == [f"2004-01-{day:02d}" for day in range(9, 14)]
     folder = run.saved[0].path
     with xr.open_zarr(folder / STORE) as store, xr.open_dataset(folder / "forecast.nc") as file:

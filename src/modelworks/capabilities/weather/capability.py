@@ -30,6 +30,7 @@ capability = Capability(
     summary="Weather: forecasts on grids, trained from grids of one's own, with honest skill.",
     package=_PACKAGE,
     extra="weather",
+    page="page",
     tasks=(
         Task(
             name="weather-forecast",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from modelworks.capabilities.weather.grid.grids import Floats, Grids, Times, shown
 from modelworks.capabilities.weather.grid.handshake import agreed
+from modelworks.capabilities.weather.grid.mapping import FOLDER, write_map
 from modelworks.capabilities.weather.grid.reading import Choose, filled, read
 from modelworks.capabilities.weather.grid.writing import ForecastStore, Layout, write_netcdf
 from modelworks.capabilities.weather.model.forecaster import Forecaster, Stepper, following, later
@@ -94,6 +95,7 @@ def forecast(run: Run, request: ForecastInput) -> ForecastOutput:
         (folder / name).unlink(missing_ok=True)
     series = [each for point, place in zip(request.points, places, strict=True) for each in _series(store, point, place)]
     _export(store, request.exports, folder)
+    lacking = write_map(store, folder / FOLDER)
     metadata = {"task": "weather-forecast", "start": str(last), "steps": request.steps, "channels": list(layout.channels)}
     run.save(folder, kind="grid", metadata=metadata)
     return ForecastOutput(
@@ -105,7 +107,7 @@ def forecast(run: Run, request: ForecastInput) -> ForecastOutput:
         times=[civil(each) for each in layout.times_t],
         files=sorted(path.name for path in folder.iterdir()),
         series=series,
-        notes=list(initial.notes),
+        notes=[*initial.notes, *([lacking] if lacking else [])],
     )
 
 
