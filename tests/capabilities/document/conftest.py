@@ -123,8 +123,11 @@ def paragraph(text: str, properties: str = "") -> str:
     return f"<w:p><w:pPr>{properties}</w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>"
 
 
-def pdf(pages: Sequence[str], *, info: str = "", extra: str = "") -> bytes:
-    """A PDF of A4 pages with these content streams; /F1 is Helvetica, /F2 bold."""
+def pdf(pages: Sequence[str], *, info: str = "", extra: str = "", fonts: str = "") -> bytes:
+    """A PDF of A4 pages with these content streams; /F1 is Helvetica, /F2 bold, and `fonts` may hold others.
+
+    The stream of page n, from 0, is object 3 + 2 n.
+    """
     objects = ["<< /Type /Catalog /Pages 2 0 R >>", ""]
     kids = []
     for content in pages:
@@ -133,7 +136,7 @@ def pdf(pages: Sequence[str], *, info: str = "", extra: str = "") -> bytes:
             "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Resources << /Font << "
             "/F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >> "
             "/F2 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica-Bold /Encoding /WinAnsiEncoding >> "
-            f">> >> {extra} /Contents {len(objects)} 0 R >>"
+            f"{fonts} >> >> {extra} /Contents {len(objects)} 0 R >>"
         )
         kids.append(f"{len(objects)} 0 R")
     objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(kids)} >>"

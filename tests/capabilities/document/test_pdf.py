@@ -63,6 +63,21 @@ def test_aligned_cells_are_a_table_and_signs_join_their_numbers(tmp_path: Path) 
     assert blocks[1].table.rows[1:] == [["Pumps", "$1,200", "$1,300"], ["Valves", "80", "95"], ["Total", "1,280", "1,395"]]
 
 
+def test_arabic_is_read_from_the_right_with_names_in_latin_letters_between(tmp_path: Path) -> None:
+    signs = {"a": "0628", "b": "062A", "c": "062C", "d": "062F", "e": "0627", "l": "06440625", "R": "0052", "x": "0078"}
+    table = "\n".join(f"<{ord(sign):02X}> <{code}>" for sign, code in signs.items())
+    names = (
+        "/CIDInit /ProcSet findresource begin 12 dict begin begincmap /CMapName /A def /CMapType 2 def\n"
+        "1 begincodespacerange <00> <FF> endcodespacerange\n"
+        f"{len(signs)} beginbfchar\n{table}\nendbfchar endcmap end end"
+    )
+    # As such a file writes a line: every sign where it stands, the leftmost first; l is lam and alef in one sign.
+    content = line(300, 100, "dcba", font="F3") + line(260, 100, "Rx", font="F3") + line(200, 100, "cdle", font="F3")
+    font = "/F3 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode 5 0 R >>"
+    _, blocks = read(tmp_path, "a.pdf", pdf([content, names], fonts=font))
+    assert blocks[0].text.split() == ["\u0628\u062a\u062c\u062f", "Rx", "\u0627\u0644\u0625\u062f\u062c"]
+
+
 def test_running_heads_and_page_numbers_are_left_out(tmp_path: Path) -> None:
     pages = [
         line(50, 30, "Annual report of the works")

@@ -16,7 +16,7 @@ Reader = Callable[[Source, Pages], Parsed]
 
 #: Where a format's reader lies, the libraries whose version changes what it gives, and the version of its own rules.
 _READERS: dict[str, tuple[str, tuple[str, ...], int]] = {
-    "pdf": ("pdf.reading:read", ("pypdfium2",), 2),
+    "pdf": ("pdf.reading:read", ("pypdfium2",), 3),
     "docx": ("docx:read", ("lxml",), 1),
     "pptx": ("pptx:read", ("lxml",), 1),
     "xlsx": ("xlsx:read", ("openpyxl",), 1),

@@ -19,6 +19,8 @@ _HYPHENS = frozenset({0x02, 0xFFFE, 0xAD})
 _BLANKS = frozenset({0x20, 0x09, 0xA0, 0x3000, *range(0x2000, 0x200B), 0x202F, 0x205F})
 _INVISIBLE = frozenset({0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF})
 _BOLD_WEIGHT = 600
+#: Arabic lam, and the alefs that it is written as one sign with.
+_LAM, _ALEFS = "\u0644", frozenset("\u0622\u0623\u0625\u0627")
 _BOLD_NAME = re.compile(rb"bold|black|heavy|semibd|CMBX|SFBX|NimbusRomNo9L-Medi|-Medi\b", re.IGNORECASE)
 
 
@@ -113,11 +115,15 @@ def read_runs(page: Any, textpage: Any, walls: Sequence[tuple[float, float, floa
                 continue
         size = y1 - y0
         if run is not None and last == (x0, x1) and not blank:
-            letters.append(letter)  # a ligature: its letters share one box
+            # A ligature: its letters share one box. That of lam and alef comes turned round with the line.
+            place_of = len(letters) - 1 if letter == _LAM and letters[-1] in _ALEFS else len(letters)
+            letters.insert(place_of, letter)
             continue
         last = (x0, x1)
         if run is not None:
-            is_leftward = unicodedata.bidirectional(letter) in ("R", "AL") if code > 0x58F else False
+            is_leftward = code > 0x58F and is_from_right(letter)
+            # Names in Latin letters stand within Arabic text without a blank of their own.
+            blank = blank or (is_leftward and letters[-1].isascii() and letters[-1].isalpha())
             gap = run.x0 - x1 if is_leftward else x0 - run.x1
             reach = max(size, run.size)
             apart = abs((y0 + y1) / 2 - run.middle) > 0.5 * reach or gap > _GAP * reach or gap < -0.6 * reach
@@ -149,6 +155,11 @@ def read_runs(page: Any, textpage: Any, walls: Sequence[tuple[float, float, floa
         _add_aside(aside, letters)
     close()
     return runs, aside
+
+
+def is_from_right(letter: str) -> bool:
+    """Whether a letter is of a script that runs from right to left."""
+    return unicodedata.bidirectional(letter) in ("R", "AL")
 
 
 def _is_walled(walls: Sequence[tuple[float, float, float]], x0: float, x1: float, y: float) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from modelworks.capabilities.document.formats.pdf.characters import is_from_right
 from modelworks.capabilities.document.formats.pdf.columns import Row
 from modelworks.capabilities.document.language import joined, weight
 
@@ -55,7 +56,8 @@ def _is_before(table: Item, row: Row) -> bool:
 
 
 def _line(row: Row) -> Item:
-    text = _SYMBOL.sub("• ", "  ".join(run.text for run in row.runs))
+    runs = row.runs[::-1] if _is_from_right(row) else row.runs
+    text = _SYMBOL.sub("• ", "  ".join(run.text for run in runs))
     item: Item = {
         "text": text,
         "box": [round(row.runs[0].x0, 1), round(row.y0, 1), round(row.runs[-1].x1, 1), round(row.y1, 1)],
@@ -67,6 +69,12 @@ def _line(row: Row) -> Item:
     if row.runs[-1].is_parted:
         item["parted"] = True
     return item
+
+
+def _is_from_right(row: Row) -> bool:
+    """Whether a row is read from right to left: most of its letters are of such a script."""
+    letters = [letter for run in row.runs for letter in run.text if letter.isalpha()] if len(row.runs) > 1 else []
+    return 2 * sum(letter > "\u058f" and is_from_right(letter) for letter in letters) > len(letters)
 
 
 def _table_end(rows: list[Row], start: int) -> int:
