@@ -75,4 +75,4 @@ def test_the_process_answers_one_wish(sales: Path) -> None:
     told = json.loads(done.stdout)["answer"]
     assert told["rows"] == [[23]]
     assert told["sql"] == 'SELECT sum("units") AS "sum of units" FROM "sales"'
-    assert told["tables"] == [{"name": "sales", "place": None, "num_rows": 6}]
+    assert told["tables"] == [{"name": "sales", "place": None, "num_rows": 6, "origin": 0}]

@@ -21,6 +21,9 @@ PASSAGES_FOLDER, CLEANING_FOLDER = "passages", "cleaning"
 MAX_QUERIES, MAX_PASSAGES = 16, 200
 #: Documents that one search may be confined to.
 MAX_DOCUMENTS = 100_000
+#: A table of a database: lines of JSON, the first an object that describes it (its `card` is the text that is searched), the
+#: others `[0, [cell, …]]`.
+TABLE_ROWS = "application/vnd.modelworks.table+jsonl"
 
 
 class Document(BaseModel):

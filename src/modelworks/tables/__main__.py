@@ -1,6 +1,6 @@
 """The process that reads tables: one wish as JSON on its input, one answer as JSON on its output.
 
-`{"op": "build", "source", "kind", "name", "target"}`, `{"op": "ask", "snapshots", "question"}`,
+`{"op": "build", "sources", "kind", "name", "target"}`, `{"op": "ask", "snapshots", "question"}`,
 `{"op": "describe", "snapshots"}`.
 It takes no more memory and time than it is allowed, whatever a file or a question holds.
 """
@@ -25,7 +25,7 @@ _CPU_S: Final = 600
 def _answered(asked: dict[str, Any]) -> dict[str, Any]:
     if asked["op"] == "build":
         try:
-            card = build(Path(asked["source"]), asked["kind"], asked["name"], Path(asked["target"]))
+            card = build([Path(each) for each in asked["sources"]], asked["kind"], asked["name"], Path(asked["target"]))
         except NoTable as error:
             return {"fault": str(error)}
         return json.loads(card.dumps())  # type: ignore[no-any-return]
@@ -46,7 +46,10 @@ def _answered(asked: dict[str, Any]) -> dict[str, Any]:
             "base": query.base,
             "units": {each.label: each.unit for each in (*query.groups, *query.shown) if each.unit is not None},
             "conditions": [each.told for each in query.conditions],
-            "tables": [{"name": each.name, "place": each.place, "num_rows": each.num_rows} for each in found.tables],
+            "tables": [
+                {"name": each.name, "place": each.place, "num_rows": each.num_rows, "origin": each.origin}
+                for each in found.tables
+            ],
             **asdict(found.result),
         }
     }

@@ -77,6 +77,8 @@ class Table:
     references: list[Reference] = field(default_factory=list)
     #: Rows that did not fit and were left out, and whether more rows than are kept were there.
     num_left_out: int = 0
+    #: The place of its file among those that the snapshot was made of.
+    origin: int = 0
 
     def column(self, name: str) -> Column | None:
         """The column of that name."""

@@ -55,7 +55,7 @@ class Raw:
 
     name: str
     header: list[str]
-    rows: Callable[[], Iterator[Sequence[str]]]
+    rows: Callable[[], Iterator[Sequence[str | None]]]
     place: str | None = None
     comment: str | None = None
     #: What a database says of its columns: texts are texts, whatever stands in them.
@@ -63,10 +63,16 @@ class Raw:
     comments: Mapping[str, str] | None = None
     key: Sequence[str] = ()
     references: Sequence[Reference] = ()
+    #: What references call it, where that is not its name.
+    id: str | None = None
+    num_left_out: int = 0
+    #: None is what is not known, and nothing else: cells are what a database says they are.
+    is_typed: bool = False
+    origin: int = 0
 
 
-def build(source: Path, kind: str, name: str, target: Path, limits: Limits | None = None) -> Card:
-    """Make a snapshot of a file.
+def build(source: Path | Sequence[Path], kind: str, name: str, target: Path, limits: Limits | None = None) -> Card:
+    """Make a snapshot of a file, or of several that hold tables which refer to each other (kind rows).
 
     Args:
         kind: csv, xlsx, or rows (see `read_rows`).
@@ -77,7 +83,15 @@ def build(source: Path, kind: str, name: str, target: Path, limits: Limits | Non
         NoTable: it holds none, or too much.
     """
     limits = limits or Limits()
-    raws = {"csv": read_csv, "xlsx": read_xlsx, "rows": read_rows}[kind](source, name, limits)
+    read = {"csv": read_csv, "xlsx": read_xlsx, "rows": read_rows}[kind]
+    raws: list[Raw] = []
+    for origin, each in enumerate([source] if isinstance(source, Path) else source):
+        found = read(each, name, limits)
+        for raw in found:
+            raw.origin = origin
+        raws += found
+    if len(raws) > limits.tables:
+        raise NoTable("there are too many tables")
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
     try:
@@ -285,7 +299,7 @@ def read_rows(source: Path, _name: str, limits: Limits) -> list[Raw]:
     """Tables of a database: lines of JSON, first those that describe tables, then rows as lists of texts under their number.
 
     `{"table": name, "columns": [...], "texts": [...], "comments": {...}, "comment": ..., "key": [...], "references": [[column,
-    table, other], ...]}` and `[number of the table, [cell, ...]]`.
+    table, other], ...]}` and `[number of the table, [cell, ...]]`; null is an empty cell, `id` the name in references.
     """
     described: list[dict[str, Any]] = []
     with source.open(encoding="utf-8") as file:
@@ -296,7 +310,7 @@ def read_rows(source: Path, _name: str, limits: Limits) -> list[Raw]:
     if not described or len(described) > limits.tables:
         raise NoTable("there are no tables, or too many")
 
-    def rows(wanted: int) -> Iterator[Sequence[str]]:
+    def rows(wanted: int) -> Iterator[Sequence[str | None]]:
         with source.open(encoding="utf-8") as file:
             for line in file:
                 if line.startswith(f"[{wanted},"):
@@ -312,6 +326,9 @@ def read_rows(source: Path, _name: str, limits: Limits) -> list[Raw]:
             comments=each.get("comments") or {},
             key=each.get("key") or (),
             references=[Reference(*reference) for reference in each.get("references") or ()],
+            id=each.get("id"),
+            num_left_out=each.get("num_left_out") or 0,
+            is_typed=True,
         )
         for place, each in enumerate(described)
     ]
@@ -340,20 +357,33 @@ def _write(connection: sqlite3.Connection, raws: Sequence[Raw], limits: Limits) 
     connection.execute(f"CREATE TABLE {CARD_TABLE} (json TEXT)")
     connection.execute(f"CREATE TABLE {VALUES_TABLE} (key TEXT, tbl INTEGER, col INTEGER, value TEXT, num INTEGER)")
     taken: set[str] = set()
-    tables = [_write_table(connection, raw, place, taken, limits) for place, raw in enumerate(raws)]
+    written = [_write_table(connection, raw, place, taken, limits) for place, raw in enumerate(raws)]
+    tables = [table for table, _ in written]
+    # Names as they are here: those of a database may have been taken, or too long.
+    known = {raw.id or raw.name: each for raw, each in zip(raws, written, strict=True)}
+    for raw, (table, names) in zip(raws, written, strict=True):
+        table.key = [names[each] for each in raw.key] if all(each in names for each in raw.key) else []
+        for reference in raw.references:
+            other, others = known.get(reference.table, (None, {}))
+            if other is not None and reference.column in names and reference.other in others:
+                table.references.append(Reference(names[reference.column], other.name, others[reference.other]))
     connection.execute(f"CREATE INDEX {VALUES_TABLE}_key ON {VALUES_TABLE} (key)")
     card = Card(tables)
     connection.execute(f"INSERT INTO {CARD_TABLE} VALUES (?)", (card.dumps(),))
     return card
 
 
-def _write_table(connection: sqlite3.Connection, raw: Raw, place: int, taken: set[str], limits: Limits) -> Table:
+def _write_table(
+    connection: sqlite3.Connection, raw: Raw, place: int, taken: set[str], limits: Limits
+) -> tuple[Table, dict[str, str]]:
+    """The table, and its columns' names by their headings."""
     guesses = [Guess(is_text=name in raw.texts) for name in raw.header]
     num_rows = 0
     for row in raw.rows():
         num_rows += 1
         for guess, cell in zip(guesses, row, strict=True):
-            guess.see(cell)
+            if cell is not None:
+                guess.see(cell)
     names: set[str] = set()
     columns = []
     for number_, (head, guess) in enumerate(zip(raw.header, guesses, strict=True), 1):
@@ -367,8 +397,8 @@ def _write_table(connection: sqlite3.Connection, raw: Raw, place: int, taken: se
         num_rows=num_rows,
         place=raw.place,
         comment=raw.comment,
-        key=[*raw.key],
-        references=[*raw.references],
+        num_left_out=raw.num_left_out,
+        origin=raw.origin,
     )
     types = {"integer": "INTEGER", "number": "REAL", "date": "TEXT", "text": "TEXT"}
     declared = ", ".join(f"{quoted(each.name)} {types[each.kind]}" for each in columns)
@@ -378,14 +408,19 @@ def _write_table(connection: sqlite3.Connection, raw: Raw, place: int, taken: se
     batch: list[list[Any]] = []
     insert = f"INSERT INTO {quoted(table.name)} VALUES ({marks})"
     for row in raw.rows():
-        batch.append([stored(cell[: limits.cell_chars], kind) for cell, kind in zip(row, kinds, strict=True)])
+        batch.append(
+            [
+                cell if cell is None or (raw.is_typed and kind == "text") else stored(cell[: limits.cell_chars], kind)
+                for cell, kind in zip(row, kinds, strict=True)
+            ]
+        )
         if len(batch) >= _BATCH:
             connection.executemany(insert, batch)
             batch.clear()
     connection.executemany(insert, batch)
     for number_, column in enumerate(columns):
         _describe(connection, table, place, column, number_)
-    return table
+    return table, dict(zip(raw.header, (each.name for each in columns), strict=True))
 
 
 def _describe(connection: sqlite3.Connection, table: Table, place: int, column: Column, number_: int) -> None:

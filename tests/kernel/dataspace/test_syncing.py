@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +22,7 @@ from tests.kernel.dataspace.sources.surroundings import Site, serving
 from tests.kernel.jobs.rooms import PROJECT, Rooms, make_rooms
 
 from modelworks.contract.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from modelworks.contract.passages import TABLE_ROWS
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import SystemClock
 from modelworks.kernel.base.database import Database
@@ -27,6 +31,7 @@ from modelworks.kernel.catalog.sources import SourcePolicy
 from modelworks.kernel.dataspace import DataspaceService, Source, SourceService, SourceSteps, SpaceDocument
 from modelworks.kernel.dataspace.schemas import SpaceCreate
 from modelworks.kernel.dataspace.sourcing import Schedule, SourceCreate, SourceUpdate, SyncAsked
+from modelworks.kernel.dataspace.store import SpaceRow
 from modelworks.kernel.jobs import JobSpec
 from modelworks.kernel.jobs.folder import AttemptFolder
 
@@ -227,11 +232,12 @@ def test_a_server_that_dies_while_taking_in_takes_in_once(
     place.rooms.finish(str(place.get(source_id).run_id))
     put, calls = place.steps._put, [0]
 
-    def dying(*given: Any) -> None:
+    def dying(*given: Any) -> bool:
         calls[0] += 1
-        put(*given)
+        is_outdated = put(*given)
         if calls[0] == 2:
             raise RuntimeError("the server died")
+        return is_outdated
 
     monkeypatch.setattr(place.steps, "_put", dying)
     place.steps.tick()
@@ -355,3 +361,96 @@ def test_times_of_looks(place: Place, tmp_path: Path) -> None:
     assert paused.next_sync_at is None
     place.steps.tick()
     assert place.get(source.id).run_id is None
+
+
+def _stored(place: Place, text: bytes) -> list[str]:
+    """Digests of the documents that are there and hold a text."""
+    return [each.key for each in place.documents().values() if text in place.rooms.blobs.read(each.digest, 1 << 20)]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    found = tmp_path / "in" / "shop.sqlite"
+    with closing(sqlite3.connect(found)) as connection, connection:
+        connection.execute("CREATE TABLE staff (id INTEGER PRIMARY KEY, name TEXT, pay REAL)")
+        connection.executemany("INSERT INTO staff VALUES (?, ?, ?)", [(1, "Ada", 10), (2, "Bob", 20), (3, "Cy", 30)])
+    return found
+
+
+def _told(place: Place, key: str) -> list[list[str]]:
+    """The rows of a table's document."""
+    content = place.rooms.blobs.read(place.documents()[key].digest, 1 << 20)
+    return [json.loads(line)[1] for line in content.splitlines()[1:]]
+
+
+@one_database
+def test_a_table_follows_its_database(place: Place, tmp_path: Path, shop: Path) -> None:
+    form = {"kind": "sql", "dialect": "sqlite", "uri": shop.as_uri(), "tables": [{"name": "staff"}]}
+    source = place.follow(place.add(**form, defaults={"access": ["usr_ann"]}).id)
+    table = place.documents()["staff/card"]
+    assert (table.media_type, table.access, table.version) == (TABLE_ROWS, ["usr_ann"], 1)
+    assert place.sync(source.id).report["num_unchanged"] == 4
+    with closing(sqlite3.connect(shop)) as connection, connection:
+        connection.execute("DELETE FROM staff WHERE id = 3")
+        connection.execute("UPDATE staff SET pay = 11 WHERE id = 1")
+    report = place.sync(source.id).report
+    assert (report["changed"], report["gone"]) == (["staff/row/1", "staff/card"], ["staff/row/3"])
+    assert (place.documents()["staff/card"].version, _told(place, "staff/card")) == (
+        2,
+        [["1", "Ada", "11.0"], ["2", "Bob", "20.0"]],
+    )
+    with closing(sqlite3.connect(shop)) as connection, connection:
+        connection.execute("ALTER TABLE staff RENAME TO people")
+    source = place.sync(source.id)
+    assert (source.state, _told(place, "staff/card")[0][1]) == ("failed", "Ada"), "what fails changes nothing"
+    with place.spaces.db.transaction() as session:
+        place.sources.remove(session, PROJECT, "manual", source.id)
+    assert place.documents() == {}
+
+
+@one_database
+@pytest.mark.parametrize("way", ["removed", "closed", "expired", "forgotten"])
+def test_a_row_that_is_taken_away_leaves_its_table_at_once_and_for_good(
+    place: Place, tmp_path: Path, shop: Path, way: str
+) -> None:
+    form = {"kind": "sql", "dialect": "sqlite", "uri": shop.as_uri(), "tables": [{"name": "staff"}]}
+    source = place.follow(place.add(**form).id)
+    row = place.documents()["staff/row/2"]
+    with place.spaces.db.transaction() as session:
+        documents = place.spaces.documents
+        owner = session.get_one(SpaceRow, row.space_id)
+        if way == "removed":
+            documents.remove(session, PROJECT, "manual", row.id)
+        elif way == "closed":
+            documents.update(session, PROJECT, "manual", row.id, access=["usr_ann"])
+        elif way == "expired":
+            documents.update(session, PROJECT, "manual", row.id, expires_at=datetime(2020, 1, 1, tzinfo=UTC))
+            documents.expire(session, owner)
+        else:
+            documents.forget(session, owner, row.id)
+    assert "staff/card" not in place.documents()
+    assert _stored(place, b"Bob") == (["staff/row/2"] if way == "closed" else [])
+    # It is looked at again by itself, and stays as it is from then on.
+    source = place.follow(source.id)
+    assert source.next_sync_at is None
+    assert [row[1] for row in _told(place, "staff/card")] == ["Ada", "Cy"]
+    version = place.documents()["staff/card"].version
+    place.sync(source.id)
+    assert place.documents()["staff/card"].version == version
+
+
+@one_database
+def test_a_row_that_is_removed_while_its_table_is_read(place: Place, tmp_path: Path, shop: Path) -> None:
+    form = {"kind": "sql", "dialect": "sqlite", "uri": shop.as_uri(), "tables": [{"name": "staff"}]}
+    source = place.follow(place.add(**form).id)
+    row = place.documents()["staff/row/2"]
+    with closing(sqlite3.connect(shop)) as connection, connection:
+        connection.execute("UPDATE staff SET pay = 11 WHERE id = 1")
+    with place.spaces.db.transaction() as session:
+        run_id = place.sources.sync(session, PROJECT, "manual", source.id, SyncAsked()).run_id
+    place.rooms.finish(run_id)
+    place.remove(row.id)
+    place.steps.tick()
+    assert _stored(place, b"Bob") == [], "what was read before is not taken in"
+    place.follow(source.id)
+    assert _told(place, "staff/card") == [["1", "Ada", "11.0"], ["3", "Cy", "30.0"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelworks.capabilities.document.archive import SafeArchive
 from modelworks.capabilities.document.blocks import Refused, Source
-from modelworks.contract.passages import Fault
+from modelworks.contract.passages import TABLE_ROWS, Fault
 
 #: What a file is called on the wire, by the name of its format here.
 MEDIA_TYPES = {
@@ -26,6 +26,7 @@ MEDIA_TYPES = {
     "csv": "text/csv",
     "json": "application/json",
     "jsonl": "application/jsonl",
+    "table": TABLE_ROWS,
     "eml": "message/rfc822",
     "mbox": "application/mbox",
     "code": "text/x-source",
@@ -94,6 +95,9 @@ def detect(source: Source) -> str:
     size = source.path.stat().st_size
     if size == 0:
         raise Refused("empty_file", "The file is empty.", "Put it in again, if it should hold something.")
+    if source.media_type == TABLE_ROWS:
+        # Only its first line is read.
+        return "table"
     if size > source.request.max_document_bytes:
         raise Refused(
             "too_large",

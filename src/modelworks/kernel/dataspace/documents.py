@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session
 
 from modelworks.contract.errors import InvalidRequest, NotFound
-from modelworks.contract.passages import MAX_DOCUMENTS, Fault
+from modelworks.contract.passages import MAX_DOCUMENTS, TABLE_ROWS, Fault
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.base.ids import new_id
@@ -19,7 +18,9 @@ from modelworks.kernel.catalog.schemas import Page
 from modelworks.kernel.dataspace.filters import compiled
 from modelworks.kernel.dataspace.pages import page_of, paged
 from modelworks.kernel.dataspace.schemas import Change, Known, Scope, SpaceDocument, SpaceSettings
-from modelworks.kernel.dataspace.store import DocumentRow, SpaceRow
+from modelworks.kernel.dataspace.sources.rows import MAX_TABLE_BYTES
+from modelworks.kernel.dataspace.sources.source import GONE, forgotten_key
+from modelworks.kernel.dataspace.store import DocumentRow, SourceRow, SpaceRow
 
 if TYPE_CHECKING:
     from modelworks.kernel.dataspace.service import DataspaceService
@@ -31,7 +32,6 @@ _NAMED: Final = 500
 _CHUNK: Final = 400
 #: Documents that are asked as tables: how their names end, how large they may be, and how many of a space.
 TABLE_ENDINGS: Final = (".csv", ".tsv", ".xlsx", ".xlsm")
-MAX_TABLE_BYTES: Final = 256 << 20
 MAX_TABULAR: Final = 200
 #: Rules of cleaning that only take what is told elsewhere.
 _COPIES: Final = frozenset({"duplicate", "near_duplicate"})
@@ -173,6 +173,8 @@ class Documents:
         of_space = self._spaces.row(session, project_id, space, lock=True)
         row = self._row(session, of_space, document_id)
         before, row.name = row.licence, name or row.name
+        if access is not None and sorted(set(access)) != row.access and self._withdraw_tables(session, [row]):
+            self._spaces.changed(session, of_space)
         self._describe(row, attributes=attributes, licence=licence, owner=owner, access=access, expires_at=expires_at)
         if self._decides(of_space, before, row.licence):
             self._spaces.changed(session, of_space)
@@ -185,6 +187,7 @@ class Documents:
         owner = self._spaces.row(session, project_id, space, lock=True)
         row = self._row(session, owner, document_id)
         self._remove(row)
+        self._withdraw_tables(session, [row])
         self._spaces.changed(session, owner)
         session.flush()
         return shown(row)
@@ -209,6 +212,7 @@ class Documents:
         """Remove a document, if it is there still; the space's row is locked by the caller."""
         if row.state != "removed":
             self._remove(row)
+            self._withdraw_tables(session, [row])
             self._spaces.changed(session, owner)
         return row
 
@@ -230,6 +234,7 @@ class Documents:
         for row in rows:
             self._remove(row)
         if rows:
+            self._withdraw_tables(session, rows)
             self._spaces.changed(session, owner)
             self._spaces.tell(session, owner, f"{len(rows)} documents were removed: their time is over.")
         return len(rows)
@@ -358,15 +363,20 @@ class Documents:
         return found
 
     def tabular(self, session: Session, owner: SpaceRow, caller: Principal | None) -> Sequence[SpaceDocument]:
-        """The CSV files and workbooks that answer now and that the caller may read (None: all), oldest first.
+        """The CSV files, workbooks and tables of databases that answer now and the caller may read (None: all), oldest first.
 
-        One of which cleaning took or masked something is not among them: its bytes would tell what was taken.
+        One of which cleaning took or masked something is not among them: its bytes would tell what was taken. Nor are tables of
+        databases where personal data is: of these cleaning sees the card alone.
         """
+        named = [DocumentRow.name.iendswith(each) for each in TABLE_ENDINGS]
+        if not SpaceSettings.model_validate(owner.settings).cleaning.personal_data.has_work:
+            # What people put in is no table of a database, whatever they call it.
+            named.append(and_(DocumentRow.media_type == TABLE_ROWS, DocumentRow.source_id != ""))
         query = select(DocumentRow).where(
             DocumentRow.space_id == owner.id,
             DocumentRow.state == "indexed",
             DocumentRow.num_bytes <= MAX_TABLE_BYTES,
-            or_(*(DocumentRow.name.iendswith(each) for each in TABLE_ENDINGS)),
+            or_(*named),
         )
         now = self._clock.now()
         rows = session.scalars(query.order_by(DocumentRow.id).limit(MAX_TABULAR))
@@ -396,6 +406,35 @@ class Documents:
 
     def _living(self, space_id: str) -> Select[DocumentRow]:
         return select(DocumentRow).where(DocumentRow.space_id == space_id, DocumentRow.state != "removed")
+
+    def _withdraw_tables(self, session: Session, rows: Sequence[DocumentRow]) -> int:
+        """Take away the tables of databases that hold rows which are not for everybody any more; how many there were.
+
+        They come back without these rows: their sources are looked at again.
+        """
+        tables: dict[tuple[str, str], set[str]] = {}
+        for row in rows:
+            parts = row.key.split("/row/") if row.source_id else []
+            # The name of a table, or a key of its rows, may hold the mark itself.
+            names = {f"{'/row/'.join(parts[:at])}/card" for at in range(1, len(parts))}
+            tables.setdefault((row.space_id, row.source_id), set()).update(names)
+        number = 0
+        for (space_id, source_id), keys in tables.items():
+            wanted, before = sorted(keys), number
+            for start in range(0, len(wanted), _CHUNK):
+                held = self._living(space_id).where(
+                    DocumentRow.source_id == source_id,
+                    DocumentRow.key.in_(wanted[start : start + _CHUNK]),
+                    DocumentRow.media_type == TABLE_ROWS,
+                )
+                for table in session.scalars(held):
+                    self._remove(table)
+                    table.fingerprint = GONE
+                    number += 1
+            source = session.get(SourceRow, source_id) if number > before else None
+            if source is not None and not source.is_paused and source.run_id is None:
+                source.next_sync_at = self._clock.now()
+        return number
 
     def _remove(self, row: DocumentRow) -> None:
         row.state = "removed"
@@ -432,11 +471,6 @@ class Documents:
                 hint="Make another space.",
                 code="space_full",
             )
-
-
-def forgotten_key(key: str) -> str:
-    """What is left of a forgotten document's key: enough to know it again."""
-    return f"forgotten:{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def shown(row: DocumentRow) -> SpaceDocument:

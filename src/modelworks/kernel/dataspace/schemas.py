@@ -114,6 +114,11 @@ class PersonalDataSettings(BaseModel):
     bank_card: Policy = "keep"
     iban: Policy = "keep"
 
+    @property
+    def has_work(self) -> bool:
+        """Whether some kind is masked or taken."""
+        return self != PersonalDataSettings()
+
 
 class CleaningSettings(BaseModel):
     """What is taken out of passages before they are indexed and learned from: parameters of the verb clean of document-parsing.

@@ -23,6 +23,7 @@ from modelworks.kernel.catalog.sources import SourcePolicy
 from modelworks.kernel.dataspace.schemas import Source
 from modelworks.kernel.dataspace.service import DataspaceService
 from modelworks.kernel.dataspace.sources import SourceForm, check_rights, place_of, secret_of, uploaded
+from modelworks.kernel.dataspace.sources.source import GONE
 from modelworks.kernel.dataspace.store import DocumentRow, SourceRow, SpaceRow
 from modelworks.kernel.jobs import JobSpec, JobsService, RunRecord
 from modelworks.kernel.jobs.schemas import ACTIVE
@@ -31,8 +32,6 @@ from modelworks.kernel.storage import BlobStore
 #: Announced after a commit that leaves something to do for a source.
 TOPIC: Final = "source.changed"
 MAX_SOURCES: Final = 100
-#: Marks a document that left with its source's word; one that a person removed keeps what it had, and does not come back.
-GONE: Final = "gone"
 _DAY = timedelta(days=1)
 _TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 
@@ -284,18 +283,40 @@ class SourceService:
         space_id = str(params["space_id"])
         row = self.row(session, project_id, space_id, str(params["source_id"]))
         known = self.spaces.documents.known(session, project_id, space_id, row.id)
-        removed = select(DocumentRow.key).where(
+        return {
+            "credential": None if row.secret_name is None else self._open_secret(project_id, row.secret_name),
+            "known": {key: {"fingerprint": each.fingerprint, "digest": each.digest} for key, each in known.items()},
+            "removed": sorted(self._removed(session, row) - set(known)),
+            "closed": sorted(self._closed(session, row)),
+            "cursor": row.cursor,
+        }
+
+    def hidden(self, session: Session, row: SourceRow) -> set[str]:
+        """Keys of the source's documents that are not for everybody who may read it: removed by a person, or closed."""
+        known = self.spaces.documents.known(session, row.project_id, row.space_id, row.id)
+        return (self._removed(session, row) - set(known)) | self._closed(session, row)
+
+    def _removed(self, session: Session, row: SourceRow) -> set[str]:
+        query = select(DocumentRow.key).where(
             DocumentRow.space_id == row.space_id,
             DocumentRow.source_id == row.id,
             DocumentRow.state == "removed",
             DocumentRow.fingerprint.is_distinct_from(GONE),
         )
-        return {
-            "credential": None if row.secret_name is None else self._open_secret(project_id, row.secret_name),
-            "known": {key: {"fingerprint": each.fingerprint, "digest": each.digest} for key, each in known.items()},
-            "removed": sorted(set(session.scalars(removed)) - set(known)),
-            "cursor": row.cursor,
-        }
+        return set(session.scalars(query))
+
+    def _closed(self, session: Session, row: SourceRow) -> set[str]:
+        """Documents that a person has given fewer readers; one without a fingerprint is taken in anew, with the source's."""
+        readers = {*row.settings["defaults"]["access"]}
+        query = select(DocumentRow.key, DocumentRow.access).where(
+            DocumentRow.space_id == row.space_id,
+            DocumentRow.source_id == row.id,
+            DocumentRow.state != "removed",
+            DocumentRow.is_restricted.is_(True),
+            DocumentRow.fingerprint.is_not(None),
+        )
+        found = session.execute(query).tuples()
+        return {key for key, access in found if not readers or not readers <= {*access}}
 
     def mark_gone(self, session: Session, source_id: str, keys: Collection[str]) -> None:
         """Note that documents left because their source no longer has them."""

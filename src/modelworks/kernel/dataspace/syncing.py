@@ -23,7 +23,7 @@ from modelworks.kernel.base.polling import Follower
 from modelworks.kernel.catalog import CatalogService
 from modelworks.kernel.catalog.schemas import Version
 from modelworks.kernel.dataspace.sources.ingesting import CURSOR_FILE, ITEMS_FILE, IngestedItem
-from modelworks.kernel.dataspace.sources.source import NOBODY
+from modelworks.kernel.dataspace.sources.source import NOBODY, digest_of, hidden_rows
 from modelworks.kernel.dataspace.sourcing import TOPIC, SourceService, schedule_of
 from modelworks.kernel.dataspace.store import SourceRow, SpaceRow
 from modelworks.kernel.jobs import JobsService, RunRecord
@@ -121,13 +121,13 @@ class SourceSteps(Follower):
         """Let the documents follow what a run found."""
         with self._db.reading() as session:
             found = self._output(session, run)
-        items = self._items(found)
+        items, is_outdated = self._items(found), False
         while batch := [*itertools.islice(items, _BATCH)]:
             with self._db.transaction() as session:
                 current = self._at(session, row, run)
                 if current is None:
                     return
-                self._put(session, current, batch)
+                is_outdated |= self._put(session, current, batch)
         cursor = json.loads(self._blobs.read(_digest(found, CURSOR_FILE), 1 << 30))
         with self._db.transaction() as session:
             current = self._at(session, row, run)
@@ -137,12 +137,15 @@ class SourceSteps(Follower):
             current.cursor, current.report, current.error = cursor, dict(run.result or {}), None
             current.state, current.run_id = "idle", None
             current.last_sync_at = current.updated_at = now
-            current.next_sync_at = None if current.is_paused else schedule_of(current).following(now)
+            current.next_sync_at = None if current.is_paused else now if is_outdated else schedule_of(current).following(now)
             self._tell(session, current, run)
             # The bytes are the documents' now; what was found must not outlive them.
             self._drop(session, current, found)
 
-    def _put(self, session: Session, row: SourceRow, batch: Sequence[IngestedItem]) -> None:
+    def _put(self, session: Session, row: SourceRow, batch: Sequence[IngestedItem]) -> bool:
+        """Take documents in; whether a table was left that holds rows which a person has taken away since it was read."""
+        is_outdated = False
+        hidden = self.sources.hidden(session, row) if any(item.left_out is not None for item in batch) else set()
         documents, defaults = self._spaces.documents, row.settings["defaults"]
         gone = [item.key for item in batch if item.state == "gone"]
         if gone:
@@ -150,6 +153,9 @@ class SourceSteps(Follower):
             self.sources.mark_gone(session, row.id, gone)
         for item in batch:
             if item.digest is None:
+                continue
+            if item.left_out is not None and item.left_out != digest_of(hidden_rows(hidden, item.key.removesuffix("/card"))):
+                is_outdated = True
                 continue
             documents.put(
                 session,
@@ -167,6 +173,7 @@ class SourceSteps(Follower):
                 owner=defaults["owner"],
                 access=defaults["access"] if item.access is None else _narrowed(item.access, defaults["access"]),
             )
+        return is_outdated
 
     def _items(self, found: Version) -> Iterator[IngestedItem]:
         with self._blobs.open(_digest(found, ITEMS_FILE)) as listing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sqlalchemy import update
 from tests.kernel.gateway.conftest import Stage
 from tests.kernel.gateway.spaces.library import Library, index
 
+from modelworks.contract.passages import TABLE_ROWS
 from modelworks.kernel.dataspace.service import TOPIC
 from modelworks.kernel.dataspace.store import DocumentRow, SpaceRow
 from modelworks.kernel.gateway.spaces.tables import discard
@@ -143,7 +145,7 @@ async def test_what_is_forgotten_leaves_no_snapshot(stage: Stage, library: Libra
     put(stage, library, "sales.csv", SALES_ROWS)
     await library.ask("What is the sum of units?")
     assert snapshots(tmp_path) == [".sqlite"]
-    discard(tmp_path / "cache" / "tables", stage.blobs.put(SALES_ROWS).digest)
+    discard(tmp_path / "cache" / "tables", [stage.blobs.put(SALES_ROWS).digest])
     assert snapshots(tmp_path) == []
 
 
@@ -219,4 +221,85 @@ async def test_no_tables_are_listed_where_none_are_asked(stage: Stage, library: 
     with stage.db.transaction() as session:
         row = session.get_one(SpaceRow, library.space_id)
         row.settings = {**row.settings, "answering": {**row.settings["answering"], "tables": "off"}}
+    assert await listed(stage, library) == []
+
+
+def rows(stage: Stage, library: Library, name: str, head: dict[str, Any], *cells: list[str | None], **more: Any) -> str:
+    """A table of a database that its source has brought."""
+    lines = [{"table": name, "id": name, "key": ["id"], "card": f"# {name}", **head}, *([0, each] for each in cells)]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    of = {"key": f"{name}/card", "source_id": "src_shop", "media_type": TABLE_ROWS}
+    return put(stage, library, f"{name} (table)", content, **of, **more)
+
+
+def shop(stage: Stage, library: Library, **more: Any) -> tuple[str, str, str]:
+    head = {"columns": ["id", "name", "city"], "texts": ["name", "city"]}
+    customers = rows(stage, library, "customers", head, ["1", "Ada", "Paris"], ["2", "Bob", "Rome"], **more)
+    refers = {"references": [["customer", "customers", "id"]]}
+    orders = rows(
+        stage, library, "orders", {"columns": ["id", "customer", "total"], **refers}, ["10", "1", "5.5"], ["11", "2", "20"]
+    )
+    return customers, orders, rows(stage, library, "rooms", {"columns": ["id", "seats"]}, ["1", "30"], ["2", None])
+
+
+async def test_tables_of_a_database_are_asked_together(stage: Stage, library: Library) -> None:
+    customers, orders, rooms = shop(stage, library)
+    message = await library.ask("What is the sum of total of orders by city?")
+    table = message["grounding"]["table"]
+    assert table["rows"] == [["Paris", 5.5], ["Rome", 20.0]]
+    assert {each["document_id"] for each in table["tables"]} == {customers, orders}
+    assert table["document_id"] == orders
+    assert (await library.ask("What is the sum of seats of rooms?"))["grounding"]["table"]["document_id"] == rooms
+    assert [(each["name"], each["document_id"], each["state"]) for each in await listed(stage, library)] == [
+        ("customers", customers, "ready"),
+        ("orders", orders, "ready"),
+        ("rooms", rooms, "ready"),
+    ]
+
+
+async def test_a_table_that_the_caller_may_not_read_is_not_joined(stage: Stage, library: Library, tmp_path: Path) -> None:
+    question = "What is the sum of total of orders by city?"
+    customers, _, _ = shop(stage, library)
+    assert (await library.ask(question))["grounding"]["status"] == "computed"
+    with stage.db.transaction() as session:
+        session.execute(update(DocumentRow).where(DocumentRow.id == customers).values(access=["usr_x"], is_restricted=True))
+    assert (await library.ask(question))["grounding"]["status"] != "computed"
+    message = await library.ask("What is the sum of total of orders?")
+    assert message["grounding"]["table"]["rows"] == [[25.5]]
+    assert "Paris" not in str(await listed(stage, library))
+    # What is made of one document goes with it, whatever else it holds.
+    held = snapshots(tmp_path).count(".sqlite")
+    with stage.db.reading() as session:
+        digest = session.get_one(DocumentRow, customers).digest
+    discard(tmp_path / "cache" / "tables", [digest])
+    assert (held, snapshots(tmp_path).count(".sqlite"), ".members" in snapshots(tmp_path)) == (3, 2, False)
+
+
+async def test_a_snapshot_of_several_tables_goes_when_one_of_them_changes(
+    stage: Stage, library: Library, tmp_path: Path
+) -> None:
+    shop(stage, library)
+    await library.ask("What is the sum of total of orders by city?")
+    held = set((tmp_path / "cache" / "tables").rglob("*.sqlite"))
+    assert len(held) == 2
+    rows(stage, library, "customers", {"columns": ["id", "name", "city"]}, ["1", "Ada", "Bern"], ["2", "Bob", "Bern"])
+    stage.tables._follow(library.space_id)
+    now = set((tmp_path / "cache" / "tables").rglob("*.sqlite"))
+    assert len(now) == 2
+    assert len(now & held) == 1, "the one that refers to nothing stays"
+    message = await library.ask("What is the sum of total of orders by city?")
+    assert message["grounding"]["table"]["rows"] == [["Bern", 25.5]]
+
+
+async def test_tables_of_databases_are_not_asked_where_personal_data_is_masked(stage: Stage, library: Library) -> None:
+    shop(stage, library)
+    with stage.db.transaction() as session:
+        row = session.get_one(SpaceRow, library.space_id)
+        row.settings = {**row.settings, "cleaning": {"personal_data": {"email": "mask"}}}
+    assert await listed(stage, library) == []
+    assert (await library.ask("What is the sum of seats of rooms?"))["grounding"]["status"] != "computed"
+
+
+async def test_what_a_person_puts_in_is_no_table_of_a_database(stage: Stage, library: Library) -> None:
+    put(stage, library, "mine", b'{"table": "orders", "columns": ["id"]}\n', media_type=TABLE_ROWS)
     assert await listed(stage, library) == []

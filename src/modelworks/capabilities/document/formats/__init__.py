@@ -27,6 +27,7 @@ _READERS: dict[str, tuple[str, tuple[str, ...], int]] = {
     "csv": ("delimited:read", (), 1),
     "json": ("data:read", (), 1),
     "jsonl": ("data:read_lines", (), 1),
+    "table": ("data:read_table", ("markdown-it-py",), 1),
     "eml": ("mail:read", (), 1),
     "mbox": ("mail:read_box", (), 1),
     "image": ("image:read", (), 1),

@@ -12,6 +12,8 @@ from modelworks.capabilities.document.pages import Pages
 from modelworks.capabilities.document.signature import MEDIA_TYPES, read_text
 
 _MAX_DEPTH = 40
+#: Of the line that describes a table: its columns, comments and card.
+_MAX_CARD_BYTES = 4 << 20
 #: Keys that name a record, in the order in which they are asked.
 _NAMES = ("title", "name", "subject", "question", "heading", "id")
 #: Values that are texts of their own, longer than this, become paragraphs.
@@ -39,6 +41,25 @@ def read_lines(source: Source, pages: Pages) -> Parsed:
     parsed = Parsed(blocks=(), media_type=MEDIA_TYPES["jsonl"])
     parsed.blocks = _lines(read_text(source, parsed.faults))
     return parsed
+
+
+def read_table(source: Source, pages: Pages) -> Parsed:
+    """The card of a database's table; its rows are asked, not searched.
+
+    Raises:
+        Refused: the first line describes no table.
+    """
+    from modelworks.capabilities.document.formats.markdown import blocks_of_markdown
+
+    with source.path.open("rb") as file:
+        line = file.readline(_MAX_CARD_BYTES)
+    try:
+        card = json.loads(line)["card"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        card = None
+    if not isinstance(card, str):
+        raise Refused("unsupported_format", "The file describes no table of a database.", "Sync its source again.")
+    return Parsed(blocks=blocks_of_markdown(card[: source.request.max_document_chars]), media_type=MEDIA_TYPES["table"])
 
 
 def _lines(text: str) -> Iterator[Block]:

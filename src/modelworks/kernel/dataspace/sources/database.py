@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,16 +33,21 @@ from modelworks.contract.errors import (
     TimedOut,
     UpstreamFailed,
 )
+from modelworks.contract.passages import TABLE_ROWS
 from modelworks.kernel.base import egress
 from modelworks.kernel.dataspace.sources.folder import local_path
 from modelworks.kernel.dataspace.sources.forms import DatabaseForm, TableForm
+from modelworks.kernel.dataspace.sources.rows import MAX_TABLE_BYTES, TableRows
 from modelworks.kernel.dataspace.sources.source import (
     MAX_KEY_CHARS,
     NOBODY,
     Item,
     Surroundings,
     attributes_of,
+    digest_of,
     filled,
+    forgotten_key,
+    hidden_rows,
     text_item,
 )
 
@@ -51,6 +58,8 @@ _DRIVERS = {
 }
 _CONNECT_S, _LOCK_S, _BATCH = 15, 5.0, 500
 _MAX_VALUE_CHARS, _MAX_GROUP_CHARS = 1_000_000, 20_000_000
+#: Columns that a template names.
+_NAMED = re.compile(r"\{([^{}]+)\}")
 #: Between looks at the clock: instructions of SQLite's machine.
 _STEPS = 20_000
 #: Pages of an SQLite file that are copied at a time.
@@ -90,16 +99,60 @@ class DatabaseSource:
                 hint="Raise max_rows, or name a view that holds what is wanted.",
                 param="max_rows",
             )
-        if wanted.card:
-            yield text_item(f"{wanted.name}/card", f"{wanted.name} (table)", facts.card(num_rows), media_type="text/markdown")
         order = [source.c[each] for each in (*(wanted.group_by or ()), *facts.key)]
         query = select(*(source.c[each] for each in facts.columns)).order_by(*order)
         rows = connection.execution_options(stream_results=True, yield_per=_BATCH).execute(query)
+        kept = self._askable(wanted, facts)
         try:
-            values = (self._values(row._mapping) for row in rows)
-            yield from self._grouped(values, wanted, facts) if wanted.group_by else self._rows(values, wanted, facts)
+            values = self._read(rows, wanted, facts, kept)
+            documents = self._grouped(values, wanted, facts) if wanted.group_by else self._rows(values, wanted, facts)
+            if wanted.documents:
+                yield from documents
+            else:
+                deque(values, maxlen=0)
+            # After its rows: it is made of them.
+            if wanted.card:
+                yield self._card(wanted, facts, num_rows, kept)
         finally:
             rows.close()
+            if kept is not None:
+                kept.close()
+
+    def _askable(self, wanted: TableForm, facts: _Facts) -> TableRows | None:
+        """Where the rows go that questions are computed from; None: they are not."""
+        if not wanted.card or not wanted.ask:
+            return None
+        if wanted.access is not None:
+            self._around.note(f"{wanted.name} is not asked as a table: its rows have readers of their own.")
+            return None
+        limit = min(self._around.limits.max_file_bytes, MAX_TABLE_BYTES)
+        return TableRows(self._around.workdir / "table.rows", facts.told(wanted), max_bytes=limit)
+
+    def _read(self, rows: Iterable[Any], wanted: TableForm, facts: _Facts, kept: TableRows | None) -> Iterator[dict[str, str]]:
+        hidden = hidden_rows(self._around.hidden, wanted.name)
+        for row in rows:
+            values = self._values(row._mapping)
+            if kept is not None:
+                kept.add(row._mapping, is_hidden=bool(hidden) and _is_hidden(values, wanted, facts, hidden))
+            yield values
+
+    def _card(self, wanted: TableForm, facts: _Facts, num_rows: int, kept: TableRows | None) -> Item:
+        key, name, card = f"{wanted.name}/card", f"{wanted.name} (table)", facts.card(num_rows)
+        if kept is None:
+            return text_item(key, name, card, media_type="text/markdown")
+        head, fingerprint = kept.finish(facts.described_rows(wanted, [each.name for each in self._form.tables], card))
+        if kept.fault is not None:
+            self._around.note(f"{wanted.name} is not asked as a table: {kept.fault}.")
+            return text_item(key, name, card, media_type="text/markdown")
+        return Item(
+            key=key,
+            name=name,
+            fingerprint=fingerprint,
+            read=lambda: kept.read(head),
+            num_bytes=len(head) + kept.num_bytes,
+            media_type=TABLE_ROWS,
+            left_out=digest_of(hidden_rows(self._around.hidden, wanted.name)),
+        )
 
     def _values(self, row: Mapping[Any, Any]) -> dict[str, str]:
         self._around.stop_if_cancelled()
@@ -159,9 +212,8 @@ class DatabaseSource:
         # An empty cell names nobody, which must not come to mean everybody.
         access = None if wanted.access is None else _names(values[wanted.access]) or [NOBODY]
         told = attributes_of({"table": wanted.name, "row": key})
-        return text_item(
-            f"{wanted.name}/row/{key}"[:MAX_KEY_CHARS], title, content, media_type="text/plain", attributes=told, access=access
-        )
+        place = _full_key(wanted, key)
+        return text_item(place, title, content, media_type="text/plain", attributes=told, access=access)
 
     # -- connections --------------------------------------------------------------------------------------------------
 
@@ -314,6 +366,34 @@ class _Facts:
             facts.comment = None  # SQLite has none
         return facts
 
+    def told(self, wanted: TableForm) -> list[str]:
+        """The columns whose values its documents tell: no others are asked."""
+        if wanted.columns is not None:
+            return [each for each in self.columns if each in wanted.columns]
+        if wanted.template is None or not wanted.documents:
+            return self.columns
+        named = {*_NAMED.findall(f"{wanted.template} {wanted.title or ''}"), *(wanted.group_by or ()), *self.key}
+        return [each for each in self.columns if each in named]
+
+    def described_rows(self, wanted: TableForm, tables: Sequence[str], card: str) -> dict[str, Any]:
+        """What its rows are, for whoever asks them; `tables` are those that it may refer to."""
+        comments = {str(each["name"]): str(each["comment"]) for each in self.described if each.get("comment")}
+        references = []
+        for each in self.foreign:
+            here, there = each["constrained_columns"], each["referred_columns"]
+            other = _named_so(tables, each.get("referred_schema"), each["referred_table"])
+            if len(here) == len(there) == 1 and other is not None:
+                references.append([here[0], other, there[0]])
+        return {
+            "table": wanted.name.rpartition(".")[2],
+            "id": wanted.name,
+            "comment": self.comment,
+            "comments": comments,
+            "key": self.primary,
+            "references": references,
+            "card": card,
+        }
+
     def card(self, num_rows: int) -> str:
         """The table in words: for questions about what there is, and for whoever writes a query."""
         lines = [f"# {self.name}", ""]
@@ -329,6 +409,29 @@ class _Facts:
             here, there = ", ".join(each["constrained_columns"]), ", ".join(each["referred_columns"])
             lines.append(f"{here} refers to {each['referred_table']} ({there}).")
         return "\n".join(lines) + "\n"
+
+
+def _named_so(tables: Sequence[str], schema: str | None, name: str) -> str | None:
+    """The one of the tables that a foreign key refers to; where the key names no schema, the only one of that name."""
+    full = f"{schema}.{name}" if schema else name
+    if full in tables:
+        return full
+    alike = [each for each in tables if each.rpartition(".")[2] == name and (not schema or "." not in each)]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _is_hidden(values: Mapping[str, str], wanted: TableForm, facts: _Facts, hidden: frozenset[str]) -> bool:
+    """Whether the document that a row stands in is hidden."""
+    if wanted.group_by:
+        key = _joined([values[name] for name in wanted.group_by])
+    else:
+        key = _key(values, facts.key, "" if facts.key else _row_text(values, wanted, facts))
+    full = _full_key(wanted, key)
+    return full in hidden or forgotten_key(full) in hidden
+
+
+def _full_key(wanted: TableForm, key: str) -> str:
+    return f"{wanted.name}/row/{key}"[:MAX_KEY_CHARS]
 
 
 def _row_text(values: Mapping[str, str], wanted: TableForm, facts: _Facts) -> str:

@@ -165,6 +165,11 @@ class TableForm(BaseModel):
     title: str | None = Field(default=None, max_length=1000, description="Name of a document, with {column} where values go.")
     access: str | None = Field(default=None, pattern=_COLUMN, description="Column that names who may read a row, with commas.")
     card: bool = Field(default=True, description="Add a document that describes the table.")
+    ask: bool = Field(
+        default=True,
+        description="Compute answers from its rows; not without `card`, nor where `access` gives rows readers of their own.",
+    )
+    documents: bool = Field(default=True, description="Make rows, or groups, documents; false: the table is only asked.")
 
 
 class DatabaseForm(_Form):

@@ -77,6 +77,8 @@ class IngestTold(BaseModel):
     known: dict[str, KnownItem] = Field(default_factory=dict)
     #: Keys that a person has removed from the space: they do not come back by themselves.
     removed: list[str] = Field(default_factory=list)
+    #: Keys of documents that a person has closed to readers of the source.
+    closed: list[str] = Field(default_factory=list)
     cursor: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -92,6 +94,8 @@ class IngestedItem(BaseModel):
     media_type: str | None = None
     attributes: dict[str, Any] = Field(default_factory=dict)
     access: list[str] | None = None
+    #: Of a table's rows: which of its documents were left out, by `digest_of`.
+    left_out: str | None = None
     fault: Fault | None = None
 
 
@@ -150,6 +154,7 @@ def ingest(run: Run, params: Mapping[str, Any], told: Mapping[str, Any], blobs: 
         is_cancelled=_asker(run),
         credential=given.credential,
         known={key: each.fingerprint for key, each in given.known.items() if each.fingerprint},
+        hidden=frozenset((*given.removed, *given.closed)),
         cursor=dict(given.cursor),
     )
     return _Sync(run, asked, given, around, dry_run=dry_run).perform().model_dump(mode="json")
@@ -222,6 +227,7 @@ class _Sync:
             media_type=item.media_type,
             attributes=dict(item.attributes),
             access=None if item.access is None else list(item.access),
+            left_out=item.left_out,
         )
         if item.fault is not None:
             return _failed(made, item.fault)

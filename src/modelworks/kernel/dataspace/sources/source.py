@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,8 @@ CHUNK_BYTES = 1 << 20
 MAX_ATTRIBUTES, MAX_VALUE_CHARS, MAX_KEY_CHARS = 16, 512, 1000
 #: In an access list that is there and empty: no id of anybody is written so.
 NOBODY = "nobody"
+#: Marks a document that left with its source's word; one that a person removed keeps what it had, and does not come back.
+GONE = "gone"
 #: What systems leave in folders and archives, and nobody wrote.
 _HOUSEKEEPING = re.compile(r"(^|/)(__MACOSX|Thumbs\.db|desktop\.ini|~\$[^/]*)(/|$)")
 
@@ -35,6 +37,7 @@ class Item:
         read: its bytes; called at most once, before the next item is asked for.
         access: who may read it; None: whoever may read the source.
         fault: why it cannot be read this time; what was known of it stays.
+        left_out: of a table's rows, which documents are not among them, by `digest_of`.
     """
 
     key: str
@@ -46,6 +49,7 @@ class Item:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     access: Sequence[str] | None = None
     fault: ModelworksError | None = None
+    left_out: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -54,6 +58,7 @@ class Surroundings:
 
     Attributes:
         known: fingerprint by key.
+        hidden: keys of documents that not everybody may read who may read the source, or that a person has removed.
         cursor: what the source itself noted the last time; what it notes now is stored when the sync has succeeded.
         notes: what a person should know of this sync (pages that robots.txt closes, links that were not followed).
         is_complete: False once something could not be listed: then nothing is taken for gone.
@@ -66,6 +71,7 @@ class Surroundings:
     is_cancelled: Callable[[], bool]
     credential: str | None = None
     known: Mapping[str, str] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
     cursor: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     is_complete: bool = True
@@ -112,6 +118,21 @@ class Source(Protocol):
             ModelworksError: the source cannot be read, or breaks off; then nothing is taken for gone.
         """
         ...
+
+
+def forgotten_key(key: str) -> str:
+    """What is left of a forgotten document's key: enough to know it again."""
+    return f"forgotten:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def hidden_rows(hidden: Iterable[str], table: str) -> frozenset[str]:
+    """Those of the hidden keys that may be of a table's rows; of forgotten ones nobody knows."""
+    return frozenset(key for key in hidden if key.startswith((f"{table}/row/", "forgotten:")))
+
+
+def digest_of(keys: Iterable[str]) -> str:
+    """Equal for equal sets of keys."""
+    return hashlib.sha256("\0".join(sorted(keys)).encode()).hexdigest()
 
 
 def text_item(key: str, name: str, text: str, *, media_type: str, **more: Any) -> Item:

@@ -297,7 +297,7 @@ class SpaceForgetting(Follower):
         num_kept = self._drop_kept(row)
         for digest in folders:
             discard(self._cache / digest.removeprefix("sha256:"))
-        tables.discard(self._cache.parent / "tables", row.digest)
+        tables.discard(self._cache.parent / "tables", {row.digest, *row.digests})
         num_blobs = self._delete(row)
         with self._db.transaction() as session:
             found = self.spaces.forgettings.at(session, row.id, "collecting")

@@ -14,6 +14,7 @@ from modelworks.kernel.gateway.spaces.wording import Language
 #: Rows that the text shows; `grounding` has all of them.
 _SHOWN_ROWS: Final = 20
 _CELL_CHARS: Final = 60
+_LARGE: Final = 1e8
 _AGGREGATES: Final = {"average of": "的平均值", "sum of": "的总和", "highest": "的最大值", "lowest": "的最小值"}
 
 
@@ -92,7 +93,8 @@ def told(value: Any) -> str:
     if value is None:
         return "—"
     if isinstance(value, float):
-        return f"{value:.10g}"
+        # Of a mean nobody wants every figure, of a large sum each one that a number keeps.
+        return f"{value:.15g}" if abs(value) >= _LARGE else f"{value:.10g}"
     return _plain(str(value))
 
 
