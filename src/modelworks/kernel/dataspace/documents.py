@@ -407,6 +407,16 @@ class Documents:
     def _living(self, space_id: str) -> Select[DocumentRow]:
         return select(DocumentRow).where(DocumentRow.space_id == space_id, DocumentRow.state != "removed")
 
+    def tables_with(self, session: Session, row: DocumentRow) -> Sequence[str]:
+        """Ids of the tables of databases that hold, or held, the rows of a document, removed ones too."""
+        query = select(DocumentRow.id).where(
+            DocumentRow.space_id == row.space_id,
+            DocumentRow.source_id == row.source_id,
+            DocumentRow.key.in_(_tables_of(row)),
+            DocumentRow.media_type == TABLE_ROWS,
+        )
+        return [*session.scalars(query.order_by(DocumentRow.id))]
+
     def _withdraw_tables(self, session: Session, rows: Sequence[DocumentRow]) -> int:
         """Take away the tables of databases that hold rows which are not for everybody any more; how many there were.
 
@@ -414,10 +424,7 @@ class Documents:
         """
         tables: dict[tuple[str, str], set[str]] = {}
         for row in rows:
-            parts = row.key.split("/row/") if row.source_id else []
-            # The name of a table, or a key of its rows, may hold the mark itself.
-            names = {f"{'/row/'.join(parts[:at])}/card" for at in range(1, len(parts))}
-            tables.setdefault((row.space_id, row.source_id), set()).update(names)
+            tables.setdefault((row.space_id, row.source_id), set()).update(_tables_of(row))
         number = 0
         for (space_id, source_id), keys in tables.items():
             wanted, before = sorted(keys), number
@@ -471,6 +478,12 @@ class Documents:
                 hint="Make another space.",
                 code="space_full",
             )
+
+
+def _tables_of(row: DocumentRow) -> set[str]:
+    """Keys that the table of a source's row may have: its name, or a key of its rows, may hold the mark itself."""
+    parts = row.key.split("/row/") if row.source_id else []
+    return {f"{'/row/'.join(parts[:at])}/card" for at in range(1, len(parts))}
 
 
 def shown(row: DocumentRow) -> SpaceDocument:

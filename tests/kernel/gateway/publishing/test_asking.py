@@ -9,11 +9,12 @@ from urllib.parse import unquote, urlsplit
 from tests.kernel.gateway.publishing.conftest import QUESTION, SHOP, Counter, question
 from tests.kernel.gateway.spaces.library import index
 
-from modelworks.contract.passages import Place
+from modelworks.contract.passages import TABLE_ROWS, Place
 from modelworks.kernel.access import Allowances
 from modelworks.kernel.access.allowances import BudgetSet
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import SystemClock
+from modelworks.kernel.dataspace.store import DocumentRow
 from modelworks.kernel.gateway.publishing.asking import fragment
 from modelworks.kernel.gateway.publishing.tickets import Tickets
 from modelworks.kernel.storage import LinkSigner
@@ -254,3 +255,15 @@ async def test_only_what_was_answered_can_be_commented_on(counter: Counter) -> N
     stage = counter.stage
     with stage.db.reading() as read:
         assert stage.spaces.feedback.list(read, stage.project_id, counter.library.space_id).data == []
+
+
+async def test_of_a_table_of_a_database_its_card_alone_is_opened(counter: Counter) -> None:
+    document = stored(
+        counter, "staff (table)", b'{"table": "staff", "card": "# staff"}\n[0, ["Ada"]]\n', "The table staff of 3 rows."
+    )
+    with counter.stage.db.transaction() as session:
+        session.get_one(DocumentRow, document).media_type = TABLE_ROWS
+    answer = await counter.ask("How many rows has the table staff?")
+    got = await counter.stage.http.get(opened_as(counter, answer["citations"][0]))
+    assert (got.status, await got.read()) == (200, b"# staff")
+    assert got.headers["content-type"] == "text/plain; charset=utf-8"

@@ -12,6 +12,7 @@ from aiohttp import web
 from tests.kernel.gateway.conftest import listen
 from tests.kernel.gateway.publishing.browser import Browser, find_chromium, open_browser
 from tests.kernel.gateway.publishing.conftest import QUESTION, Counter
+from tests.kernel.gateway.spaces.test_tables import put
 
 from modelworks.contract.passages import Place
 
@@ -137,3 +138,25 @@ async def test_a_shared_page_asks_by_itself(counter: Counter, browser: Browser) 
     await browser.look(counter.url, asked)
     await browser.until(counter.url, "document.body.dataset.answers", "1")
     assert "24 months" in await browser.look(counter.url, "document.getElementById('log').textContent")
+
+
+async def test_a_computed_answer_shows_its_query_when_it_is_opened(counter: Counter, browser: Browser) -> None:
+    put(counter.stage, counter.library, "sales.csv", b"region,units\n<b>North</b>,3\nSouth,4\n")
+    counter.publication, counter.token = counter.publish(origins=[], share=True, language="en")
+    await browser.open(f"{counter.url}/share/{counter.publication}#{counter.token}")
+    await browser.until(counter.url, "document.body.dataset.state", "ready")
+    field = "document.getElementById('question')"
+    asked = f"{field}.value = 'What is the sum of units by region?'; document.getElementById('form').requestSubmit()"
+    await browser.look(counter.url, asked)
+    await browser.until(counter.url, "document.body.dataset.answers", "1")
+    said = await browser.look(counter.url, "[...document.querySelectorAll('.assistant > .text')].pop().textContent")
+    assert said == "Computed from the table “sales”: 2 rows. [1]"
+    found = "document.querySelector('details.computed')"
+    assert await browser.look(counter.url, f"{found}.open") is False
+    await browser.look(counter.url, f"{found}.querySelector('summary').click()")
+    await browser.until(counter.url, f"{found}.open")
+    assert (await browser.look(counter.url, f"{found}.querySelector('pre').textContent")).startswith("SELECT")
+    cells = await browser.look(counter.url, f"[...{found}.querySelectorAll('td')].map((each) => each.textContent)")
+    assert cells == ["<b>North</b>", "3", "South", "4"]
+    assert await browser.look(counter.url, f"{found}.querySelectorAll('b').length") == 0
+    assert await browser.look(counter.url, f"{found}.querySelector('th').scope") == "col"

@@ -17,7 +17,7 @@ from tests.kernel.gateway.spaces.test_learning import SCHOOL, School
 from modelworks.cli.forgetting import signature_problem
 from modelworks.contract.errors import NotFound
 from modelworks.contract.media import File
-from modelworks.contract.passages import DOCUMENTS_FILE, Hit, ParsedDocument, Passage, SearchOutput
+from modelworks.contract.passages import DOCUMENTS_FILE, TABLE_ROWS, Hit, ParsedDocument, Passage, SearchOutput
 from modelworks.kernel.access import AuditLog
 from modelworks.kernel.access.schemas import Principal
 from modelworks.kernel.base.clock import FixedClock
@@ -234,6 +234,35 @@ def test_everything_of_a_document_goes_and_a_signed_report_stays(kitchen: Kitche
     assert (gone.name, gone.file_id, gone.attributes) == (FORGOTTEN, None, {})
     assert kitchen.forget(secret).id == done.id, "once more is the same"
     assert not kitchen.forgetting.tick(), "nothing is left to do"
+
+
+def test_a_row_of_a_database_goes_with_the_table_that_holds_it(kitchen: Kitchen) -> None:
+    """And with what was computed from that table, which may tell any of its rows."""
+    mill = kitchen.mill
+    row, table, other = (
+        mill.put(name, text) for name, text in (("row", SECRET), ("table", f"[0, {SECRET}]"), ("other", SHARED))
+    )
+    with mill.db.transaction() as session:
+        for document, key, kind in (
+            (row, "staff/row/2", None),
+            (table, "staff/card", TABLE_ROWS),
+            (other, "x/card", TABLE_ROWS),
+        ):
+            held = session.get_one(DocumentRow, document.id)
+            held.key, held.source_id, held.media_type = key, "src_1", kind
+    kitchen.build()
+    kitchen.cite(table, "chatcmpl_1")
+    kitchen.cite(other, "chatcmpl_2")
+    waiting = kitchen.tick(kitchen.forget(row))
+    assert mill.scope().documents == (other.id,)
+    kitchen.build()
+    done = kitchen.tick(waiting)
+    assert (done.state, done.step) == ("succeeded", "done"), done.error
+    assert SECRET.encode() not in kitchen.contents()
+    assert done.report is not None
+    assert done.report["removed"]["answers"] == 1
+    with mill.db.reading() as session:
+        assert [mill.spaces.answers.num_of(session, each.id) for each in (table, other)] == [0, 1]
 
 
 def test_where_the_build_fails_it_stops_and_goes_on_when_it_is_asked_again(kitchen: Kitchen) -> None:

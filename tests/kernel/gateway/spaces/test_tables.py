@@ -249,6 +249,9 @@ async def test_tables_of_a_database_are_asked_together(stage: Stage, library: Li
     assert table["rows"] == [["Paris", 5.5], ["Rome", 20.0]]
     assert {each["document_id"] for each in table["tables"]} == {customers, orders}
     assert table["document_id"] == orders
+    cited = [each["file_citation"] for each in message["annotations"]]
+    assert [each["citation"]["document_id"] for each in cited] == [orders, customers], "it rests on both"
+    assert [message["content"][each["index"] :][:3] for each in cited] == ["[1]", "[2]"]
     assert (await library.ask("What is the sum of seats of rooms?"))["grounding"]["table"]["document_id"] == rooms
     assert [(each["name"], each["document_id"], each["state"]) for each in await listed(stage, library)] == [
         ("customers", customers, "ready"),

@@ -18,6 +18,7 @@ from modelworks.kernel.dataspace.feedback import Rating, Told
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.gateway.publishing.documents import is_text
 from modelworks.kernel.gateway.publishing.tickets import ANSWER_LIFE, Tickets
+from modelworks.kernel.gateway.spaces import tabling
 from modelworks.kernel.gateway.spaces.answering import Asked, Outcome, SpaceAnswer
 from modelworks.kernel.gateway.spaces.calls import note_of
 from modelworks.kernel.gateway.spaces.citing import Citation, Status
@@ -137,6 +138,8 @@ class PublishedCall:
             "status": told.status,
             "documents": documents,
             "citations": [self._citation(each) for each in outcome.citations],
+            # The query and its rows, which stand in the text as well.
+            "computed": None if outcome.table is None else tabling.shown(outcome.table),
             "ticket": sealed(self._tickets, self._published, told),
         }
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote
+
+import orjson
 
 from modelworks.kernel.dataspace import SpaceDocument
 
@@ -25,6 +28,7 @@ _OTHER: Final = "application/octet-stream"
 MEDIA_TYPES: Final = (_OTHER, _PDF, "text/plain", *sorted(set(_IMAGES.values())))
 #: Nothing of a stranger's document runs with this server's rights. A viewer of PDF does not start where a sandbox holds it.
 _HELD: Final = "sandbox; default-src 'none'; frame-ancestors 'none'"
+_MAX_HEAD_BYTES: Final = 4 << 20
 _FREE: Final = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
@@ -41,14 +45,27 @@ def media_type(name: str) -> str | None:
     return "text/plain; charset=utf-8" if ending in _TEXTS else _IMAGES.get(ending)
 
 
-def headers(document: SpaceDocument) -> dict[str, str]:
-    """The headers under which its bytes are safe to open."""
-    kind = media_type(document.name)
+def card(chunks: Iterable[bytes]) -> bytes:
+    """What a reader is shown of a table of a database: what it holds, not its rows."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if b"\n" in chunk or len(head) > _MAX_HEAD_BYTES:
+            break
+    try:
+        return str(orjson.loads(head.partition(b"\n")[0])["card"]).encode("utf-8", errors="replace")
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return b""
+
+
+def headers(document: SpaceDocument, num_bytes: int | None = None) -> dict[str, str]:
+    """The headers under which its bytes are safe to open; `num_bytes` where what is sent is the card of a table."""
+    kind = media_type(document.name) if num_bytes is None else "text/plain; charset=utf-8"
     name = quote(document.name.replace("\\", "/").rpartition("/")[2], safe="")
     how = "attachment" if kind is None else "inline"
     return {
         "content-type": kind or _OTHER,
-        "content-length": str(document.num_bytes),
+        "content-length": str(document.num_bytes if num_bytes is None else num_bytes),
         "content-disposition": f"{how}; filename*=UTF-8''{name}",
         "content-security-policy": _FREE if kind == _PDF else _HELD,
         "x-content-type-options": "nosniff",

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from modelworks.contract.errors import AuthenticationFailed, InvalidRequest, ModelworksError, NotFound, PayloadTooLarge
+from modelworks.contract.passages import TABLE_ROWS
 from modelworks.kernel.base.changes import AUTHOR
 from modelworks.kernel.base.clock import Clock
 from modelworks.kernel.dataspace import DataspaceService, Published
@@ -310,7 +311,11 @@ def _documents(routes: APIRouter, door: _Door) -> None:
         document = await run_in_threadpool(door.publishing.reading, read)
         if document is None:
             raise NotFound("The document is not there any more.", code="document_not_found")
-        return StreamingResponse(door.publishing.blobs.iter(document.digest), headers=documents.headers(document))
+        chunks = door.publishing.blobs.iter(document.digest)
+        if document.media_type == TABLE_ROWS:
+            shown = await run_in_threadpool(documents.card, chunks)
+            return Response(shown, headers=documents.headers(document, len(shown)))
+        return StreamingResponse(chunks, headers=documents.headers(document))
 
 
 def _bearer(request: Request) -> str:

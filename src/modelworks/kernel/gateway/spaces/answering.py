@@ -161,7 +161,7 @@ class SpaceAnswer:
         model = space.settings.language_model
         asked = question.read(self._asked.turns)
         if (computed := await self._computed(space, asked)) is not None:
-            told = Told([tabling.cited(computed)], asked.language)
+            told = Told(tabling.cited(computed), asked.language)
             await say(told.compute(tabling.sentence(computed, asked.language), tabling.evidence(computed)))
             return Outcome("computed", None, asked.query, space, told, table=computed)
         if asked.goes_on and model is not None:

@@ -161,9 +161,12 @@ class Told:
         return told
 
     def compute(self, sentence: str, evidence: str) -> str:
-        """Tell what was computed from the first of the passages, a table; `evidence` is the query with its rows."""
-        told = f"{sentence} [1]\n\n{evidence}"
-        self.citations.append(Citation(1, len(sentence) + 1, self.passages[0], self.passages[0].passage.text))
+        """Tell what was computed from the passages, tables; `evidence` is the query with its rows."""
+        marked = sentence
+        for number, each in enumerate(self.passages, 1):
+            self.citations.append(Citation(number, len(marked) + 1, each, each.passage.text))
+            marked += f" [{number}]"
+        told = f"{marked}\n\n{evidence}"
         self.num_supported += 1
         self.text += told
         return told

@@ -175,10 +175,12 @@ class SpaceForgetting(Follower):
                 except NotFound:
                     counts["files"] = 0
             row.before = {**row.before, "name_sha256": _hashed(document.name)}
-            # Citations name the file where there is one.
-            row.counts = {**row.counts, "names": [row.document_id, *([document.file_id] if document.file_id else [])]}
+            # Citations name the file where there is one. What was computed from a database's table may tell any of its rows.
+            held_in = self.spaces.documents.tables_with(session, document)
+            names = [row.document_id, *([document.file_id] if document.file_id else []), *held_in]
+            row.counts = {**row.counts, "names": names}
             self.spaces.documents.forget(session, owner, row.document_id)
-            counts["answers"] = self.spaces.answers.drop_of(session, row.document_id)
+            counts["answers"] = sum(self.spaces.answers.drop_of(session, each) for each in (row.document_id, *held_in))
             counts["feedback"] = self.spaces.feedback.forget(session, owner.id, row.document_id)
             counts["events"] = self.spaces.forgettings.tidy(session, owner, row.document_id)
             row.counts = {**row.counts, **counts, "runs": self._learning.cease(session, owner)}

@@ -58,6 +58,17 @@ def sentence(found: TableAnswer, language: Language) -> str:
     return f"Computed from the table “{name}”{where}: {_number(found)} rows."
 
 
+def shown(found: TableAnswer) -> dict[str, Any]:
+    """The query and the rows for a page: `sql`, `columns`, `rows` of texts, `is_cut`, and `evidence`, the end of the text."""
+    return {
+        "sql": found.sql,
+        "columns": [_plain(head) for head in found.columns],
+        "rows": [[told(cell) for cell in row] for row in found.rows[:_SHOWN_ROWS]],
+        "is_cut": found.is_cut or len(found.rows) > _SHOWN_ROWS,
+        "evidence": evidence(found),
+    }
+
+
 def evidence(found: TableAnswer) -> str:
     """The query and the rows, each fenced: nothing in a cell can end its fence."""
     rows = [[told(cell) for cell in row] for row in found.rows[:_SHOWN_ROWS]]
@@ -70,22 +81,22 @@ def evidence(found: TableAnswer) -> str:
     return f"{_fenced('sql', found.sql)}\n\n{_fenced('text', shown)}"
 
 
-def cited(found: TableAnswer) -> Found:
-    """The table as a passage that can be cited: its name, its place, and what its columns are called."""
-    table = next(each for each in found.tables if each["name"] == found.base)
+def cited(found: TableAnswer) -> Sequence[Found]:
+    """The tables as passages that can be cited, that of the answer first: name, place, and of it the columns told."""
     shown = ", ".join(dict.fromkeys(each for each in found.columns))
-    return Found(
-        Passage(
-            id=f"{found.document.id}:table:{found.base}"[:128],
-            document_id=found.document.id,
+    told = []
+    for table, document in zip(found.tables, found.documents, strict=True):
+        name, is_base = table["name"], table["name"] == found.base
+        passage = Passage(
+            id=f"{document.id}:table:{name}"[:128],
+            document_id=document.id,
             ordinal=0,
             kind="table",
-            text=f"{found.base}: {shown} ({table['num_rows']} rows)",
-            place=Place(cells=table["place"], headings=(found.base,)),
-        ),
-        1.0,
-        found.document,
-    )
+            text=f"{name}: {shown} ({table['num_rows']} rows)" if is_base else f"{name} ({table['num_rows']} rows)",
+            place=Place(cells=table["place"], headings=(name,)),
+        )
+        told.insert(0 if is_base else len(told), Found(passage, 1.0, document))
+    return told
 
 
 def told(value: Any) -> str:

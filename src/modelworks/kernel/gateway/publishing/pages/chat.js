@@ -5,7 +5,7 @@
     en: {
       title: "Chat", question: "Your question", send: "Send", close: "Close", you: "You:", it: "Answer:", sources: "Sources",
       page: "page", line: "lines", greeting: "Ask about the documents.", wait: "Connecting …",
-      quoted: "Quoted word for word.", nothing: "Not in the documents.",
+      computed: "How this was computed", quoted: "Quoted word for word.", nothing: "Not in the documents.",
       good: "Good answer", bad: "Bad answer", better: "How should it have been answered?", tell: "Send", thanks: "Thank you.",
       ended: "The chat has ended. Reload the page to go on.", busy: "Too many questions. Try again shortly.",
       failed: "No answer could be given. Try again.", link: "This link is not complete, or nothing is published here any more.",
@@ -13,7 +13,7 @@
     zh: {
       title: "聊天", question: "您的问题", send: "发送", close: "关闭", you: "您：", it: "回答：", sources: "出处",
       page: "第 {} 页", line: "第 {} 行", greeting: "请就文档内容提问。", wait: "正在连接……",
-      quoted: "以上为文档原文。", nothing: "文档中没有相关内容。",
+      computed: "计算过程", quoted: "以上为文档原文。", nothing: "文档中没有相关内容。",
       good: "回答得好", bad: "回答得不好", better: "应当如何回答？", tell: "发送", thanks: "感谢您的反馈。",
       ended: "聊天已结束，请刷新页面后继续。", busy: "提问过于频繁，请稍后再试。",
       failed: "未能给出回答，请重试。", link: "链接不完整，或内容已不再发布。",
@@ -137,11 +137,35 @@
     return link;
   }
 
+  // The query and its rows, closed until somebody opens them: by click or key, as browsers have it.
+  function computed(found) {
+    const [details, table, body] = [make("details", "computed"), make("table"), make("tbody")];
+    const heads = make("tr");
+    for (const column of found.columns) {
+      const head = make("th", "", column);
+      head.scope = "col";
+      heads.append(head);
+    }
+    for (const row of found.rows) {
+      const cells = make("tr");
+      for (const cell of row) cells.append(make("td", "", cell));
+      body.append(cells);
+    }
+    const top = make("thead");
+    top.append(heads);
+    table.append(top, body);
+    details.append(make("summary", "", words.computed), make("pre", "", found.sql), table);
+    if (found.is_cut) details.append(make("p", "note", "…"));
+    return details;
+  }
+
   function cited(element, answer) {
     const known = new Map(answer.citations.map((each) => [String(each.number), each]));
     const text = element.querySelector(".text");
     text.textContent = "";
-    for (const piece of answer.text.split(/(\[\d+\])/)) {
+    const evidence = answer.computed?.evidence ?? "";
+    const shown = evidence && answer.text.endsWith(evidence) ? answer.text.slice(0, -evidence.length).trimEnd() : answer.text;
+    for (const piece of shown.split(/(\[\d+\])/)) {
       const citation = /^\[\d+\]$/.test(piece) ? known.get(piece.slice(1, -1)) : undefined;
       if (citation) {
         const mark = opening(citation, "mark", piece);
@@ -151,6 +175,7 @@
         text.append(piece);
       }
     }
+    if (answer.computed) element.append(computed(answer.computed));
     if (answer.status === "quoted") element.append(make("p", "note", words.quoted));
     if (known.size) {
       element.append(make("p", "note", words.sources));
