@@ -433,6 +433,7 @@ def test_a_row_that_is_taken_away_leaves_its_table_at_once_and_for_good(
     # It is looked at again by itself, and stays as it is from then on.
     source = place.follow(source.id)
     assert source.next_sync_at is None
+    assert "staff/row/2" not in source.report["new"], "its bytes are not even read again"
     assert [row[1] for row in _told(place, "staff/card")] == ["Ada", "Cy"]
     version = place.documents()["staff/card"].version
     place.sync(source.id)

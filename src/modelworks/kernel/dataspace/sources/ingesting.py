@@ -33,7 +33,7 @@ from modelworks.kernel.catalog.checkpoint import FolderFile, pickle_reason
 from modelworks.kernel.catalog.sources import SourcePolicy
 from modelworks.kernel.dataspace.sources.forms import SourceForm
 from modelworks.kernel.dataspace.sources.opening import open_source
-from modelworks.kernel.dataspace.sources.source import MAX_KEY_CHARS, Item, Surroundings
+from modelworks.kernel.dataspace.sources.source import MAX_KEY_CHARS, Item, Surroundings, forgotten_key
 from modelworks.kernel.storage import BlobStore
 
 ITEMS_FILE: Final = "items.jsonl"
@@ -185,7 +185,8 @@ class _Sync:
         with (self._out / ITEMS_FILE).open("w", encoding="utf-8") as listing:
             for item in source.scan():
                 self._check_key(item)
-                if item.key not in removed:
+                # Nor are the bytes of what was forgotten stored again, however shortly.
+                if item.key not in removed and forgotten_key(item.key) not in removed:
                     self._note(self._taken(item), listing)
             if source.lists_all and self._around.is_complete:
                 for key in self._gone():
