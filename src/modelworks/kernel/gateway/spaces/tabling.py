@@ -84,7 +84,7 @@ def evidence(found: TableAnswer) -> str:
 def cited(found: TableAnswer) -> Sequence[Found]:
     """The tables as passages that can be cited, that of the answer first: name, place, and of it the columns told."""
     shown = ", ".join(dict.fromkeys(each for each in found.columns))
-    told = []
+    told: list[Found] = []
     for table, document in zip(found.tables, found.documents, strict=True):
         name, is_base = table["name"], table["name"] == found.base
         passage = Passage(
