@@ -212,6 +212,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "wave/": "waves at a buoy: records read, heights forecast, spectra",
         "trees.py": "boosted trees as arrays",
         "blending.py": "forecasts of several parts made one",
+        "published/": "models of others behind the same interface",
         "model/": "climate, ridge regression, networks, and the roll-out",
         "verification/": "scores, baselines and intervals",
     },

@@ -38,6 +38,7 @@ capability = Capability(
             output=ForecastOutput,
             predictor=f"{_PACKAGE}.serve:forecast",
             mode="job",
+            importers={".onnx": f"{_PACKAGE}.published.pangu_files:import_pangu"},
             trainer=f"{_PACKAGE}.train:train",
             train_params=TrainParams,
             train_inputs=("train",),

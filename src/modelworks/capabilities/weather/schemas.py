@@ -121,6 +121,7 @@ class ForecastInput(BaseModel):
         "model", description="persistence: the last state goes on, without a model, for comparison."
     )
     steps: int = Field(7, ge=1, le=2000, description="Steps of the model, such as days or six hours.")
+    step_hours: int | None = Field(None, ge=1, le=24, description="Of models that know several steps; default: the shortest.")
     start: datetime | None = Field(None, description="The last state that is known; default: the last one of the data.")
     members: int = Field(0, ge=0, le=200, description="Members of an ensemble; 0: the forecast alone.")
     channels: list[str] | None = Field(None, min_length=1, description="What is written; default: all of the model.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from modelworks.capabilities.weather.grid.mapping import FOLDER, write_map
 from modelworks.capabilities.weather.grid.reading import Choose, filled, read
 from modelworks.capabilities.weather.grid.writing import ForecastStore, Layout, write_netcdf
 from modelworks.capabilities.weather.model.forecaster import Forecaster, Stepper, following, later
+from modelworks.capabilities.weather.published.loading import Published, published
 from modelworks.capabilities.weather.schemas import ForecastInput, ForecastOutput, Point, Series
 from modelworks.contract.errors import InvalidData, InvalidRequest
 from modelworks.contract.run import Run
@@ -88,9 +89,9 @@ def forecast(run: Run, request: ForecastInput) -> ForecastOutput:
             done += 1
             run.progress(done, total, "steps")
             if done % request.checkpoint_every == 0 and done < total:
-                _keep(run, folder, done, history if place + 1 < count else following(stepper, history, states))
+                _keep(run, folder, done, history if place + 1 < count else following(stepper, history, states, begin))
             run.raise_if_cancelled()
-        history = following(stepper, history, states)
+        history = following(stepper, history, states, begin)
     for name in (_STATE, _HISTORY):
         (folder / name).unlink(missing_ok=True)
     series = [each for point, place in zip(request.points, places, strict=True) for each in _series(store, point, place)]
@@ -119,12 +120,31 @@ def _prepared(run: Run, request: ForecastInput) -> tuple[Stepper, Grids]:
             raise InvalidRequest("Persistence has no members.", hint="Leave members out, or give a model.", param="members")
         grids = filled(read(path, channels=request.channels, choose=_window(request.start, None)), request.max_missing)
         return _Persistence(grids.step_hours), _reaching(grids, request.start, 1)
-    forecaster = Forecaster.load(run.model("model").path)
+    model = run.model("model")
+    if (other := published(model, request.step_hours, request.num_threads)) is not None:
+        return _begun_with(*other, path, request)
+    forecaster = Forecaster.load(model.path)
     shape = forecaster.shape
+    if request.step_hours not in (None, shape.step_hours):
+        raise InvalidRequest(
+            f"The model's steps are of {shape.step_hours:g} hours.", hint="Leave step_hours out.", param="step_hours"
+        )
     hours = (shape.history - 1) * shape.step_hours
     grids = filled(read(path, channels=shape.channels, choose=_window(request.start, hours)), request.max_missing)
     grids = agreed(grids, shape.channels, shape.latitude_h, shape.longitude_w, shape.step_hours, shape.kinds)
     return forecaster, _reaching(grids, request.start, shape.history)
+
+
+def _begun_with(stepper: Published, about: str, path: Path, request: ForecastInput) -> tuple[Stepper, Grids]:
+    """A published model and the states that it begins from."""
+    if request.members:
+        raise InvalidRequest(f"{about} gives one forecast and no members.", hint="Leave members out.", param="members")
+    hours = (stepper.history - 1) * stepper.step_hours
+    grids = filled(read(path, channels=stepper.channels, choose=_window(request.start, hours)), request.max_missing)
+    grids = agreed(grids, stepper.channels, stepper.latitude_h, stepper.longitude_w, stepper.step_hours, {})
+    grids = _reaching(grids, request.start, stepper.history)
+    stepper.begin(grids.times_t[-1])
+    return stepper, replace(grids, notes=(about, *grids.notes))
 
 
 def _window(start: datetime | None, hours: float | None) -> Choose:

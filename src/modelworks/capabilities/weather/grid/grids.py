@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelworks.capabilities.weather.grid.vocabulary import parts
 from modelworks.contract.errors import InvalidData
 
 Floats = NDArray[np.float32]
@@ -60,6 +61,16 @@ class Grids:
         """
         lacking = [each for each in channels if each not in self.channels]
         if lacking:
+            here = {parts(each)[0] for each in self.channels if parts(each)[1] is not None}
+            levels = [each for each in lacking if parts(each)[1] is not None and parts(each)[0] in here]
+            if levels:
+                known = sorted({f"{parts(each)[1]:g}" for each in self.channels if parts(each)[1] is not None}, key=float)
+                raise InvalidData(
+                    f"The coordinate level of the data lacks {', '.join(levels)}; it has {', '.join(known)} hPa.",
+                    hint="Give these levels as well; they are not interpolated.",
+                    code="missing_channel",
+                    param="level",
+                )
             raise InvalidData(
                 f"The data have no channel {', '.join(lacking)}; they have {', '.join(self.channels) or 'none'}.",
                 hint="A channel is a variable, with its level in hPa where it has one: msl, t2m, z500.",

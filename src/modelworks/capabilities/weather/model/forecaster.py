@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,15 @@ class Stepper(Protocol):
 
     def advance(self, history_schw: Floats, last: np.datetime64, noise: np.random.Generator | None) -> Floats:
         """The next `stride` states, (stride, C, H, W), in the vocabulary's units; with noise those of a member."""
+        ...
+
+
+@runtime_checkable
+class Anchored(Protocol):
+    """A stepper that goes on from other states than the last ones."""
+
+    def follow(self, history_schw: Floats, block_lchw: Floats, last: np.datetime64) -> Floats:
+        """What to keep once `block_lchw` was computed from `history_schw` after the time `last`."""
         ...
 
 
@@ -274,7 +283,7 @@ def roll(
     while given < steps:
         block = stepper.advance(history_schw, last, noise)
         yield from block[: steps - given]
-        history_schw = following(stepper, history_schw, block)
+        history_schw = following(stepper, history_schw, block, last)
         last, given = later(stepper, last, len(block)), given + len(block)
 
 
@@ -290,8 +299,10 @@ def roll_anomalies(forecaster: Forecaster, history_bschw: Floats, last_b: Times,
         last_b = last_b + np.timedelta64(round(forecaster.step_hours * 3600 * forecaster.stride), "s")
 
 
-def following(stepper: Stepper, history_schw: Floats, block_lchw: Floats) -> Floats:
-    """The history that a forecast goes on from after a block."""
+def following(stepper: Stepper, history_schw: Floats, block_lchw: Floats, last: np.datetime64) -> Floats:
+    """The history that a forecast goes on from after a block that began after the time `last`."""
+    if isinstance(stepper, Anchored):
+        return stepper.follow(history_schw, block_lchw, last)
     return np.concatenate([history_schw, block_lchw])[-stepper.history :]
 
 

@@ -1,0 +1,58 @@
+"""Which published model a version of the catalog is, told by its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelworks.capabilities.weather.model.forecaster import Stepper
+from modelworks.capabilities.weather.published.pangu import Pangu
+from modelworks.capabilities.weather.published.pangu_files import LICENCE, NAME, files_of
+from modelworks.contract.errors import InvalidRequest
+from modelworks.contract.run import LocalModel
+
+
+class Published(Stepper, Protocol):
+    """A stepper that says itself which states it takes."""
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """What it takes and gives, in its order."""
+        ...
+
+    @property
+    def latitude_h(self) -> NDArray[np.float64]:
+        """Its rows, from north to south."""
+        ...
+
+    @property
+    def longitude_w(self) -> NDArray[np.float64]:
+        """Its columns, from 0 eastwards."""
+        ...
+
+    def begin(self, start: np.datetime64) -> None:
+        """Tell the time of the state that the forecast begins from."""
+        ...
+
+
+def published(model: LocalModel, step_hours: float | None, threads: int | None) -> tuple[Published, str] | None:
+    """The published model that a version holds, and a sentence about it; None where it is one of our own.
+
+    Raises:
+        InvalidRequest: the version states no licence, so that nobody can tell who may use it; no step of these hours.
+        InvalidData, UnsafeArtifact, MissingExtra: its files are not what was published; a library is not installed.
+    """
+    if not files_of(model.path):
+        return None
+    if model.licence is None:
+        raise InvalidRequest(
+            f"{model.ref} holds {NAME}, but states no licence; its weights are published under {LICENCE}.",
+            hint="Pull it again from its folder (`modelworks pull file://…`), which states the licence.",
+            code="licence_unstated",
+            param="model",
+        )
+    found = Pangu(model.path, None, step_hours, threads)
+    return found, f"{NAME}, step of {found.step_hours:g} hours, licence {model.licence}"
