@@ -38,7 +38,10 @@ capability = Capability(
             output=ForecastOutput,
             predictor=f"{_PACKAGE}.serve:forecast",
             mode="job",
-            importers={".onnx": f"{_PACKAGE}.published.pangu_files:import_pangu"},
+            importers={
+                ".onnx": f"{_PACKAGE}.published.pangu_files:import_pangu",
+                "backbone.safetensors": f"{_PACKAGE}.published.fourcastnet_files:import_fourcastnet",
+            },
             trainer=f"{_PACKAGE}.train:train",
             train_params=TrainParams,
             train_inputs=("train",),

@@ -64,6 +64,8 @@ VARIABLES: Mapping[str, Variable] = MappingProxyType(
             _v("d2m", "dew_point_temperature", "K", "2d", 168, "2m_dewpoint_temperature 2d", (150, 325)),
             _v("u10", "eastward_wind", "m s-1", "10u", 165, "10m_u_component_of_wind uas 10u", (-120, 120)),
             _v("v10", "northward_wind", "m s-1", "10v", 166, "10m_v_component_of_wind vas 10v", (-120, 120)),
+            _v("u100m", "eastward_wind", "m s-1", "100u", 228246, "100m_u_component_of_wind 100u u100", (-150, 150)),
+            _v("v100m", "northward_wind", "m s-1", "100v", 228247, "100m_v_component_of_wind 100v v100", (-150, 150)),
             _v("sst", "sea_surface_temperature", "K", "sst", 34, "sea_surface_temperature tos", (265, 315)),
             _v("tcwv", "atmosphere_mass_content_of_water_vapor", "kg m-2", "tcwv", 137,
                "total_column_water_vapour prw", (0, 130)),

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.capabilities.weather.model.forecaster import Stepper
-from modelworks.capabilities.weather.published.pangu import Pangu
-from modelworks.capabilities.weather.published.pangu_files import LICENCE, NAME, files_of
+from modelworks.capabilities.weather.published import fourcastnet_files, pangu_files
 from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.run import LocalModel
 
@@ -45,14 +44,28 @@ def published(model: LocalModel, step_hours: float | None, threads: int | None) 
         InvalidRequest: the version states no licence, so that nobody can tell who may use it; no step of these hours.
         InvalidData, UnsafeArtifact, MissingExtra: its files are not what was published; a library is not installed.
     """
-    if not files_of(model.path):
+    is_pangu = bool(pangu_files.files_of(model.path))
+    if not is_pangu and not fourcastnet_files.is_fourcastnet(model.path):
         return None
+    known = pangu_files if is_pangu else fourcastnet_files
     if model.licence is None:
         raise InvalidRequest(
-            f"{model.ref} holds {NAME}, but states no licence; its weights are published under {LICENCE}.",
+            f"{model.ref} holds {known.NAME}, but states no licence; its weights are published under {known.LICENCE}.",
             hint="Pull it again from its folder (`modelworks pull file://…`), which states the licence.",
             code="licence_unstated",
             param="model",
         )
-    found = Pangu(model.path, None, step_hours, threads)
-    return found, f"{NAME}, step of {found.step_hours:g} hours, licence {model.licence}"
+    found: Published
+    if is_pangu:
+        from modelworks.capabilities.weather.published.pangu import Pangu
+
+        found = Pangu(model.path, None, step_hours, threads)
+    else:
+        from modelworks.capabilities.weather.published.fourcastnet import FourCastNet
+
+        found = FourCastNet(model.path)
+        if step_hours not in (None, found.step_hours):
+            raise InvalidRequest(
+                f"{known.NAME} has steps of {found.step_hours:g} hours.", hint="Leave step_hours out.", param="step_hours"
+            )
+    return found, f"{known.NAME}, step of {found.step_hours:g} hours, licence {model.licence}"
