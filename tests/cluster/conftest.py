@@ -75,6 +75,8 @@ def ray_cluster() -> Iterator[RayCluster]:
     os.environ.update(_ENVIRONMENT)
     # Paths of sockets must be short.
     folder = Path(tempfile.mkdtemp(prefix="mwray", dir="/tmp"))
+    # Ray notes the address there, wherever the cluster's own files lie, and does not make the folder.
+    Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray").mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from ray.cluster_utils import Cluster
