@@ -65,7 +65,7 @@ def router() -> APIRouter:
     """The page and what it loads."""
     found = APIRouter(route_class=PlainRoute, tags=["spaces"])
 
-    @found.get("/spaces", include_in_schema=False)
+    @found.get("/spaces", summary="The way to that page", status_code=307, response_class=RedirectResponse)
     async def documents_page_moved(request: Request) -> Response:
         # Relative, wherever a proxy has put this server: what the page loads lies beside it.
         return RedirectResponse(request.url.path.rsplit("/", 1)[-1] + "/", status_code=307)
