@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from modelworks.contract.errors import NotFound
+from modelworks.kernel.catalog import pages
 from modelworks.kernel.gateway.routes import PlainRoute, in_path
 
 #: What there is, by name.
@@ -26,20 +27,6 @@ _TEXT: Final[dict[str, Any]] = {"schema": {"type": "string"}}
 _ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The file.", "content": {kind.split(";")[0]: _TEXT for kind in FILES.values()}}
 }
-#: Only what this server brings runs, and only this server is asked; what is told is text, whatever the script does.
-_POLICY: Final = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-        "frame-ancestors 'none'",
-    )
-)
 
 
 @cache
@@ -48,17 +35,8 @@ def text_of(name: str) -> str:
     return files(__package__).joinpath("pages", name).read_text("utf-8")
 
 
-def _file(name: str) -> Response:
-    headers = {
-        "content-type": FILES[name],
-        "content-security-policy": _POLICY,
-        # Requests of the page itself name its origin.
-        "referrer-policy": "same-origin",
-        # Page and script change together, with the server.
-        "cache-control": "no-cache",
-        "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    }
-    return Response(text_of(name), headers=headers)
+def _file(request: Request, name: str) -> Response:
+    return pages.given(request, text_of(name).encode(), FILES[name])
 
 
 def router() -> APIRouter:
@@ -71,14 +49,14 @@ def router() -> APIRouter:
         return RedirectResponse(request.url.path.rsplit("/", 1)[-1] + "/", status_code=307)
 
     @found.get("/spaces/", summary="A page to put documents into data spaces and ask them", responses=_ANSWERS)
-    async def documents_page(_request: Request) -> Response:
-        return _file("spaces.html")
+    async def documents_page(request: Request) -> Response:
+        return _file(request, "spaces.html")
 
     @found.get("/spaces/{name}", summary="What that page loads", responses=_ANSWERS, openapi_extra=in_path("name"))
     async def documents_page_file(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in FILES:
             raise NotFound(f"There is no {name[:80]!r} here.", hint="The page is /spaces/.")
-        return _file(name)
+        return _file(request, name)
 
     return found
