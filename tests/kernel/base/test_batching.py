@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
+import pytest
+
+from modelworks.kernel.base import batching
 from modelworks.kernel.base.batching import BatchWriter
 
 
@@ -32,6 +36,35 @@ def test_what_gathers_while_it_writes_is_one_batch_in_its_order_and_no_larger_th
     writer.flush()
     assert book.batches == [[0], [1, 2, 3], [4, 5]]
     writer.close()
+
+
+def test_it_rests_after_several_at_once_until_it_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "MAX_REST_S", 60.0)
+    written: list[list[int]] = []
+    begun, held = threading.Event(), threading.Event()
+
+    def write(batch: Sequence[int]) -> None:
+        begun.set()
+        assert held.wait(30)
+        time.sleep(0.05)
+        written.append([*batch])
+
+    writer = BatchWriter(write, name="book", most=10, busy_share=0.001)
+    assert writer.submit(0)
+    assert begun.wait(30)
+    assert writer.submit(1)
+    assert writer.submit(2)
+    held.set()
+    while len(written) < 2:  # nothing rests after one alone: that would be 50 seconds
+        time.sleep(0.001)
+    assert writer.submit(3)
+    time.sleep(0.2)
+    assert writer.submit(4)
+    assert len(written) == 2
+    began = time.monotonic()
+    writer.close()
+    assert time.monotonic() - began < 10
+    assert written == [[0], [1, 2], [3, 4]]
 
 
 def test_there_is_room_for_so_many_and_none_once_it_closes() -> None:

@@ -9,6 +9,9 @@ from typing import Generic, TypeVar
 
 _Item = TypeVar("_Item")
 
+#: The longest that items wait for others to come.
+MAX_REST_S = 0.01
+
 
 class BatchWriter(Generic[_Item]):
     """Takes items from any thread and gives them to `write` in their order, as many at a time as wait.
@@ -18,6 +21,9 @@ class BatchWriter(Generic[_Item]):
         name: of the thread, which begins with the first item or with `start`.
         most: items of one call.
         linger_s: how long items gather before they are taken; 0: what gathers while `write` works is enough.
+        busy_share: the part of the time that `write` may take where items keep coming, several at once. Below 1 the writer
+            rests after such a call, in proportion to it (`MAX_REST_S` at most), and what gathers meanwhile shares one call:
+            for a `write` whose cost hardly grows with the number of items, and one that processes take turns at.
         tend: called in the same thread, at once and then every `tend_every_s` seconds.
         leave: called in the same thread at the end, after the last item.
     """
@@ -29,6 +35,7 @@ class BatchWriter(Generic[_Item]):
         name: str,
         most: int,
         linger_s: float = 0.0,
+        busy_share: float = 1.0,
         tend: Callable[[], None] | None = None,
         tend_every_s: float = float("inf"),
         leave: Callable[[], None] | None = None,
@@ -37,6 +44,7 @@ class BatchWriter(Generic[_Item]):
         self._name = name
         self._most = most
         self._linger_s = linger_s
+        self._rest_per_s = 1 / busy_share - 1
         self._tend = tend
         self._tend_every_s = tend_every_s
         self._leave = leave
@@ -83,6 +91,7 @@ class BatchWriter(Generic[_Item]):
 
     def _write_until_closed(self) -> None:
         tend_at = time.monotonic() if self._tend is not None else float("inf")
+        rested_at = 0.0
         while True:
             with self._changed:
                 while not self._waiting and not self._closing and (left_s := tend_at - time.monotonic()) > 0:
@@ -92,11 +101,17 @@ class BatchWriter(Generic[_Item]):
             if self._linger_s and not self._closing:
                 time.sleep(self._linger_s)
             with self._changed:
+                while not self._closing and (left_s := rested_at - time.monotonic()) > 0:
+                    self._changed.wait(left_s)
                 batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
                 self._busy = True
             try:
                 if batch:
+                    began = time.monotonic()
                     self._write(batch)
+                    if len(batch) > 1:
+                        ended = time.monotonic()
+                        rested_at = ended + min(MAX_REST_S, (ended - began) * self._rest_per_s)
                 if self._tend is not None and time.monotonic() >= tend_at:
                     self._tend()
                     tend_at = time.monotonic() + self._tend_every_s
