@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from tests.cli.conftest import Cli
 
 from modelworks.cli.space_source import form_of
+from modelworks.contract.errors import InvalidRequest
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +276,38 @@ def test_a_source_from_an_archive_to_its_end(real: Cli, tmp_path: Path) -> None:
 )
 def test_a_place_says_what_kind_of_source_it_is(place: str, form: dict[str, Any]) -> None:
     assert form_of(place, None, {}) == form
+
+
+@pytest.mark.parametrize(
+    "place", ["sqlite:///srv/x.sqlite", "sqlite:////srv/x.sqlite", "file:///srv/x.sqlite", "file:///srv/x"]
+)
+def test_tables_of_a_file_on_the_server_are_those_of_an_sqlite_database(place: str) -> None:
+    tables = [{"name": "orders"}]
+    uri = f"file:///srv/{place.rpartition('/')[2]}"
+    assert form_of(place, None, {"tables": tables}) == {"kind": "sql", "dialect": "sqlite", "uri": uri, "tables": tables}
+
+
+def test_a_database_without_a_table_and_a_file_without_a_path_are_refused_with_what_to_write() -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        form_of("file:///srv/x.sqlite", None, {})
+    assert "modelworks space source add SPACE sqlite:///srv/x.sqlite --table TABLE" in str(refused.value.hint)
+    assert form_of("file:///srv/x.db", "folder", {})["kind"] == "folder", "a folder may be called so"
+    with pytest.raises(InvalidRequest) as refused:
+        form_of("sqlite://x.sqlite", None, {"tables": [{"name": "orders"}]})
+    assert "sqlite:///srv/data/shop.sqlite" in str(refused.value.hint)
+
+
+def test_tables_of_an_sqlite_file_on_the_server_are_read(real: Cli, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "shop.sqlite")) as connection, connection:
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT)")
+        connection.executemany("INSERT INTO orders (item) VALUES (?)", [("desk",), ("lamp",)])
+    place = f"file://{tmp_path}/shop.sqlite"
+    real("space", "create", "database")
+    refused = real("space", "source", "add", "database", place)
+    assert (refused.code, "--table TABLE" in refused.err) == (1, True)
+    added = real("space", "source", "add", "database", place, "--table", "orders", "--follow", "-o", "json").json
+    assert (added["kind"], added["report"]["num_new"]) == ("sql", 3), "two rows and the card"
+    assert real("space", "rm", "database", "-y").code == 0
 
 
 def test_two_files_are_never_one_document(real: Cli, tmp_path: Path) -> None:

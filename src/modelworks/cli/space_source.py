@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _COUNTS = ("new", "changed", "unchanged", "gone", "failed")
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _DATABASES = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
+_SQLITE_SUFFIXES = (".sqlite", ".sqlite3", ".db", ".db3")
 _POLL_S = 0.5
 
 
@@ -90,8 +91,8 @@ def add(
         str,
         typer.Argument(
             metavar="PLACE",
-            help="https://…, s3://…, file://… on the server, postgresql://HOST/DATABASE, imaps://HOST/FOLDER, "
-            "or a .zip, .tar, .mbox or SQLite file here.",
+            help="https://…, s3://…, file://… on the server, postgresql://HOST/DATABASE, sqlite:///… on the server, "
+            "imaps://HOST/FOLDER, or a .zip, .tar, .mbox or SQLite file here.",
         ),
     ],
     kind: Annotated[
@@ -263,6 +264,17 @@ def form_of(place: str, kind: str | None, settings: dict[str, Any]) -> dict[str,
         known = {"kind": "imap", "host": parts.hostname, "tls": scheme == "imaps"}
         known |= {} if parts.port is None else {"port": parts.port}
         return known | ({"mailboxes": [parts.path.lstrip("/")]} if parts.path.strip("/") else {}) | settings
+    if scheme == "sqlite" or (scheme == "file" and kind is None):
+        is_database = scheme == "sqlite" or "tables" in settings
+        if not is_database and parts.path.lower().endswith(_SQLITE_SUFFIXES):
+            raise InvalidRequest(
+                f"{place[:200]!r} looks like an SQLite database, of which no table is named.",
+                hint=f"`modelworks space source add SPACE sqlite://{parts.path} --table TABLE` reads tables of it; "
+                "--kind folder takes it for a folder.",
+                code="invalid_source",
+            )
+        if is_database:
+            return _sqlite(place) | settings
     if kind is None:
         kind = {"s3": "s3", "file": "folder"}.get(scheme)
         if scheme in ("http", "https"):
@@ -270,12 +282,25 @@ def form_of(place: str, kind: str | None, settings: dict[str, Any]) -> dict[str,
     if kind is None:
         raise InvalidRequest(
             f"{place[:200]!r} is not a source, and no file here.",
-            hint="Give https://…, s3://…, file:///… (on the server), postgresql://…, imaps://…, or a .zip, .mbox, SQLite file.",
+            hint="Give https://…, s3://…, file:///… or sqlite:///… (on the server), postgresql://…, imaps://…, "
+            "or a .zip, .mbox, SQLite file.",
             code="invalid_source",
         )
     if kind == "sql":
         return {"kind": kind, "dialect": "sqlite", "uri": place} | settings
     return {"kind": kind, "uri": place} | settings
+
+
+def _sqlite(place: str) -> dict[str, Any]:
+    """An SQLite file on the server; a fourth slash, as SQLAlchemy writes absolute paths, says no more than three."""
+    parts = urlsplit(place)
+    if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
+        raise InvalidRequest(
+            f"{place[:200]!r} names no file on the server.",
+            hint="Write its whole path after three slashes: sqlite:///srv/data/shop.sqlite.",
+            code="invalid_source",
+        )
+    return {"kind": "sql", "dialect": "sqlite", "uri": f"file:///{parts.path.lstrip('/')}"}
 
 
 def uploaded_kind(path: Path) -> str | None:
