@@ -209,6 +209,7 @@ SPECIALITIES: dict[str, dict[str, str]] = {
     "weather": {
         "grid/": "variables, layouts and formats of grids",
         "cyclone/": "tropical cyclones: tracks read and forecast",
+        "downscaling/": "a region's finer grid from a coarse one",
         "wave/": "waves at a buoy: records read, heights forecast, spectra",
         "trees.py": "boosted trees as arrays",
         "blending.py": "forecasts of several parts made one",

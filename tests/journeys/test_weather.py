@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
-from tests.capabilities.weather.tiny_grids import TINY, write_waves
+from tests.capabilities.weather.tiny_grids import TINY, waves, write_waves
 from tests.journeys.platform_process import PlatformProcess
 
 
@@ -54,6 +55,47 @@ def test_a_forecast_request_becomes_a_run_and_a_grid(tmp_path: Path) -> None:
         failed = client.runs.wait(wrong.json()["run"]["id"], poll_s=0.2)
         assert failed["state"] == "failed"
         assert "does not forecast z500" in failed["error"]["message"]
+
+
+def test_a_region_is_learnt_finer_and_a_forecast_with_it(tmp_path: Path) -> None:
+    days, region = waves(120), np.arange(56.0, 44.0, -1.0)
+    fine = days.interp(latitude=region, longitude=np.arange(-20.0, 1.0)).astype("float32")
+    fine.msl.attrs = days.msl.attrs
+    sets = {"fine": fine, "coarse": days, "initial": waves(8, seed=3, start="2005-01-01")}
+    with PlatformProcess(tmp_path / "home") as platform, platform.client() as client:
+        for name, data in sets.items():
+            (tmp_path / name).mkdir()
+            data.to_netcdf(tmp_path / name / "a.nc")
+            client.datasets.add(name, tmp_path / name)
+
+        def done(verb: str, task: str, inputs: dict[str, str], **more: Any) -> dict[str, Any]:
+            run = client.runs.submit(verb=verb, capability="weather", task=task, inputs=inputs, **more)
+            found = client.runs.wait(run["id"], poll_s=0.2)
+            assert found["state"] == "succeeded", found
+            return found
+
+        pairs = {"train": "fine", "coarse": "coarse"}
+        done("train", "weather-downscaling", pairs, params={"preset": "tiny", "block_days": 5}, name="region")
+        done("evaluate", "weather-downscaling", {"model": "region", "test": "fine", "coarse": "coarse"})
+
+        headers = {"Authorization": f"Bearer {platform.key}"}
+        body = {"model": "region", "inputs": {"coarse": "initial"}, "input": {"exports": ["netcdf"]}}
+        url = f"{platform.url}/v1/tasks/weather-downscaling"
+        answer = httpx.post(url, json=body, headers=headers, timeout=30)
+        assert answer.status_code == 202, answer.text
+        run = client.runs.wait(answer.json()["run"]["id"], poll_s=0.2)
+        assert run["state"] == "succeeded", run
+        assert run["result"]["size"] == [12, 21]
+        assert run["result"]["files"] == ["downscaled.nc", "downscaled.zarr", "map"]
+
+        inputs = {"initial": "initial", "downscaling": "model:region"}
+        forecast = done("batch", "weather-forecast", inputs, params={"method": "persistence", "steps": 2})
+        assert {"region.zarr", "region-map", "forecast.zarr"} <= set(forecast["result"]["files"])
+        wrong = {"coarse": "fine", "model": "region"}
+        failed = client.runs.submit(verb="batch", capability="weather", task="weather-downscaling", inputs=wrong)
+        ended = client.runs.wait(failed["id"], poll_s=0.2)
+        assert ended["state"] == "failed"
+        assert "The coordinate latitude of the data" in ended["error"]["message"]
 
 
 class Journal:

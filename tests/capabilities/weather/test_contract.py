@@ -3,6 +3,7 @@ from typing import ClassVar
 
 from tests.capabilities.weather.cyclone import tiny_tracks
 from tests.capabilities.weather.cyclone.test_tracker import write_forecast
+from tests.capabilities.weather.downscaling import fine_grids
 from tests.capabilities.weather.tiny_grids import TINY, write_waves
 from tests.capabilities.weather.wave import tiny_waves
 
@@ -33,6 +34,13 @@ class TestContract(CapabilityContract):
             cancel_at=4,
             request={"method": "persistence", "steps": 3},
             bad_requests=[{"steps": 0}, {"steps": 3, "nowhere": 1}, {"exports": ["pdf"]}],
+        ),
+        "weather-downscaling": TaskCase(
+            datasets=fine_grids.write,
+            train_params={"preset": "tiny", "block_days": 5},
+            evaluate_params={"bootstrap_samples": 100},
+            request={"method": "bicubic", "factor": 2},
+            bad_requests=[{"factor": 4}, {"method": "bicubic"}, {"method": "spline", "factor": 2}, {"where": 1}],
         ),
         "cyclone-track": TaskCase(
             datasets=tiny_tracks.write,

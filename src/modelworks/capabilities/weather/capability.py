@@ -10,6 +10,12 @@ from modelworks.capabilities.weather.cyclone.schemas import (
     TrackingInput,
     TrackingOutput,
 )
+from modelworks.capabilities.weather.downscaling.schemas import (
+    DownscaleEvaluateParams,
+    DownscaleInput,
+    DownscaleOutput,
+    DownscaleTrainParams,
+)
 from modelworks.capabilities.weather.schemas import EvaluateParams, ForecastInput, ForecastOutput, TrainParams
 from modelworks.capabilities.weather.wave.schemas import (
     WaveEvaluateParams,
@@ -83,6 +89,22 @@ capability = Capability(
             output=TrackingOutput,
             predictor=f"{_PACKAGE}.cyclone.tracking:track_cyclones",
             mode="job",
+            resources=Resources(cpu=1.0, memory_bytes=2 << 30),
+        ),
+        Task(
+            name="weather-downscaling",
+            input=DownscaleInput,
+            output=DownscaleOutput,
+            predictor=f"{_PACKAGE}.downscaling.serve:downscale",
+            mode="job",
+            trainer=f"{_PACKAGE}.downscaling.train:train_downscaling",
+            train_params=DownscaleTrainParams,
+            train_inputs=("train",),
+            evaluator=f"{_PACKAGE}.downscaling.evaluate:evaluate_downscaling",
+            evaluate_params=DownscaleEvaluateParams,
+            metrics=("nmse", "nmse_climate"),
+            optional_metrics=("nmse_corrected", "nmse_bicubic", "nmse_bilinear"),
+            lower_is_better=("nmse", "nmse_climate", "nmse_corrected", "nmse_bicubic", "nmse_bilinear"),
             resources=Resources(cpu=1.0, memory_bytes=2 << 30),
         ),
         Task(

@@ -13,14 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from modelworks.capabilities.weather.downscaling.model import Downscaler
+from modelworks.capabilities.weather.downscaling.store import check, write_region
 from modelworks.capabilities.weather.grid.grids import Floats, Grids, Times, shown
 from modelworks.capabilities.weather.grid.handshake import agreed
 from modelworks.capabilities.weather.grid.mapping import FOLDER, write_map
+from modelworks.capabilities.weather.grid.points import place_of, series_of
 from modelworks.capabilities.weather.grid.reading import Choose, filled, read
 from modelworks.capabilities.weather.grid.writing import ForecastStore, Layout, write_netcdf
 from modelworks.capabilities.weather.model.forecaster import Forecaster, Stepper, following, later
 from modelworks.capabilities.weather.published.loading import Published, published
-from modelworks.capabilities.weather.schemas import ForecastInput, ForecastOutput, Point, Series
+from modelworks.capabilities.weather.schemas import ForecastInput, ForecastOutput
 from modelworks.contract.errors import InvalidData, InvalidRequest
 from modelworks.contract.run import Run
 
@@ -47,7 +50,8 @@ def forecast(run: Run, request: ForecastInput) -> ForecastOutput:
     """Forecast from the grids of role "initial", and save a folder with the store and what is exported, of kind "grid".
 
     Memory does not grow with the number of steps: a state is written as soon as it is known, and series and exports read one
-    at a time. What was written goes on after a crash; noise of a member depends on seed, member and block alone.
+    at a time. With a model of role "downscaling", the folder has the region that it knows as well, member by member, finer: see
+    `downscaling`. What was written goes on after a crash; noise of a member depends on seed, member and block alone.
 
     Raises:
         InvalidData: the initial states cannot be read, or are not those of the model; `param` names the coordinate.
@@ -57,7 +61,7 @@ def forecast(run: Run, request: ForecastInput) -> ForecastOutput:
     if request.num_threads is not None:
         torch.set_num_threads(request.num_threads)
     stepper, initial = _prepared(run, request)
-    places = [_place(point, initial) for point in request.points]
+    places = [place_of(point, initial) for point in request.points]
     written = _written_channels(request.channels, initial.channels)
     last = initial.times_t[-1]
     layout = Layout(
@@ -71,6 +75,10 @@ def forecast(run: Run, request: ForecastInput) -> ForecastOutput:
         kinds=initial.kinds,
         title=f"Forecast by {request.method} from {shown(last)} UTC",
     )
+    region = Downscaler.load(run.model("downscaling").path) if run.has_input("downscaling") else None
+    if region is not None:
+        # Before anything is computed.
+        check(region, layout)
     folder = run.workdir / "result"
     store, done, history = _begun(run, folder, layout)
     total = request.steps * max(1, request.members)
@@ -94,9 +102,11 @@ def forecast(run: Run, request: ForecastInput) -> ForecastOutput:
         history = following(stepper, history, states, begin)
     for name in (_STATE, _HISTORY):
         (folder / name).unlink(missing_ok=True)
-    series = [each for point, place in zip(request.points, places, strict=True) for each in _series(store, point, place)]
+    series = [each for point, place in zip(request.points, places, strict=True) for each in series_of(store, point, place)]
     _export(store, request.exports, folder)
     lacking = write_map(store, folder / FOLDER)
+    if region is not None:
+        write_region(region, store, folder, run, with_netcdf="netcdf" in request.exports)
     metadata = {"task": "weather-forecast", "start": str(last), "steps": request.steps, "channels": list(layout.channels)}
     run.save(folder, kind="grid", metadata=metadata)
     return ForecastOutput(
@@ -213,50 +223,6 @@ def _keep(run: Run, folder: Path, done: int, history: Floats) -> None:
     np.save(folder / _HISTORY, history, allow_pickle=False)
     (folder / _STATE).write_text(json.dumps({"done": done}), "utf-8")
     run.checkpoint(folder)
-
-
-def _place(point: Point, grids: Grids) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
-    """Rows, columns and weights of the four points around a place.
-
-    Raises:
-        InvalidRequest: it lies outside the grid.
-    """
-    latitudes, longitudes = grids.latitude_h, grids.longitude_w
-    east = (point.longitude - longitudes[0]) % 360
-    span = 360.0 if grids.is_global else float(longitudes[-1] - longitudes[0])
-    if not latitudes[-1] <= point.latitude <= latitudes[0] or east > span + 1e-9:
-        raise InvalidRequest(
-            f"The point {point.name!r} ({point.latitude:g}, {point.longitude:g}) lies outside the grid: latitude "
-            f"{latitudes[-1]:g} to {latitudes[0]:g}, longitude {longitudes[0]:g} to {longitudes[-1]:g}.",
-            hint="Name a place within it.",
-            param="points",
-        )
-    row = float(np.interp(point.latitude, latitudes[::-1], np.arange(len(latitudes))[::-1]))
-    column = east / (float(longitudes[1] - longitudes[0]) if len(longitudes) > 1 else 1.0)
-    rows = np.asarray([int(row), min(int(row) + 1, len(latitudes) - 1)])
-    columns = np.asarray([int(column), int(column) + 1])
-    columns = columns % len(longitudes) if grids.is_global else np.minimum(columns, len(longitudes) - 1)
-    down, right = row - int(row), column - int(column)
-    weights = np.asarray([[(1 - down) * (1 - right), (1 - down) * right], [down * (1 - right), down * right]], np.float32)
-    return rows, columns, weights
-
-
-def _series(store: ForecastStore, point: Point, place: tuple[NDArray[np.intp], NDArray[np.intp], Floats]) -> list[Series]:
-    layout = store.layout
-    rows, columns, weights = place
-    values_mtc = np.empty((max(1, layout.members), layout.steps, len(layout.channels)))
-    for step, member, state_chw in store.steps():
-        values_mtc[member, step] = (state_chw[:, rows][:, :, columns] * weights).sum(axis=(1, 2))
-    found = []
-    for index, channel in enumerate(layout.channels):
-        own = values_mtc[:, :, index]
-        plume = {}
-        if layout.members > 1:
-            quantiles = np.quantile(own, [0.1, 0.5, 0.9], axis=0)
-            plume = {name: each.tolist() for name, each in zip(("p10", "p50", "p90"), quantiles, strict=True)}
-        values = own.mean(axis=0).tolist()
-        found.append(Series(point=point.name, channel=channel, units=layout.units_of(channel), values=values, **plume))
-    return found
 
 
 def _export(store: ForecastStore, exports: Sequence[str], folder: Path) -> None:

@@ -45,6 +45,10 @@ class Layout:
     units: Mapping[str, str] | None = None
     kinds: Mapping[str, str] | None = None
     title: str = "Forecast"
+    source: str = "statistical forecast by a neural network (Modelworks)"
+    references: str = "docs/howto/weather.md"
+    #: Whether the states were forecast from `start`; else it is only where the times are counted from.
+    is_forecast: bool = True
 
     @property
     def times_t(self) -> Times:
@@ -107,6 +111,8 @@ class Layout:
                 {"standard_name": "forecast_period", "long_name": "lead time", "units": "hours"},
             ),
         }
+        if not self.is_forecast:
+            del found["forecast_reference_time"], found["forecast_period"]
         if self.members:
             numbers = np.arange(self.members, dtype=np.int32)
             found["member"] = (
@@ -151,7 +157,9 @@ class Layout:
         """What is said of a variable."""
         known = VARIABLES.get(variable)
         first = self.channels[self.variables()[variable][0][0]]
-        found: dict[str, Any] = {"units": self.units_of(first), "coordinates": "forecast_period forecast_reference_time"}
+        found: dict[str, Any] = {"units": self.units_of(first)}
+        if self.is_forecast:
+            found["coordinates"] = "forecast_period forecast_reference_time"
         if known is not None:
             found["standard_name"] = known.standard_name
         found["long_name"] = _LONG_NAMES.get(variable, (known.standard_name if known else variable).replace("_", " "))
@@ -165,9 +173,9 @@ class Layout:
             "Conventions": "CF-1.8",
             "title": self.title,
             "institution": "private",
-            "source": "statistical forecast by a neural network (Modelworks)",
-            "history": f"forecast from {self.start.astype('datetime64[m]')}",
-            "references": "docs/howto/weather.md",
+            "source": self.source,
+            "history": f"forecast from {self.start.astype('datetime64[m]')}" if self.is_forecast else self.title,
+            "references": self.references,
             "comment": "Made by a statistical model; no warning of a weather service.",
         }
 
