@@ -1,4 +1,4 @@
-"""LanceDB's plain hybrid search, run by the Python of an environment that has it; see `space_retrieval.py`.
+"""LanceDB's plain hybrid search, run by the Python of an environment that has it; see `retrieval.py`.
 
     python benchmarks/lancedb_worker.py FOLDER --language en [--hnsw] [--limit 10]
 

