@@ -239,7 +239,6 @@ SPECIALITIES: dict[str, dict[str, str]] = {
         "prompt.py": "messages into tokens through the model's template",
         "prompt_format.py": "template, tokenizer and stop ids as one object with one digest",
         "sandbox.py": "runs code that a model wrote, with limits",
-        "isolation.py": "the script that shuts such code off, without anything of this package",
         "estimate.py": "what a training will need, before it begins",
         "label.py": "a deployed model writes the answers of a data set",
         "grading/": "what judges answers",

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from modelworks.capabilities.text import sandbox
-from modelworks.capabilities.text.isolation import LANDLOCK_ABI, landlock_abi, restrict_files
 from modelworks.capabilities.text.sandbox import STRONG, Layer, Outcome, active_layers, run_python
+from modelworks.isolation import LANDLOCK_ABI, landlock_abi, restrict_files
 
 
 def works(layers: tuple[Layer, ...]) -> bool:
@@ -459,13 +459,13 @@ def state_of(pid: int) -> str:
 
 def test_an_older_kernel_is_no_landlock(monkeypatch: pytest.MonkeyPatch) -> None:
     assert landlock_abi() >= 0
-    monkeypatch.setattr("modelworks.capabilities.text.isolation.landlock_abi", lambda: LANDLOCK_ABI - 1)
+    monkeypatch.setattr("modelworks.isolation.landlock_abi", lambda: LANDLOCK_ABI - 1)
     with pytest.raises(OSError, match="landlock: the kernel has version"):
         restrict_files([], "/")
 
 
 def test_the_filter_knows_no_number_twice() -> None:
-    from modelworks.capabilities.text.isolation import _FORBIDDEN
+    from modelworks.isolation import _FORBIDDEN
 
     for column in (0, 1):
         numbers = [numbers[column] for numbers in _FORBIDDEN.values() if numbers[column] >= 0]

@@ -1,7 +1,7 @@
 """Run Python code that nobody has read, as a language model writes it: with limits, without network, without files.
 
-`isolation.py` says what isolates. Code is run only where its files and its network are shut off; elsewhere it is refused,
-unless the caller allows a weaker sandbox.
+`modelworks/isolation.py` says what isolates. Code is run only where its files and its network are shut off; elsewhere it is
+refused, unless the caller allows a weaker sandbox.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Literal, cast
 
-from modelworks.capabilities.text.isolation import NAMESPACES, SYSTEM_FILES
+from modelworks import isolation
+from modelworks.isolation import NAMESPACES, SYSTEM_FILES
 
 Layer = Literal["namespaces", "landlock", "seccomp"]
 Status = Literal["ok", "error", "timeout", "memory", "refused"]
@@ -39,7 +40,7 @@ STRONG: tuple[tuple[Layer, ...], ...] = (
 )
 WEAK: tuple[tuple[Layer, ...], ...] = (("seccomp",), ("landlock",), ())
 
-_ISOLATION = Path(__file__).with_name("isolation.py")
+_ISOLATION = Path(isolation.__file__)
 _LEAST_MEMORY = 64 << 20
 _FILE_BYTES = 16 << 20
 #: What the work folder may hold in all where it is no file system of its own.

@@ -47,6 +47,8 @@ capability = Capability(
             importers={
                 ".onnx": f"{_PACKAGE}.published.pangu_files:import_pangu",
                 "backbone.safetensors": f"{_PACKAGE}.published.fourcastnet_files:import_fourcastnet",
+                "-pretrained.safetensors": f"{_PACKAGE}.published.aurora_files:import_aurora",
+                "-finetuned.safetensors": f"{_PACKAGE}.published.aurora_files:import_aurora",
             },
             trainer=f"{_PACKAGE}.train:train",
             train_params=TrainParams,

@@ -131,7 +131,7 @@ def _prepared(run: Run, request: ForecastInput) -> tuple[Stepper, Grids]:
         grids = filled(read(path, channels=request.channels, choose=_window(request.start, None)), request.max_missing)
         return _Persistence(grids.step_hours), _reaching(grids, request.start, 1)
     model = run.model("model")
-    if (other := published(model, request.step_hours, request.num_threads)) is not None:
+    if (other := published(model, request.step_hours, request.num_threads, run.raise_if_cancelled)) is not None:
         return _begun_with(*other, path, request)
     forecaster = Forecaster.load(model.path)
     shape = forecaster.shape

@@ -7,12 +7,12 @@ the documentation tells how safetensors are made of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from modelworks.capabilities.weather.published.safetensors_header import shapes_of
 from modelworks.contract.errors import InvalidData
 
 NAME: Final = "FourCastNet"
@@ -23,7 +23,6 @@ STDS: Final = "global_stds.npy"
 _FIRST: Final = "u10 v10 t2m sp msl t850 u1000 v1000 z1000 u850 v850 z850 u500 v500 z500 t500 z50 r500 r850 tcwv"
 #: Channels in their order, by their number: the first release, and the one with winds at 100 m and 250 hPa.
 CHANNELS: Final = {20: tuple(_FIRST.split()), 26: tuple(f"{_FIRST} u100m v100m u250 v250 z250 t250".split())}
-_MAX_HEADER: Final = 10 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def check_weights(path: Path, size: Size) -> tuple[int, int]:
     Raises:
         InvalidData: a weight is missing, is one too many, or has another shape; says which.
     """
-    found = _header(path)
+    found = shapes_of(path)
     channels = found.get("patch_embed.proj.weight", (0, 0))[1]
     mixers = found.get("blocks.0.filter.w1", (0, 0))[1]
     if channels not in CHANNELS or mixers < 1 or size.width % mixers:
@@ -109,15 +108,3 @@ def check_weights(path: Path, size: Size) -> tuple[int, int]:
                 param=name,
             )
     return channels, mixers
-
-
-def _header(path: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with path.open("rb") as file:
-            num_bytes = int.from_bytes(file.read(8), "little")
-            if num_bytes > _MAX_HEADER:
-                raise ValueError("its header is too long")
-            header = json.loads(file.read(num_bytes))
-        return {name: tuple(each["shape"]) for name, each in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidData(f"{path.name} is no safetensors file: {error}.", hint="Convert it again.") from error

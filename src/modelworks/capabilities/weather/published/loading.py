@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.capabilities.weather.model.forecaster import Stepper
-from modelworks.capabilities.weather.published import fourcastnet_files, pangu_files
+from modelworks.capabilities.weather.published import aurora_files, fourcastnet_files, pangu_files
 from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.run import LocalModel
 
@@ -37,35 +37,49 @@ class Published(Stepper, Protocol):
         ...
 
 
-def published(model: LocalModel, step_hours: float | None, threads: int | None) -> tuple[Published, str] | None:
+def published(
+    model: LocalModel, step_hours: float | None, threads: int | None, watch: Callable[[], None]
+) -> tuple[Published, str] | None:
     """The published model that a version holds, and a sentence about it; None where it is one of our own.
+
+    Args:
+        watch: called now and then while a model computes in another process; what it raises ends that.
 
     Raises:
         InvalidRequest: the version states no licence, so that nobody can tell who may use it; no step of these hours.
         InvalidData, UnsafeArtifact, MissingExtra: its files are not what was published; a library is not installed.
     """
-    is_pangu = bool(pangu_files.files_of(model.path))
-    if not is_pangu and not fourcastnet_files.is_fourcastnet(model.path):
+    found: Published
+    if pangu_files.files_of(model.path):
+        from modelworks.capabilities.weather.published.pangu import Pangu
+
+        name = _licensed(model, pangu_files.NAME, pangu_files.LICENCE)
+        found = Pangu(model.path, None, step_hours, threads)
+    elif fourcastnet_files.is_fourcastnet(model.path):
+        from modelworks.capabilities.weather.published.fourcastnet import FourCastNet
+
+        name = _licensed(model, fourcastnet_files.NAME, fourcastnet_files.LICENCE)
+        found = FourCastNet(model.path)
+    elif (weights := aurora_files.found(model.path)) is not None:
+        from modelworks.capabilities.weather.published.external import External, aurora
+
+        name = _licensed(model, aurora_files.NAME, aurora_files.LICENCE)
+        found = External(aurora(model.path, *weights), watch)
+    else:
         return None
-    known = pangu_files if is_pangu else fourcastnet_files
+    if step_hours not in (None, found.step_hours):
+        raise InvalidRequest(
+            f"{name} has steps of {found.step_hours:g} hours.", hint="Leave step_hours out.", param="step_hours"
+        )
+    return found, f"{name}, step of {found.step_hours:g} hours, licence {model.licence}"
+
+
+def _licensed(model: LocalModel, name: str, licence: str) -> str:
     if model.licence is None:
         raise InvalidRequest(
-            f"{model.ref} holds {known.NAME}, but states no licence; its weights are published under {known.LICENCE}.",
+            f"{model.ref} holds {name}, but states no licence; its weights are published under {licence}.",
             hint="Pull it again from its folder (`modelworks pull file://…`), which states the licence.",
             code="licence_unstated",
             param="model",
         )
-    found: Published
-    if is_pangu:
-        from modelworks.capabilities.weather.published.pangu import Pangu
-
-        found = Pangu(model.path, None, step_hours, threads)
-    else:
-        from modelworks.capabilities.weather.published.fourcastnet import FourCastNet
-
-        found = FourCastNet(model.path)
-        if step_hours not in (None, found.step_hours):
-            raise InvalidRequest(
-                f"{known.NAME} has steps of {found.step_hours:g} hours.", hint="Leave step_hours out.", param="step_hours"
-            )
-    return found, f"{known.NAME}, step of {found.step_hours:g} hours, licence {model.licence}"
+    return name

@@ -1,4 +1,5 @@
-"""Runs one program in isolation. A script of its own (`python -I -S isolation.py PLAN`), started by `sandbox.py` alone.
+"""Runs one program in isolation. A script of its own (`python -I -S isolation.py PLAN`), started by those who run what nobody
+read: code of a language model (`capabilities/text/sandbox.py`), pickled checkpoints (`capabilities/weather/published`).
 
 Standard library only, and nothing of this package: it runs before anything is trusted. `PLAN` is JSON: what `Plan` holds. The
 script shuts itself off, starts the program and tells on the descriptor `report` how that went: `ready` just before the program
@@ -8,9 +9,10 @@ when it is over.
 Layers, each of which is applied only where the plan names it, and then must succeed:
 
 `namespaces` (user_namespaces(7), pid_namespaces(7), network_namespaces(7), pivot_root(2)): a file system with nothing but
-    Python, no network, no sight of other processes; all of the program's processes die with it. An ordinary user makes a user
-    namespace for it; root drops to a user id that nobody else has.
-`landlock` (landlock(7), from ABI 3, Linux 6.2): no file but Python's and those in the work folder can be opened.
+    Python and what the plan names, no network, no sight of other processes; all of the program's processes die with it. An
+    ordinary user makes a user namespace for it; root drops to a user id that nobody else has.
+`landlock` (landlock(7), from ABI 3, Linux 6.2): no file but Python's, those that the plan names and those in the work folder
+    can be opened.
 `seccomp` (seccomp(2)): no sockets, no new processes, no signals to others, none of the calls that change other files'
     attributes or that are a common way out.
 """
@@ -25,6 +27,7 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,10 +38,6 @@ _PROGRAM, _BOX = "/program.py", "/box"
 #: What any interpreter reads: the C library, the loader, time zones.
 SYSTEM_FILES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
-_MAX_TASKS = 64
-_MAX_OPEN_FILES = 64
-_BOX_BYTES = 64 << 20
-_BOX_FILES = 4096
 #: From here on user ids stand for nobody (below 2^31, above what systems and container run-times give out).
 _FIRST_FREE_UID = 2_000_000_000
 
@@ -60,7 +59,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run, and how. `root` holds `program.py` and the empty folder `box`."""
+    """What is run, and how. `root` holds `program.py` and the empty folder `box`.
+
+    `readable` are files and folders, `writable` files that exist: beside them nothing can be made, so that with `file_bytes`
+    what they can hold is known. `box` is for scratch; in namespaces it holds `box_bytes` at most, elsewhere its owner looks.
+    """
 
     root: str
     python: str
@@ -71,6 +74,16 @@ class Plan:
     memory_bytes: int
     file_bytes: int
     layers: list[str] = field(default_factory=list)
+    writable: list[str] = field(default_factory=list)
+    #: How the interpreter starts; -S leaves installed packages out.
+    flags: list[str] = field(default_factory=lambda: ["-I", "-S", "-B", "-X", "utf8"])
+    environment: dict[str, str] = field(default_factory=dict)
+    box_bytes: int = 64 << 20
+    box_files: int = 4096
+    #: Root stays root, without any capability, instead of becoming nobody: files that only their owner reads are readable.
+    keeps_user: bool = False
+    tasks: int = 64
+    open_files: int = 64
 
 
 def _check(result: int, what: str) -> int:
@@ -115,13 +128,13 @@ def enter_namespaces(plan: Plan, uid: int) -> None:
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={len(program) + (4 << 20)},nr_inodes=4096,mode=755")
     for path in [*plan.readable, plan.python]:
         _show(root, path, read_only=True)
-    for path in _DEVICES:
+    for path in [*plan.writable, *_DEVICES]:
         _show(root, path, read_only=False)
     Path(root + _PROGRAM).write_bytes(program)
     Path(root + _PROGRAM).chmod(0o444)
     Path(root + _BOX).mkdir()
     owner = f",uid={uid},gid={uid}" if os.geteuid() == 0 else ""
-    box_options = f"size={_BOX_BYTES},nr_inodes={_BOX_FILES},mode=700{owner}"
+    box_options = f"size={plan.box_bytes},nr_inodes={plan.box_files},mode=700{owner}"
     _mount("tmpfs", root + _BOX, "tmpfs", _MS_NOSUID | _MS_NODEV, box_options)
     _mount("none", root, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
     os.chdir(root)
@@ -161,8 +174,8 @@ def landlock_abi() -> int:
     return max(0, int(_libc.syscall(ctypes.c_long(_LL_CREATE), None, ctypes.c_size_t(0), ctypes.c_uint32(1))))
 
 
-def restrict_files(readable: list[str], writable: str) -> None:
-    """Let no file be opened from now on but the readable ones, some devices, and everything under `writable`."""
+def restrict_files(readable: list[str], box: str, writable: Sequence[str] = ()) -> None:
+    """Let no file be opened from now on but the readable and writable ones, some devices, and everything under `box`."""
     abi = landlock_abi()
     if abi < LANDLOCK_ABI:
         raise OSError(f"landlock: the kernel has version {abi}, {LANDLOCK_ABI} is needed")
@@ -177,7 +190,9 @@ def restrict_files(readable: list[str], writable: str) -> None:
             _allow(rules, path, _LL_EXECUTE | _LL_READ_FILE | _LL_READ_DIR)
         for path in _DEVICES:
             _allow(rules, path, _LL_READ_FILE | _LL_WRITE_FILE)
-        _allow(rules, writable, every & ~(_LL_EXECUTE | _LL_IOCTL_DEV))
+        for path in writable:
+            _allow(rules, path, _LL_READ_FILE | _LL_WRITE_FILE | _LL_TRUNCATE)
+        _allow(rules, box, every & ~(_LL_EXECUTE | _LL_IOCTL_DEV))
         _syscall(_LL_RESTRICT, ctypes.c_int(rules), ctypes.c_uint32(0), what="landlock")
     finally:
         os.close(rules)
@@ -318,7 +333,7 @@ def _limit(plan: Plan, tasks: int) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_CPU, plan.cpu_s),
         (resource.RLIMIT_FSIZE, plan.file_bytes),
-        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
+        (resource.RLIMIT_NOFILE, plan.open_files),
         (resource.RLIMIT_NPROC, tasks),
         (resource.RLIMIT_AS, plan.memory_bytes),
     ]
@@ -344,17 +359,17 @@ def _num_tasks() -> int:
 def _become(plan: Plan, uid: int) -> None:
     """Turn this process into the program; never returns."""
     if NAMESPACES in plan.layers:
-        program, box, tasks = _PROGRAM, _BOX, _MAX_TASKS
+        program, box, tasks = _PROGRAM, _BOX, plan.tasks
     else:
-        program, box, tasks = plan.root + "/program.py", plan.root + "/box", _num_tasks() + _MAX_TASKS
+        program, box, tasks = plan.root + "/program.py", plan.root + "/box", _num_tasks() + plan.tasks
         os.chdir(box)
     _follow_parent()
     _drop_privileges(uid)
     if LANDLOCK in plan.layers:
-        restrict_files([*plan.readable, plan.python, program], box)
+        restrict_files([*plan.readable, plan.python, program], box, plan.writable)
     os.set_inheritable(plan.report, False)
-    arguments = [plan.python, "-I", "-S", "-B", "-X", "utf8", program]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": box, "TMPDIR": box, "LANG": "C.UTF-8"}
+    arguments = [plan.python, *plan.flags, program]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": box, "TMPDIR": box, "LANG": "C.UTF-8", **plan.environment}
     if SECCOMP in plan.layers:
         filter_calls(os.getpid())
     _limit(plan, tasks)
@@ -405,7 +420,7 @@ def main() -> None:
         if NAMESPACES not in plan.layers:
             _wait(plan, _start(plan, os.geteuid()))
             return
-        uid = os.geteuid() or _FIRST_FREE_UID + os.getpid()
+        uid = os.geteuid() if plan.keeps_user else os.geteuid() or _FIRST_FREE_UID + os.getpid()
         enter_namespaces(plan, uid)
         first = os.fork()  # the first process of the new table: when it ends, the kernel ends all others there
         if first == 0:
