@@ -139,6 +139,24 @@ async def test_a_temperature_next_to_nothing_is_nothing(generator: Generator, te
     assert cold.token_ids == (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=8)).only.token_ids
 
 
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"top_p": 5e-324},
+        {"top_p": 1e-46},
+        {"top_k": 2**70},
+        {"repetition_penalty": 5e-324},
+        {"repetition_penalty": 1e300},
+    ],
+    ids=str,
+)
+async def test_numbers_that_no_engine_can_hold_are_answered(generator: Generator, sampling: dict[str, Any]) -> None:
+    reply = (await ask(generator, prompt=PROMPT, temperature=1.0, max_tokens=8, seed=1, **sampling)).only
+    assert reply.token_ids
+    if "top_p" in sampling:
+        assert reply.token_ids == (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=8)).only.token_ids
+
+
 async def test_text_ends_before_a_stop_string(generator: Generator) -> None:
     whole = (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=30)).only
     assert len(whole.text) > 20

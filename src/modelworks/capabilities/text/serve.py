@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 _MAX_SEED = 2**63
 #: Below this temperature only the most likely token has a chance.
 _COLDEST = 1e-5
+#: What a penalty beyond these, or a share below the first, comes to: more leaves no other order, and engines compute in f32.
+_LEAST, _MOST = 1e-9, 1e9
 #: Enough of a prompt's end to see whether it opens or closes thoughts.
 _TAIL_TOKENS = 24
 #: Prompts longer than this are encoded in a thread, so that other answers go on meanwhile.
@@ -314,7 +316,7 @@ class Generator:
                 prompt_logprobs=request.echo and request.logprobs,
                 presence_penalty=request.presence_penalty,
                 frequency_penalty=request.frequency_penalty,
-                repetition_penalty=request.repetition_penalty,
+                repetition_penalty=min(max(request.repetition_penalty, _LEAST), _MOST),
                 logit_bias=request.logit_bias,
             )
             for index in range(request.n)
@@ -327,7 +329,8 @@ class Generator:
         top_p = request.top_p if request.top_p is not None else float(own.get("top_p") or 1.0)
         top_k = request.top_k if request.top_k is not None else (int(own.get("top_k") or 0) or None)
         # Engines compute in f32, where so small a number is none; the most likely token is all that it leaves.
-        return (0.0 if temperature < _COLDEST else temperature), top_p, top_k
+        cold = 0.0 if temperature < _COLDEST else temperature
+        return cold, max(top_p, _LEAST), None if top_k is None else min(top_k, self._vocab_size)
 
 
 class OpenVINOGenerator(Generator):
