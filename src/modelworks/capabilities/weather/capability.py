@@ -48,6 +48,7 @@ capability = Capability(
                 ".onnx": f"{_PACKAGE}.published.pangu_files:import_pangu",
                 "backbone.safetensors": f"{_PACKAGE}.published.fourcastnet_files:import_fourcastnet",
                 "-pretrained.safetensors": f"{_PACKAGE}.published.aurora_files:import_aurora",
+                "aifs.json": f"{_PACKAGE}.published.aifs_files:import_aifs",
                 "-finetuned.safetensors": f"{_PACKAGE}.published.aurora_files:import_aurora",
             },
             trainer=f"{_PACKAGE}.train:train",

@@ -74,6 +74,14 @@ VARIABLES: Mapping[str, Variable] = MappingProxyType(
                (-1e-4, 3), accumulated=True),
             _v("ssrd", "surface_downwelling_shortwave_flux_in_air", "J m-2", "ssrd", 169,
                "surface_solar_radiation_downwards", (-1e4, 5e7), accumulated=True),
+            _v("tcw", "atmosphere_mass_content_of_water", "kg m-2", "tcw", 136, "total_column_water", (0, 160)),
+            _v("skt", "surface_temperature", "K", "skt", 235, "skin_temperature", (150, 370)),
+            _v("stl1", "soil_temperature", "K", "stl1", 139, "soil_temperature_level_1", (150, 370)),
+            _v("stl2", "soil_temperature", "K", "stl2", 170, "soil_temperature_level_2", (150, 370)),
+            _v("swvl1", "volume_fraction_of_condensed_water_in_soil", "1", "swvl1", 39, "volumetric_soil_water_layer_1",
+               (-0.1, 1.1)),
+            _v("swvl2", "volume_fraction_of_condensed_water_in_soil", "1", "swvl2", 40, "volumetric_soil_water_layer_2",
+               (-0.1, 1.1)),
             _v("zs", "surface_geopotential", "m2 s-2", "z", 129, "orography_geopotential geopotential_at_surface",
                (-8_000, 90_000)),
             _v("lsm", "land_binary_mask", "1", "lsm", 172, "land_sea_mask sftlf", (-0.01, 1.01)),
@@ -129,6 +137,7 @@ _UNITS: Mapping[str, tuple[str, float, float]] = MappingProxyType(
         "kgm-2": ("kg m-2", 1.0, 0.0),
         "jm-2": ("J m-2", 1.0, 0.0),
         "pas-1": ("Pa s-1", 1.0, 0.0),
+        "m3m-3": ("1", 1.0, 0.0),
         "pa/s": ("Pa s-1", 1.0, 0.0),
         "%": ("%", 1.0, 0.0),
         "1": ("1", 1.0, 0.0),
@@ -141,8 +150,12 @@ _BY_NAME: dict[str, str] = {}
 for _each in VARIABLES.values():
     for _name in (_each.name, *_each.aliases):
         _BY_NAME.setdefault(_name, _each.name)
+#: Layers of the ground share their standard names with layers that are not here.
+_BY_NAME_ALONE = ("skt", "stl1", "stl2", "swvl1", "swvl2")
 _BY_STANDARD: dict[tuple[str, bool], str] = {}
 for _each in VARIABLES.values():
+    if _each.name in _BY_NAME_ALONE:
+        continue
     _BY_STANDARD.setdefault((_each.standard_name, _each.on_levels), _each.name)
 
 

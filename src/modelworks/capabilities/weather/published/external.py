@@ -6,6 +6,7 @@ Legend: S states of the history, C channels, H latitudes, W longitudes.
 from __future__ import annotations
 
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +17,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from modelworks.capabilities.weather.grid.grids import Floats
-from modelworks.capabilities.weather.published import aurora_files
+from modelworks.capabilities.weather.published import aifs_files, aurora_files
 from modelworks.capabilities.weather.published.confined import Confined, Limits, Program
 from modelworks.capabilities.weather.published.statics import statics
+from modelworks.contract.errors import InvalidData
 
 #: Environment variables with interpreters.
 AURORA_PYTHON = "MODELWORKS_AURORA_PYTHON"
+AIFS_PYTHON = "MODELWORKS_AIFS_PYTHON"
+_KINDS = ("float32", "float64")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,3 +123,72 @@ def aurora(folder: Path, name: str, path: Path) -> Contract:
         program,
         statics(folder / aurora_files.STATIC, aurora_files.STATIC_VARIABLES, latitude_h, longitude_w),
     )
+
+
+def aifs(folder: Path) -> Contract:
+    """AIFS, from the checkpoint of the operator's folder that a note names.
+
+    Raises:
+        InvalidData: the checkpoint is another, or static variables are missing.
+    """
+    path = aifs_files.checkpoint(folder)
+    known = aifs_files.metadata(path)
+    rows, columns = aifs_files.GRID
+    latitude_h = np.asarray(np.linspace(90.0, -90.0, rows), np.float64)
+    longitude_w = np.asarray(np.arange(columns) * (360 / columns), np.float64)
+    static = statics(folder / aifs_files.STATIC, known.static, latitude_h, longitude_w) if known.static else {}
+    given: dict[str, Any] = {
+        "checkpoint": str(path.resolve()),
+        "fields": list(known.fields),
+        "fixed": list(static),
+        "hours": known.step_hours,
+        "latitude": latitude_h.tolist(),
+        "longitude": longitude_w.tolist(),
+    }
+    program = Program(
+        name=aifs_files.NAME,
+        module="aifs",
+        variable=AIFS_PYTHON,
+        packages="anemoi-inference, anemoi-models and torch",
+        files=(path,),
+        given=given,
+        shape=(len(known.fields), rows, columns),
+        limits=Limits.configured(),
+    )
+    return Contract(
+        tuple(known.fields.values()),
+        latitude_h,
+        longitude_w,
+        known.step_hours,
+        known.history,
+        program,
+        {**{f"field_{name}": each for name, each in static.items()}, **_points(path, known)},
+    )
+
+
+def _points(path: Path, known: aifs_files.Metadata) -> dict[str, Floats]:
+    """Where the points of the model lie, from arrays beside its pickle."""
+    found: dict[str, Floats] = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in ("latitudes", "longitudes"):
+            try:
+                entry = known.arrays[name]
+                if archive.getinfo(entry["path"]).file_size > aifs_files.MAX_ARRAY or str(entry["dtype"]) not in _KINDS:
+                    raise ValueError("it is too long, or no array of numbers")
+                values = np.frombuffer(archive.read(entry["path"]), dtype=str(entry["dtype"])).reshape(entry["shape"])
+            except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+                raise InvalidData(
+                    f"The array {name} of {path.name} cannot be read: {error}.",
+                    hint="Fetch the checkpoint again.",
+                    code="unexpected_model",
+                    param=path.name,
+                ) from error
+            if values.shape != (known.points,) or not np.isfinite(values).all() or np.abs(values).max() > 360:
+                raise InvalidData(
+                    f"The array {name} of {path.name} holds no coordinates of {known.points} points.",
+                    hint="Fetch the checkpoint again.",
+                    code="unexpected_model",
+                    param=path.name,
+                )
+            found[name] = values.astype(np.float64)
+    return found

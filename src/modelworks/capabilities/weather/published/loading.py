@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.capabilities.weather.model.forecaster import Stepper
-from modelworks.capabilities.weather.published import aurora_files, fourcastnet_files, pangu_files
+from modelworks.capabilities.weather.published import aifs_files, aurora_files, fourcastnet_files, pangu_files
 from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.run import LocalModel
 
@@ -65,6 +65,11 @@ def published(
 
         name = _licensed(model, aurora_files.NAME, aurora_files.LICENCE)
         found = External(aurora(model.path, *weights), watch)
+    elif aifs_files.is_aifs(model.path):
+        from modelworks.capabilities.weather.published.external import External, aifs
+
+        name = _licensed(model, aifs_files.NAME, aifs_files.LICENCE)
+        found = External(aifs(model.path), watch)
     else:
         return None
     if step_hours not in (None, found.step_hours):
