@@ -99,8 +99,8 @@ def rankings(
     if python is not None:
         found["LanceDB, hybrid"] = lancedb(python, folder / "lancedb", texts, asked, vectors, language)["ranked"]
     data = write_passages(folder / "data", passages)
-    for name, each in (("ours, words", None), (_OURS, own)):
-        index = Index(built(folder / name, data, each))
+    for name, each, rerank in (("ours, words", None, True), ("ours, not reranked", own, False), (_OURS, own, True)):
+        index = Index(built(folder / name, data, each), rerank=rerank)
         questions = (
             SearchInput(queries=[text], vectors=None if each is None else [vector.tolist()], limit=10)
             for text, vector in zip(asked, vectors[1], strict=True)

@@ -83,6 +83,31 @@ def test_what_the_query_has_word_for_word_counts(tmp_path: Path) -> None:
     assert ids(hits(index, "turns the motor slowly")) == ["b:0", "a:0"]
 
 
+def test_a_passage_that_begins_with_what_is_asked_for_comes_first(tmp_path: Path) -> None:
+    filler = " ".join(f"word{number}" for number in range(60))
+    texts = {"a": [f"{filler} torque of the spindle"], "b": [f"spindle torque. {filler} of the"], "c": ["nothing of it"]}
+    folder = built(tmp_path, texts).saved[0].path
+    query = "torque spindle"
+    first, second = hits(Index(folder), query)
+    assert (first.passage.id, second.passage.id) == ("b:0", "a:0")
+    assert 1 >= first.score > second.score > 0
+    model = LocalModel(ref="i@v1", version_id="mdl_i", path=folder, digest="sha256:0")
+    asked = SearchInput(queries=[query])
+    assert ids(PassageIndex(model, ServeOptions()).predict(asked).hits[0]) == ["b:0", "a:0"]
+    # Set off, both have the same words as often: the earlier row comes first.
+    plain = PassageIndex(model, ServeOptions(rerank=False)).predict(asked).hits[0]
+    assert ids(plain) == ["a:0", "b:0"]
+    assert plain[0].score == plain[1].score
+
+
+def test_terms_that_stand_early_count_by_their_rarity(words: Path) -> None:
+    index = Index(words)
+    shares = index.words.shares("the inlet zyzzyva")
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["zyzzyva"] > shares["inlet"] > shares["the"] > 0
+    assert index.words.shares("？！") == {}
+
+
 def test_neighbours_in_the_section_are_told_in_reading_order(words: Path) -> None:
     index = Index(words)
     [first, *_] = hits(index, "inlet filter changed every 500 hours", around=2)

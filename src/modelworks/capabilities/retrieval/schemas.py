@@ -45,6 +45,7 @@ class ServeOptions(BaseModel):
     dense_weight: float | None = Field(
         None, ge=0, le=1, description="Weight of meaning against words; what the index was built with when not given."
     )
+    rerank: bool = Field(True, description="Order the best passages again by how early the query's terms stand in them.")
     check: Literal["full", "shape"] = Field(
         "full", description="full: every file against its digest when opened; shape: sizes and numbers alone."
     )

@@ -26,6 +26,11 @@ _MAX_PHRASE_PASSAGES = 500
 #: How much of what lacks to 1 a passage gains that has every phrase in quotes, or all of the query word for word.
 _QUOTED_GAIN, _VERBATIM_GAIN = 0.5, 0.2
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”|「([^」]+)」|『([^』]+)』|«([^»]+)»')
+#: Gained in the same way by a passage that begins with all terms of the query; a term that stands so many terms behind the
+#: beginning counts half.
+_EARLY_GAIN, _EARLY_HALF = 0.15, 50
+#: Of a longer passage the beginning is looked at: what stands behind it counts next to nothing.
+_BEGINNING_CHARS = 4000
 #: A shorter run says no more than its words.
 _LEAST_RUN = 3
 #: Longer queries are compared word for word in their beginning only.
@@ -38,15 +43,19 @@ class Index:
     Args:
         folder: of the index.
         dense_weight: of meaning against words; the index's own when None.
+        rerank: order the best passages again by how early the query's terms stand in them.
 
     Raises:
         InvalidData, IntegrityFailed: see `open_card`; the files do not fit together.
     """
 
-    def __init__(self, folder: Path, *, dense_weight: float | None = None, with_digests: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, dense_weight: float | None = None, with_digests: bool = True, rerank: bool = True
+    ) -> None:
         self.card = open_card(folder, with_digests=with_digests)
         self.passages = Passages(folder)
         self.words = WordIndex(folder, len(self.passages))
+        self._rerank = rerank
         self._subjects = Subjects(self.passages, self.words)
         dimensions = self.card.facts.dimensions
         self.vectors = None if dimensions is None else VectorIndex(folder / VECTORS_FILE, len(self.passages), dimensions)
@@ -117,6 +126,8 @@ class Index:
         best = top(total, max(2 * limit, _READ_AGAIN))
         scores = {place: float(total[place]) for place in best}
         self._prefer_phrases(query, total, rows, scores)
+        if self._rerank:
+            self._prefer_early(query, rows, scores)
         found: list[Hit] = []
         told: set[tuple[str, str]] = set()
         for place in sorted(scores, key=lambda place: (-scores[place], place)):
@@ -173,6 +184,20 @@ class Index:
                 run = _longest_run(wanted, self._spaced_text(place, rows))
                 if run >= _LEAST_RUN:
                     scores[place] = score + _VERBATIM_GAIN * run / len(wanted) * (1 - score)
+
+    def _prefer_early(self, query: str, rows: NDArray[np.intp] | None, scores: dict[int, float]) -> None:
+        """Raise passages that begin with what is asked for: a text says early what it is about."""
+        shares = self.words.shares(query)
+        if not shares:
+            return
+        for place, score in scores.items():
+            text = self.passages.at(place if rows is None else int(rows[place])).text[:_BEGINNING_CHARS]
+            first: dict[str, int] = {}
+            for at, term in enumerate(terms(text)):
+                if term in shares:
+                    first.setdefault(term, at)
+            early = sum(shares[term] / (1 + at / _EARLY_HALF) for term, at in first.items())
+            scores[place] = score + _EARLY_GAIN * early * (1 - score)
 
     def _spaced_text(self, place: int, rows: NDArray[np.intp] | None) -> str:
         passage = self.passages.at(place if rows is None else int(rows[place]))

@@ -20,7 +20,9 @@ class PassageIndex:
         if model is None:
             raise InvalidRequest("This task needs an index.", hint="Name one in the deployment.", param="model")
         options = options or ServeOptions()
-        self._index = Index(model.path, dense_weight=options.dense_weight, with_digests=options.check == "full")
+        self._index = Index(
+            model.path, dense_weight=options.dense_weight, with_digests=options.check == "full", rerank=options.rerank
+        )
 
     def predict(self, request: SearchInput) -> SearchOutput:
         """Hits for each query; see `Index.search`."""

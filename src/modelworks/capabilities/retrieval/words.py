@@ -126,20 +126,31 @@ class WordIndex:
         """The score of every passage, from 0 (no common term) to 1."""
         scores = np.zeros(self._num_passages, np.float32)
         most = 0.0
-        for term, count in weighed(query).items():
-            postings = self.postings(term)
-            if postings is None:
-                most += count * self._rarest
-                continue
-            begin, end = postings
-            found = end - begin
-            idf = count * math.log(1 + (self._num_passages - found + 0.5) / (found + 0.5))
+        for idf, postings in self._counted(query).values():
             most += idf
-            # Rows of one term are all different, so that plain indexing adds each.
-            scores[self._rows[begin:end]] += self._weights[begin:end] * np.float32(idf)
+            if postings is not None:
+                begin, end = postings
+                # Rows of one term are all different, so that plain indexing adds each.
+                scores[self._rows[begin:end]] += self._weights[begin:end] * np.float32(idf)
         if most > 0:
             scores /= most
         return scores
+
+    def shares(self, query: str) -> dict[str, float]:
+        """The terms of a query with the part of it that each is, weighed by rarity; the parts add up to 1."""
+        counted = self._counted(query)
+        most = sum(idf for idf, _ in counted.values())
+        return {term: idf / most for term, (idf, _) in counted.items()} if most > 0 else {}
+
+    def _counted(self, query: str) -> dict[str, tuple[float, tuple[int, int] | None]]:
+        """The terms of a query: the most that each can give, and where its postings lie."""
+        found = {}
+        for term, count in weighed(query).items():
+            postings = self.postings(term)
+            having = 0 if postings is None else postings[1] - postings[0]
+            rarity = self._rarest if postings is None else math.log(1 + (self._num_passages - having + 0.5) / (having + 0.5))
+            found[term] = (count * rarity, postings)
+        return found
 
     def rows(self, term: str) -> NDArray[np.uint32] | None:
         """Rows of the passages that have a term; None where none has it."""
