@@ -95,8 +95,45 @@ def test_what_an_answer_rests_on_is_told_with_the_rights_of_its_documents(cli: C
     server.on("GET", "/api/spaces/answers/chatcmpl_1", answer)
     done = cli("why", "chatcmpl_1")
     assert done.code == 0, done.err
+    assert "query" not in done.out
     assert "leave.md (v2, MIT, Ann, changed); doc_2 (hidden)" in done.out
     assert "spaces/manual/index@v3" in done.out
+
+
+COMPUTED: dict[str, Any] = {
+    "state": "current",
+    "by": "rules",
+    "sql": 'SELECT "region", "weight" FROM "sales"',
+    "tables": [{"name": "sales", "place": None, "num_rows": 2, "version": 3, "digest": f"sha256:{'a' * 64}"}],
+    "columns": [{"name": "region", "unit": None}, {"name": "weight", "unit": "kg"}],
+    "rows": [["North", 3.5], ["South\u001b[2J", None]],
+    "is_cut": True,
+}
+
+
+def test_a_computed_answer_is_told_with_its_query_its_tables_and_its_rows(cli: Cli, server: FakeServer) -> None:
+    answer = {
+        **dict.fromkeys(("index", "parsing_run_id", "model")),
+        **{"id": "chatcmpl_1", "space": "shop", "status": "computed", "created_at": "2026-01-01T00:00:00Z", "documents": []},
+        "computed": COMPUTED,
+    }
+    server.on("GET", "/api/spaces/answers/chatcmpl_1", answer)
+    done = cli("why", "chatcmpl_1")
+    assert done.code == 0, done.err
+    assert 'SELECT "region", "weight" FROM "sales"' in done.out
+    assert "sales v3 (2 rows, sha256:aaaaaaaaaaaa)" in done.out
+    assert done.out.splitlines()[-4:] == ["region     weight [kg]", "North      3.5", "South [2J  -", "…"]
+    server.on("GET", "/api/spaces/answers/chatcmpl_1", {**answer, "computed": {**COMPUTED, "state": "changed", "rows": None}})
+    assert "(changed)" in cli("why", "chatcmpl_1").out
+    assert cli("why", "chatcmpl_1", "-o", "json").json["computed"]["rows"] is None
+
+
+def test_what_was_computed_from_a_document_is_told_with_what_was_made_of_it(cli: Cli, manual: FakeServer) -> None:
+    made = {"answer_id": "chatcmpl_7", "created_at": "2026-01-01T00:00:00Z", "computed": COMPUTED}
+    hidden = {**made, "answer_id": "chatcmpl_8", "computed": {**COMPUTED, "state": "withheld", "sql": None}}
+    manual.on("GET", "/api/spaces/vs_1/documents/doc_1/impact", {**IMPACT, "computed": [made, hidden]})
+    told = cli("impact", "manual/leave.md").out
+    assert 'chatcmpl_7: SELECT "region", "weight" FROM "sales", chatcmpl_8: not told (withheld)' in told
 
 
 def test_it_is_asked_first_followed_to_its_end_and_the_report_written(

@@ -13,7 +13,7 @@ import typer
 from modelworks.cli.audit import entries_of
 from modelworks.cli.connection import connect
 from modelworks.cli.messages import tr
-from modelworks.cli.output import Column, DryRun, Format, Output, Yes, confirm, note, pick, plain, print_json, show_one
+from modelworks.cli.output import Column, DryRun, Format, Output, Yes, confirm, note, pick, plain, print_json, show_one, table
 from modelworks.contract.errors import IntegrityFailed, InvalidRequest, NotFound
 from modelworks.proof import check_chain, check_form, covered
 
@@ -32,6 +32,7 @@ IMPACT: list[Column] = [
     ("Evaluations", "evaluations"),
     ("Answers now", lambda found: ", ".join(f"{each['name']} ({each['by']})" for each in found["deployments"]) or None),
     ("Answers kept", "num_answers"),
+    ("Computed", lambda found: [f"{each['answer_id']}: {query_text(each['computed'])}" for each in found.get("computed", [])]),
     ("Elsewhere", lambda found: versions_text(found["elsewhere"])),
 ]
 WHY: list[Column] = [
@@ -40,6 +41,9 @@ WHY: list[Column] = [
     ("Status", "status"),
     ("At", "created_at"),
     ("Documents", lambda found: "; ".join(document_text(each) for each in found["documents"]) or None),
+    ("Query", lambda found: found.get("computed") and query_text(found["computed"])),
+    ("Query by", "computed.by"),
+    ("Tables", lambda found: [table_text(each) for each in pick(found, "computed.tables") or []]),
     ("Index", lambda found: found["index"] and versions_text([found["index"]])),
     ("Parsed by", "parsing_run_id"),
     ("Model", "model.name"),
@@ -75,7 +79,12 @@ def why(
 ) -> None:
     """Show what an answer of a data space rests on: documents, index, model, and what that was trained on."""
     with connect() as client:
-        show_one(client.spaces.why(answer), WHY, output, name="id")
+        found = client.spaces.why(answer)
+    show_one(found, WHY, output, name="id")
+    if output is Format.table and pick(found, "computed.rows") is not None:
+        typer.echo()
+        for line in rows_text(found["computed"]):
+            typer.echo(line)
 
 
 def forget(
@@ -191,6 +200,25 @@ def versions_text(versions: list[dict[str, Any]]) -> str | None:
         for each in versions
     ]
     return ", ".join(told) or None
+
+
+def query_text(computed: Mapping[str, Any]) -> str:
+    """The query of a computed answer, or that it is not told."""
+    told = plain(computed["sql"]) if computed["sql"] is not None else "not told"
+    return told if computed["state"] == "current" else f"{told} ({computed['state']})"
+
+
+def table_text(table: Mapping[str, Any]) -> str:
+    """A table as it was read: `sales v2 (3 rows, sha256:0123456789ab)`."""
+    place = f" {table['place']}" if table["place"] else ""
+    return plain(f"{table['name']}{place} v{table['version']} ({table['num_rows']} rows, {table['digest'][:19]})")
+
+
+def rows_text(computed: Mapping[str, Any]) -> list[str]:
+    """The rows that an answer showed, a line each, below the names of the columns."""
+    heads = [each["name"] if each["unit"] is None else f"{each['name']} [{each['unit']}]" for each in computed["columns"]]
+    shown = table([[plain(cell) for cell in line] for line in (heads, *computed["rows"])])
+    return [*shown, "…"] if computed["is_cut"] else shown
 
 
 def document_text(document: Mapping[str, Any]) -> str:

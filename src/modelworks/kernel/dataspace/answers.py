@@ -6,9 +6,9 @@ Nobody waits for a note: an answer that cannot be noted is given all the same, a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from sqlalchemy import delete, func, or_, select
@@ -30,6 +30,8 @@ _BATCH: Final = 500
 #: Notes whose time is over are looked for with the first note, and then so often.
 _PRUNE_EVERY: Final = timedelta(hours=1)
 _REQUEST_CHARS: Final = 128
+#: Of those that were computed from a document's tables.
+_SHOWN_ANSWERS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,30 @@ class CitedPassage:
     document_id: str
     digest: str
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedTable:
+    """A table that a query read: of which document, and of which content of it (the digest names the snapshot, too)."""
+
+    name: str
+    place: str | None
+    num_rows: int
+    document_id: str
+    digest: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ComputedNote:
+    """The query of a computed answer, and the rows that it showed. `columns` are names with units, `by` is who wrote it."""
+
+    sql: str
+    by: str
+    tables: tuple[ComputedTable, ...]
+    columns: tuple[tuple[str, str | None], ...]
+    rows: tuple[tuple[Any, ...], ...]
+    is_cut: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +84,7 @@ class AnswerNote:
     model_version_id: str | None
     keep_days: float
     passages: tuple[CitedPassage, ...]
+    computed: ComputedNote | None = None
 
 
 class Answers:
@@ -117,6 +144,22 @@ class Answers:
         query = select(func.count(SpaceAnswerPassageRow.answer_id.distinct()))
         return int(session.scalar(query.where(SpaceAnswerPassageRow.document_id == document_id)) or 0)
 
+    def computed_of(self, session: Session, caller: Principal, document_id: str) -> Sequence[SpaceAnswerRow]:
+        """The newest answers that were computed from a document's tables and that the caller may see, the newest first."""
+        cites = select(SpaceAnswerPassageRow.answer_id).where(SpaceAnswerPassageRow.document_id == document_id)
+        query = select(SpaceAnswerRow).where(
+            SpaceAnswerRow.id.in_(cites),
+            SpaceAnswerRow.project_id == caller.project_id,
+            SpaceAnswerRow.computed.is_not(None),
+            SpaceAnswerRow.expires_at > self._clock.now(),
+        )
+        if not caller.has("admin"):
+            is_own = SpaceAnswerRow.key_id == caller.key_id
+            if caller.user_id is not None:
+                is_own = or_(is_own, SpaceAnswerRow.user_id == caller.user_id)
+            query = query.where(is_own)
+        return [*session.scalars(query.order_by(SpaceAnswerRow.created_at.desc(), SpaceAnswerRow.id).limit(_SHOWN_ANSWERS))]
+
     def drop_of(self, session: Session, document_id: str) -> int:
         """Forget the notes of all answers that cite a document; how many there were."""
         query = select(SpaceAnswerPassageRow.answer_id).where(SpaceAnswerPassageRow.document_id == document_id)
@@ -173,6 +216,7 @@ def _add(session: Session, note: AnswerNote, now: datetime) -> None:
             index_version_id=note.index_version_id,
             model=note.model,
             model_version_id=note.model_version_id,
+            computed=None if note.computed is None or not _is_still_there(session, note.computed) else asdict(note.computed),
             created_at=now,
             expires_at=now + timedelta(days=note.keep_days),
         )
@@ -192,6 +236,18 @@ def _add(session: Session, note: AnswerNote, now: datetime) -> None:
                 document_version=each.version - (digest != each.digest and each.version > 1),
             )
         )
+
+
+def _is_still_there(session: Session, computed: ComputedNote) -> bool:
+    """Whether all of its tables are what they were: of one that a row was taken from meanwhile no rows may be kept.
+
+    The rows are locked, so that who takes something away now removes this note after it was written.
+    """
+    for each in computed.tables:
+        row = session.get(DocumentRow, each.document_id, populate_existing=True, with_for_update={"read": True})
+        if row is None or row.state == "removed" or row.digest != each.digest:
+            return False
+    return True
 
 
 def _may_see(row: SpaceAnswerRow, caller: Principal) -> bool:

@@ -51,6 +51,43 @@ class DeployedWith(BaseModel):
     by: Literal["index", "model"]
 
 
+class WhyTable(BaseModel):
+    """A table that a computed answer read, as it was then: the digest is of its document's content, and of the snapshot."""
+
+    name: str
+    place: str | None
+    num_rows: int
+    document_id: str
+    digest: str
+    version: int
+
+
+class WhyComputed(BaseModel):
+    """The query of a computed answer and the rows that it showed.
+
+    They may tell what was taken away since: rows are told while every table is what it was, the query while the caller may
+    read them all.
+    """
+
+    #: current, changed: a table is another one since; withheld: one is gone, or the caller may not read it now.
+    state: Literal["current", "changed", "withheld"]
+    #: rules, or the language model that wrote the query, by the name of its deployment.
+    by: str
+    sql: str | None = None
+    tables: list[WhyTable] = Field(default_factory=list)
+    columns: list[dict[str, str | None]] = Field(default_factory=list)
+    rows: list[list[int | float | str | None]] | None = None
+    is_cut: bool = False
+
+
+class ComputedAnswer(BaseModel):
+    """An answer that was computed from a document's tables."""
+
+    answer_id: str
+    created_at: datetime
+    computed: WhyComputed
+
+
 class Impact(BaseModel):
     """Everything that was made of one document."""
 
@@ -72,6 +109,8 @@ class Impact(BaseModel):
     deployments: list[DeployedWith]
     #: Answers that cite it, as far as they are kept.
     num_answers: int
+    #: Of these the newest ones that were computed from its tables, as far as the caller may see them.
+    computed: list[ComputedAnswer] = Field(default_factory=list)
     #: Data sets outside the space that hold the same bytes; forgetting leaves them.
     elsewhere: list[MadeVersion]
 
@@ -119,6 +158,8 @@ class Why(BaseModel):
     status: str
     created_at: datetime
     documents: list[WhyDocument]
+    #: None: it was told from passages.
+    computed: WhyComputed | None = None
     index: MadeVersion | None
     #: Which made the passages that the index holds.
     parsing_run_id: str | None

@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelworks.kernel.base.changes import watched
@@ -252,7 +252,7 @@ class SpaceLearningRow(Base):
 
 
 class SpaceAnswerRow(Base):
-    """One answer of a space: from which index, by which model. What was asked and said is not kept."""
+    """One answer of a space: from which index, by which model. What was asked and said is not kept but of computed ones."""
 
     __tablename__ = "space_answers"
     __table_args__ = (
@@ -267,12 +267,14 @@ class SpaceAnswerRow(Base):
     key_id: Mapped[str] = mapped_column(String(40))
     user_id: Mapped[str | None] = mapped_column(String(40))
     request_id: Mapped[str] = mapped_column(String(128))
-    #: answered, quoted or not_in_documents.
+    #: answered, quoted, computed or not_in_documents.
     status: Mapped[str] = mapped_column(String(24))
     index_version_id: Mapped[str | None] = mapped_column(String(40))
     #: The language model that was asked, by the name of its deployment, and its version where that is known.
     model: Mapped[str | None] = mapped_column(String(128))
     model_version_id: Mapped[str | None] = mapped_column(String(40))
+    #: Of one that was computed: see `answers.ComputedNote`.
+    computed: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
 

@@ -26,7 +26,7 @@ from modelworks.kernel.base.events import Events
 from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import discovery
 from modelworks.kernel.dataspace import SpaceDocument
-from modelworks.kernel.dataspace.answers import AnswerNote, CitedPassage
+from modelworks.kernel.dataspace.answers import AnswerNote, CitedPassage, ComputedNote, ComputedTable
 from modelworks.kernel.dataspace.documents import FORGOTTEN
 from modelworks.kernel.dataspace.feedback import Told
 from modelworks.kernel.dataspace.proofs import Forgetting
@@ -127,7 +127,8 @@ class Kitchen:
         """Every byte that is stored."""
         return b"\n".join(b"".join(self.mill.blobs.iter(each.digest)) for each in self.mill.blobs.list())
 
-    def cite(self, document: SpaceDocument, answer_id: str) -> None:
+    def cite(self, document: SpaceDocument, answer_id: str, cell: str | None = None) -> None:
+        """An answer rests on a document; with `cell` it was computed from its table and told that."""
         answers = self.mill.spaces.answers
         space = self.mill.space()
         answers.note(
@@ -144,6 +145,7 @@ class Kitchen:
                 model_version_id=None,
                 keep_days=30,
                 passages=(CitedPassage(f"{document.id}:0", document.id, document.digest, 1),),
+                computed=None if cell is None else _computed(document, cell),
             )
         )
         answers.flush()
@@ -169,6 +171,13 @@ class Kitchen:
         metadata = {"task": "passage-retrieval"} if kind == "model" else {}
         saved = ("saved", {"kind": kind, "files": files, "metadata": metadata})
         self.mill.play(run_id, *used, saved, ("finished", {"result": None}))
+
+
+def _computed(document: SpaceDocument, cell: str) -> ComputedNote:
+    table = ComputedTable("staff", None, 1, document.id, document.digest, document.version)
+    return ComputedNote(
+        f"SELECT note FROM staff WHERE note = '{cell}'", "rules", (table,), (("note", None),), ((cell,),), False
+    )
 
 
 @pytest.fixture
@@ -251,9 +260,12 @@ def test_a_row_of_a_database_goes_with_the_table_that_holds_it(kitchen: Kitchen)
             held = session.get_one(DocumentRow, document.id)
             held.key, held.source_id, held.media_type = key, "src_1", kind
     kitchen.build()
-    kitchen.cite(table, "chatcmpl_1")
-    kitchen.cite(other, "chatcmpl_2")
+    kitchen.cite(table, "chatcmpl_1", "twelve leaves of sorrel")
+    kitchen.cite(other, "chatcmpl_2", "nothing to hide")
+    stored = [Path(f"{mill.db.engine.url.database}{each}") for each in ("", "-wal")]
+    assert any(b"leaves of sorrel" in each.read_bytes() for each in stored)
     waiting = kitchen.tick(kitchen.forget(row))
+    kitchen.cite(table, "chatcmpl_3", "twelve leaves of sorrel")  # told while the row was forgotten
     assert mill.scope().documents == (other.id,)
     kitchen.build()
     done = kitchen.tick(waiting)
@@ -261,8 +273,14 @@ def test_a_row_of_a_database_goes_with_the_table_that_holds_it(kitchen: Kitchen)
     assert SECRET.encode() not in kitchen.contents()
     assert done.report is not None
     assert done.report["removed"]["answers"] == 1
+    for each in stored:
+        assert not each.exists() or b"leaves of sorrel" not in each.read_bytes(), f"{each} has the row that was told"
     with mill.db.reading() as session:
-        assert [mill.spaces.answers.num_of(session, each.id) for each in (table, other)] == [0, 1]
+        noted = mill.spaces.answers.find(session, ANN, "chatcmpl_3")[0]
+        assert noted.computed is None, "what came late says no row"
+        kept = mill.spaces.answers.find(session, ANN, "chatcmpl_2")[0]
+        assert "nothing to hide" in str(kept.computed)
+        assert [mill.spaces.answers.num_of(session, each.id) for each in (table, other)] == [1, 1]
 
 
 def test_where_the_build_fails_it_stops_and_goes_on_when_it_is_asked_again(kitchen: Kitchen) -> None:

@@ -20,6 +20,7 @@ from modelworks.kernel.gateway.generation.language import wants_usage
 from modelworks.kernel.gateway.metering import Meter
 from modelworks.kernel.gateway.schemas import ChatRequest, ModelObject
 from modelworks.kernel.gateway.service import GatewayService
+from modelworks.kernel.gateway.spaces import tabling
 from modelworks.kernel.gateway.spaces.answering import Asked, Outcome, SpaceAnswer
 from modelworks.kernel.gateway.spaces.citing import Citation
 from modelworks.kernel.gateway.spaces.cleaning import SpaceCleaning
@@ -146,6 +147,7 @@ def note_of(answer_id: str, outcome: Outcome, principal: Principal, meter: Meter
         model=space.settings.language_model if by_model else None,
         model_version_id=outcome.model_version_id if by_model else None,
         keep_days=space.settings.answering.keep_days,
+        computed=None if outcome.table is None else tabling.noted(outcome.table),
         passages=tuple(
             CitedPassage(passage_id, found.document.id, found.document.digest, found.document.version)
             for passage_id, found in cited.items()

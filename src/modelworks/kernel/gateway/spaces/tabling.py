@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from modelworks.contract.passages import Passage, Place
+from modelworks.kernel.dataspace.answers import ComputedNote, ComputedTable
 from modelworks.kernel.gateway.spaces.search import Found
 from modelworks.kernel.gateway.spaces.tables import TableAnswer
 from modelworks.kernel.gateway.spaces.wording import Language
@@ -79,6 +80,21 @@ def evidence(found: TableAnswer) -> str:
         lines.append("…")
     shown = "\n".join(lines)
     return f"{_fenced('sql', found.sql)}\n\n{_fenced('text', shown)}"
+
+
+def noted(found: TableAnswer) -> ComputedNote:
+    """What is kept of it for `why`: the query, the tables as they are now, and the rows that the text shows."""
+    return ComputedNote(
+        found.sql,
+        "rules",
+        tuple(
+            ComputedTable(each["name"], each["place"], each["num_rows"], document.id, document.digest, document.version)
+            for each, document in zip(found.tables, found.documents, strict=True)
+        ),
+        tuple((name, found.units.get(name)) for name in found.columns),
+        tuple(tuple(row) for row in found.rows[:_SHOWN_ROWS]),
+        found.is_cut or len(found.rows) > _SHOWN_ROWS,
+    )
 
 
 def cited(found: TableAnswer) -> Sequence[Found]:

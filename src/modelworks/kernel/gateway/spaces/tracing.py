@@ -18,11 +18,13 @@ from modelworks.kernel.dataspace import DataspaceService
 from modelworks.kernel.dataspace.documents import shown
 from modelworks.kernel.dataspace.learning import own_model
 from modelworks.kernel.dataspace.proofs import (
+    ComputedAnswer,
     DeployedWith,
     Impact,
     MadeVersion,
     TrainedModel,
     Why,
+    WhyComputed,
     WhyDocument,
     WhyModel,
 )
@@ -89,6 +91,7 @@ class Tracing:
             evaluations=[each.id for each in self._catalog.evaluations.of_versions(session, owner.project_id, measured)],
             deployments=self._deployments(session, owner, indexes, trained),
             num_answers=self._spaces.answers.num_of(session, document_id),
+            computed=self._computed_of(session, caller, owner, document_id),
             elsewhere=self._told(
                 session,
                 owner.project_id,
@@ -205,10 +208,33 @@ class Tracing:
             status=row.status,
             created_at=row.created_at,
             documents=self._cited(session, caller, owner, cited),
+            computed=None if row.computed is None else self._computed(row.computed, self._readable(session, caller, owner)),
             index=index,
             parsing_run_id=None if build is None else build.parsing_run_id,
             model=None if row.model is None else self._model(session, caller, owner, row.model, row.model_version_id),
         )
+
+    def _readable(self, session: Session, caller: Principal, owner: SpaceRow) -> dict[str, str]:
+        """The digests of the documents that the caller may have computed from now."""
+        return {each.id: each.digest for each in self._spaces.documents.tabular(session, owner, caller)}
+
+    def _computed(self, noted: dict[str, Any], readable: dict[str, str]) -> WhyComputed:
+        tables = noted["tables"]
+        if any(each["document_id"] not in readable for each in tables):
+            return WhyComputed(state="withheld", by=noted["by"])
+        if any(each["digest"] != readable[each["document_id"]] for each in tables):
+            return WhyComputed(state="changed", by=noted["by"], sql=noted["sql"], tables=tables)
+        columns = [{"name": name, "unit": unit} for name, unit in noted["columns"]]
+        return WhyComputed.model_validate({**noted, "state": "current", "columns": columns})
+
+    def _computed_of(self, session: Session, caller: Principal, owner: SpaceRow, document_id: str) -> list[ComputedAnswer]:
+        answers = self._spaces.answers.computed_of(session, caller, document_id)
+        readable = self._readable(session, caller, owner) if answers else {}
+        return [
+            ComputedAnswer(answer_id=each.id, created_at=each.created_at, computed=self._computed(each.computed, readable))
+            for each in answers
+            if each.computed is not None
+        ]
 
     def _cited(
         self, session: Session, caller: Principal, owner: SpaceRow, cited: Sequence[SpaceAnswerPassageRow]
