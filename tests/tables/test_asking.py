@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelworks.tables.answering import answer
+from modelworks.tables.card import Card
 
 
 def rows(snapshot: Path, question: str) -> list[list[Any]] | None:
@@ -121,3 +123,69 @@ def test_names_with_quotes_and_markup_stay_names(made: Any) -> None:
     snapshot, card = made(text, "odd'; DROP.csv")
     assert [each.name for each in card.tables[0].columns] == ['na"me', "<b>si;ze</b>", "x y"]
     assert rows(snapshot, 'What is the x y of "O\'Brien; DROP TABLE t"?') == [[1]]
+
+
+PLANT = """site,pressure_bar,temp_c,powerKw,weight_kg,price_eur,vitamin_c
+Nord,2.5,20.5,5,100,9.5,1
+Süd,3.5,22.0,7,80,12,2
+West,1.5,18.0,6,120,7,3
+"""
+
+
+@pytest.mark.parametrize(
+    ("question", "wanted"),
+    [
+        ("What is the average pressure?", [[2.5]]),
+        ("Which site has the highest pressure?", [["Süd", 3.5]]),
+        ("What is the hottest site?", [["Süd", 22.0]]),
+        ("What is the cheapest site?", [["West", 7.0]]),
+        ("What is the sum of the power?", [[18]]),
+        ("What is the average pressure_bar?", [[2.5]]),
+        ("How many sensors have a pressure above 2 bar?", [[2]]),
+        ("How many sensors have a pressure between 2 and 3 bar?", [[1]]),
+        ("How many sensors have a pressure above 2 psi?", None),  # no column's unit
+        ("How many sensors have a pressure above 2 kg?", None),  # another column's unit
+        ("What is the average vitamin?", None),  # the letter is part of the name
+        ("What is the total bar?", None),  # a unit alone is no column
+    ],
+)
+def test_a_column_is_named_without_the_unit_at_its_end(made: Any, question: str, wanted: list[list[Any]] | None) -> None:
+    assert rows(made(PLANT, "sensors.csv")[0], question) == wanted
+
+
+def test_the_unit_at_the_end_of_a_name_is_told(made: Any) -> None:
+    _, card = made(PLANT, "sensors.csv")
+    found = answer([made(PLANT, "sensors.csv")[0]], "What is the average temp?")
+    assert found is not None
+    assert found.parsed.query.shown[0].unit == "°C"
+    assert Card.loads(card.dumps()).tables[0].columns[6].unit is None, "vitamin_c"
+
+
+@pytest.mark.parametrize(
+    ("heads", "question", "wanted"),
+    [
+        ("line,length_mm,length_in", "What is the average length?", None),
+        ("line,length_mm,length_in", "What is the average length_in?", [[5.0]]),
+        ("line,temperature,temperature_f", "What is the average temperature?", [[2.5]]),
+        ("line,Druck/压力,x", "平均压力是多少？", [[2.5]]),
+        ("line,Druck/压力,x", "What is the highest Druck?", [[3]]),
+        ("line,in/out,x", "What is the highest out?", None),  # not one thing in two languages
+    ],
+)
+def test_a_name_that_could_be_anothers_is_none(made: Any, heads: str, question: str, wanted: list[list[Any]] | None) -> None:
+    assert rows(made(f"{heads}\nA,2,4\nB,3,6\n")[0], question) == wanted
+
+
+@pytest.mark.parametrize(
+    ("comment", "question", "wanted"),
+    [
+        ("Druck/压力 (bar)", "What is the highest Druck?", [[7]]),
+        ("Druck/压力 (bar)", "压力的最大值是多少？", [[7]]),
+        ("Pressure, of the line", "What is the highest pressure?", [[7]]),
+        ("State: open, closed", "What is the highest closed?", None),  # a value in a description is no name
+    ],
+)
+def test_a_column_is_named_by_its_description(made: Any, comment: str, question: str, wanted: list[list[Any]] | None) -> None:
+    head = {"table": "plant", "columns": ["id", "p1"], "key": ["id"], "comments": {"p1": comment}}
+    lines = [json.dumps(head), '[0,["1","3"]]', '[0,["2","7"]]']
+    assert rows(made("\n".join(lines), "plant", "rows")[0], question) == wanted

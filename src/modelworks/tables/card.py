@@ -9,6 +9,8 @@ import unicodedata
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+from modelworks.tables.naming import parted
+
 Kind = Literal["integer", "number", "date", "text"]
 
 #: Written into every snapshot; another one is built anew.
@@ -104,6 +106,9 @@ class Card:
         tables = []
         for each in found["tables"]:
             columns = [Column(**column) for column in each.pop("columns")]
+            for column in columns:
+                if column.unit is None and column.is_number:
+                    column.unit = parted(column.name)[1]
             references = [Reference(**reference) for reference in each.pop("references")]
             tables.append(Table(columns=columns, references=references, **each))
         return cls(tables)

@@ -7,7 +7,7 @@ from typing import Final
 from modelworks.tables.card import atoms, plain
 from modelworks.tables.lexicon import MEANINGS
 from modelworks.tables.query import Ambiguous, Condition, Context, Operator, day_conditions, literal
-from modelworks.tables.reading import Item, Spot, column_forms
+from modelworks.tables.reading import Item, Spot, all_forms, unit_atoms
 
 _OPERATORS: Final[dict[str, Operator]] = {"=": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 _TOLD: Final = {"=": "=", "<": "<", "<=": "≤", ">": ">", ">=": "≥"}
@@ -56,7 +56,7 @@ class Filters:
                 )
             for each in (item, middle, other, *((opening,) if opens and opening is not None else ())):
                 each.is_used = True
-            self._unit_after(at + 2)
+            self._unit_after(at + 2, found[-1].column)
         return found
 
     def _comparisons(self) -> list[Condition]:
@@ -88,7 +88,7 @@ class Filters:
             else:
                 continue
             item.is_used = value.is_used = True
-            self._unit_after(place)
+            self._unit_after(place, found[-1].column)
         return found
 
     def _compared(self, spot: Spot, operator: Operator, number: float | int) -> Condition:
@@ -96,11 +96,14 @@ class Filters:
             f"{self._context.name(spot)} {operator} {literal(number)}", f"{spot.column} {_TOLD[operator]} {number:g}", spot
         )
 
-    def _unit_after(self, at: int) -> None:
-        """The unit of a figure, as the column says it or one that is known."""
+    def _unit_after(self, at: int, spot: Spot | None) -> None:
+        """The unit of a figure: one that is known, or that of its column; another column's is none."""
         if at + 1 < len(self._items):
             following = self._items[at + 1]
-            if following.sort == "word" and following.says("unit") is not None:
+            named = following.says("unit") if following.sort == "word" else None
+            if not named:
+                following.is_used = following.is_used or named is not None
+            elif spot is not None and named in unit_atoms(self._context.column(spot)):
                 following.is_used = True
 
     def _figure_before(self, at: int) -> Spot | None:
@@ -132,7 +135,7 @@ class Filters:
         found = [
             spot
             for spot in self._columns
-            if self._context.column(spot).is_number and set(column_forms(self._context.column(spot))) & forms
+            if self._context.column(spot).is_number and all_forms(self._context.column(spot)) & forms
         ]
         return self._context.best(found)
 

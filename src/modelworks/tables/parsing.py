@@ -15,7 +15,7 @@ from modelworks.tables.card import Card, Column, atoms, plain
 from modelworks.tables.filtering import Filters
 from modelworks.tables.lexicon import MEANINGS, MEASURES
 from modelworks.tables.query import LIST_ROWS, Ambiguous, Context, Query, Shown, part_column, sql_of
-from modelworks.tables.reading import Item, Reader, Spot, column_forms
+from modelworks.tables.reading import Item, Reader, Spot, all_forms
 
 _AGGREGATES: Final = {"avg": "average of", "sum": "sum of", "max": "highest", "min": "lowest"}
 _MAX_LABELS: Final = 3
@@ -557,4 +557,4 @@ class _Reading:
 
 
 def _names(column: Column) -> set[tuple[str, ...]]:
-    return set(column_forms(column))
+    return all_forms(column)

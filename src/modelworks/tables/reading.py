@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from modelworks.tables.card import VALUES_TABLE, Card, Column, Table, atoms, placed_atoms, plain
 from modelworks.tables.lexicon import DATES, MAX_PHRASE_ATOMS, MEASURES, MONTHS, NUMBER, PHRASES, SCALES, STOPS
+from modelworks.tables.naming import alternatives, unit_written
 
 Sort = Literal["column", "table", "value", "number", "date", "word", "stop", "unknown"]
 
@@ -83,14 +84,23 @@ class Reader:
         self.card = card
         self._columns: dict[tuple[str, ...], list[Spot]] = {}
         self._tables: dict[tuple[str, ...], list[str]] = {}
+        self._units = {table.name: {unit for each in table.columns for unit in unit_atoms(each)} for table in card.tables}
         for table in card.tables:
             for form in _table_forms(table.name):
                 self._tables.setdefault(form, []).append(table.name)
             for column in table.columns:
-                for names in column_forms(column):
-                    spots = self._columns.setdefault(names, [])
-                    if (spot := Spot(table.name, column.name)) not in spots:
-                        spots.append(spot)
+                self._name(table, column, column_forms(column))
+            own = [(column, form) for column in table.columns for form in column_forms(column)]
+            for column in table.columns:
+                # A name with which another column's begins could mean that one, too.
+                others = {form[:size] for other, form in own if other is not column for size in range(1, len(form) + 1)}
+                self._name(table, column, (form for form in further_forms(column) if form not in others))
+
+    def _name(self, table: Table, column: Column, forms: Iterable[tuple[str, ...]]) -> None:
+        for names in forms:
+            spots = self._columns.setdefault(names, [])
+            if (spot := Spot(table.name, column.name)) not in spots:
+                spots.append(spot)
 
     def items(self, question: str, within: Sequence[str]) -> list[Item]:
         """The question's pieces, read with the names and values of these tables alone."""
@@ -160,6 +170,8 @@ class Reader:
             return Item(piece.text, "column", [], near, is_exact=False)
         if piece.atom in MEASURES:
             return Item(piece.text, "stop", is_stop=True)
+        if any(piece.atom in self._units.get(name, ()) for name in within):
+            return Item(piece.text, "word", [("unit", piece.atom)])
         return Item(piece.text, "unknown")
 
     def _near(self, names: tuple[str, ...], within: Sequence[str]) -> list[Spot]:
@@ -196,7 +208,27 @@ def _table_forms(name: str) -> Iterator[tuple[str, ...]]:
             yield rest
 
 
+def further_forms(column: Column) -> Iterator[tuple[str, ...]]:
+    """What it may be called where no other column of its table is called so."""
+    for form in alternatives(column.name, column.comment):
+        names = tuple(atoms(plain(form)))
+        if names and len(names) <= _MAX_ATOMS:
+            yield names
+
+
+def all_forms(column: Column) -> set[tuple[str, ...]]:
+    """Everything that it may be called."""
+    return {*column_forms(column), *further_forms(column)}
+
+
+def unit_atoms(column: Column) -> set[str]:
+    """What its unit is called in a question, where that is one word: as a name writes it, and as a person reads it."""
+    found = {tuple(atoms(plain(each))) for each in (column.unit, unit_written(column.name)) if each is not None}
+    return {each[0] for each in found if len(each) == 1}
+
+
 def column_forms(column: Column) -> Iterator[tuple[str, ...]]:
+    """What it is called: its name, with and without the unit in brackets, and its description."""
     bare = column.name
     if column.unit is not None and (head := re.match(r"(.+?)\s*[(\[（【,/:]", bare)) is not None:
         bare = head[1]
