@@ -24,7 +24,8 @@ import openai
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT / "demo"))
 
-from texts import collect  # noqa: E402 - the folder of this script is not a package
+import database  # noqa: E402 - the folder of this script is not a package
+from texts import collect  # noqa: E402
 
 ROOT = PROJECT / ".demo"
 HOME = ROOT / "home"
@@ -46,6 +47,10 @@ QUESTIONS = (
     "How much memory does Ray take when it is idle?",
     "What is the capital of Peru?",
 )
+#: A database of the project itself: its one table is asked, and what it answers is computed.
+DATABASE = ROOT / "project.sqlite"
+TABLES = json.dumps([{"name": "routes", "documents": False}])
+ROUTES = "How many routes are there by method?"
 #: Why an answer is quoted although there is a model.
 UNHEARD = {
     "model_unsupported": "quoted, as nothing that the model wrote stands in the documents",
@@ -152,10 +157,14 @@ def documents(client: openai.OpenAI, docs: Path | None) -> None:
     step("6. Put documents into a data space, and ask them")
     shutil.copytree(PROJECT / "demo" / "handbook", HANDBOOK)
     run("space", "create", SPACE)
+    number = database.make(DATABASE, PROJECT / "docs" / "reference" / "openapi.json")
+    print(f"{DATABASE.name}: {number} routes of the API in one table")
+    run("space", "source", "add", SPACE, str(DATABASE), "-s", f"tables={TABLES}", "--follow")
     folders = [docs] if docs is not None else [PROJECT / "docs" / name for name in PROSE]
     run("space", "add", SPACE, *map(str, folders), str(COMPANY), "--follow")
     for question in QUESTIONS if docs is None else questions_about(docs):
         ask(client, question)
+    run("why", ask(client, ROUTES))
 
     step("7. Make a model of these documents: samples, an adapter, a measurement on held-out documents, the gate")
     settings = (f"language_model={NAME}", *(f"learning.{each}" for each in BUDGET))
