@@ -1,7 +1,8 @@
 """The process that reads tables: one wish as JSON on its input, one answer as JSON on its output.
 
 `{"op": "build", "sources", "kind", "name", "target"}`, `{"op": "ask", "snapshots", "question"}`,
-`{"op": "describe", "snapshots"}`.
+`{"op": "describe", "snapshots"}`, `{"op": "offer", "snapshots", "question"}`,
+`{"op": "compose", "snapshots", "question", "written"}`.
 It takes no more memory and time than it is allowed, whatever a file or a question holds.
 """
 
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from modelworks.tables.answering import answer, described
+from modelworks.tables.composing import Unwritten, composed, offer
+from modelworks.tables.running import QueryRefused
 from modelworks.tables.snapshot import NoTable, build
 
 _MEMORY_BYTES: Final = 3 << 30
@@ -34,7 +37,16 @@ def _answered(asked: dict[str, Any]) -> dict[str, Any]:
         return {
             "cards": [None if card is None else [asdict(each) for each in card.tables] for card in map(described, snapshots)]
         }
-    found = answer(snapshots, asked["question"])
+    if asked["op"] == "offer":
+        form = offer(snapshots, asked["question"])
+        return {"offer": None if form is None else asdict(form)}
+    if asked["op"] == "compose":
+        try:
+            found = composed(snapshots, asked["question"], asked["written"])
+        except (Unwritten, QueryRefused) as error:
+            return {"answer": None, "fault": str(error)}
+    else:
+        found = answer(snapshots, asked["question"])
     if found is None:
         return {"answer": None}
     query = found.parsed.query

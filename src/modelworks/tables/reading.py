@@ -281,6 +281,13 @@ def _pieces(question: str) -> Iterator[_Piece]:
         begin, end, piece = next(waiting)
 
 
+def figures(question: str) -> list[float | int]:
+    """The numbers that a question says, those in its dates too."""
+    found: list[float | int] = [piece.number for piece in _pieces(question) if piece.number is not None]
+    days = [piece.day for piece in _pieces(question) if piece.day is not None]
+    return found + [part for day in days for part in (day.year, day.month, day.day) if part is not None]
+
+
 def _atom_of(text: str) -> str:
     found = atoms(text.replace(",", ""))
     return found[0] if len(found) == 1 else text

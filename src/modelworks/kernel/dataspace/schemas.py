@@ -61,8 +61,9 @@ class AnsweringSettings(BaseModel):
     least_coverage: float | None = Field(default=None, ge=0, le=1)
     #: So long it is known which passages, index and model an answer rests on; 0: it is not kept at all.
     keep_days: float = Field(default=30.0, ge=0, le=3650, allow_inf_nan=False)
-    #: Whether questions about CSV files and workbooks are computed: by rules, or not at all.
-    tables: Literal["rules", "off"] = "rules"
+    #: Whether questions about tables are computed: by rules, where these leave one by a query that the space's language model
+    #: describes, too, or not at all.
+    tables: Literal["rules", "model", "off"] = "rules"
 
 
 class LearningSettings(BaseModel):

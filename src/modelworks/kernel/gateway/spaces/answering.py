@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import structlog
@@ -40,7 +41,7 @@ Reason = Literal["no_model", "model_unavailable", "model_unsupported", "model_fo
 #: What a caller may set of the model behind; all else that would change the answer is refused.
 _PASSED: Final = ("temperature", "top_p", "seed", "max_tokens", "frequency_penalty", "presence_penalty")
 _REFUSED: Final = ("tools", "answer_form", "logprobs", "stop", "template_args")
-_ANSWER_TOKENS, _REWRITE_TOKENS = 512, 96
+_ANSWER_TOKENS, _REWRITE_TOKENS, _QUERY_TOKENS = 512, 96, 400
 #: What template, rules and question take beside the passages, in tokens.
 _PROMPT_TOKENS: Final = 400
 _BYTES_PER_TOKEN: Final = 3
@@ -163,7 +164,8 @@ class SpaceAnswer:
         if (computed := await self._computed(space, asked)) is not None:
             told = Told(tabling.cited(computed), asked.language)
             await say(told.compute(tabling.sentence(computed, asked.language), tabling.evidence(computed)))
-            return Outcome("computed", None, asked.query, space, told, table=computed)
+            by_model = None if computed.by == "rules" else self._model_version_id
+            return Outcome("computed", None, asked.query, space, told, self._tallies, by_model, computed)
         if asked.goes_on and model is not None:
             asked = await self._rewritten(model, asked)
         limit = space.settings.answering.passages
@@ -183,6 +185,9 @@ class SpaceAnswer:
         if tables is None or asked.goes_on or space.state == "expired" or space.settings.answering.tables == "off":
             return None
         found = await tables.answer(self._principal, space, asked.text)
+        model = space.settings.language_model
+        if found is None and model is not None and space.settings.answering.tables == "model":
+            found = await tables.written(self._principal, space, asked.text, model, partial(self._query, model, asked.text))
         if found is not None:
             self._meter.answering()
         return found
@@ -236,6 +241,23 @@ class SpaceAnswer:
         return any(is_answerable(text, sources, least=least) for text in texts)
 
     # -- the language model ----------------------------------------------------------------------------------------------
+
+    async def _query(self, model: str, text: str, schema: dict[str, Any], described: str) -> str | None:
+        """Have the model describe a query in JSON of the schema; None where it cannot."""
+        form = {"type": "json_schema", "json_schema": {"name": "query", "strict": True, "schema": schema}}
+        messages = prompting.querying(text, described)
+        body = {"messages": messages, "response_format": form, "max_tokens": _QUERY_TOKENS, "temperature": 0}
+        pieces: list[str] = []
+
+        async def take(piece: str) -> None:
+            pieces.append(piece)
+
+        try:
+            await self._chat(model, body, take)
+        except (*_MISSABLE, InvalidRequest) as error:
+            log.info("a query is not described", model=model, reason=error.message)
+            return None
+        return "".join(pieces)
 
     async def _rewritten(self, model: str, asked: Question) -> Question:
         """The question as the model writes it anew, where it invents nothing; else as it is."""

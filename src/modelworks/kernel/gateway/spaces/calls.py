@@ -134,7 +134,7 @@ def note_of(answer_id: str, outcome: Outcome, principal: Principal, meter: Meter
     """What an answer rests on, as it is noted under its id."""
     space, route = outcome.space, meter.route
     cited = {each.found.passage.id: each.found for each in outcome.citations}
-    by_model = outcome.status == "answered"
+    by_model = outcome.status == "answered" or (outcome.table is not None and outcome.table.by != "rules")
     return AnswerNote(
         id=answer_id,
         space_id=space.id,

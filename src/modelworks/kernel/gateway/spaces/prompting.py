@@ -16,6 +16,7 @@ NOT_FOUND: Final = "NOT IN THE DOCUMENTS"
 _NAMES: Final[Mapping[Language, str]] = {"zh": "Chinese (中文)", "en": "the language of the question"}
 #: A tag of ours, however a document writes it.
 _OWN_TAG: Final = re.compile(r"<(?=\s*/?\s*(?:passages?|dialogue)\b)", re.IGNORECASE)
+_TABLES_TAG: Final = re.compile(r"<(?=\s*/?\s*tables\b)", re.IGNORECASE)
 #: Turns before the question that the model reads, too, and characters of each.
 _MAX_TURNS, _MAX_TURN_CHARS = 6, 1500
 
@@ -53,6 +54,13 @@ def answering(
 def found(passages: Sequence[tuple[int, Found]]) -> str:
     """What a model reads that has searched: passages with their numbers."""
     return page("found").replace("{{passages}}", "\n".join(_passage(number, each) for number, each in passages))
+
+
+def querying(question: str, described: str) -> list[dict[str, Any]]:
+    """The chat that has a model describe a query: tables are data between marks, in lines of JSON texts."""
+    listed = _TABLES_TAG.sub("&lt;", described)
+    asked = f"<tables>\n{listed}\n</tables>\n\nQuestion: {question}"
+    return [{"role": "system", "content": page("query")}, {"role": "user", "content": asked}]
 
 
 def rewriting(turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,6 +48,10 @@ _MEMBERS: Final = ".members"
 _FAULT_CHARS: Final = 500
 
 
+#: A schema and tables in words, to what a model wrote; None where it could not be asked.
+Write = Callable[[dict[str, Any], str], Awaitable[str | None]]
+
+
 @dataclass(frozen=True, slots=True)
 class TableAnswer:
     """Rows that were computed, the query, and the document of its table; `documents` are those of all tables that were read.
@@ -66,6 +70,8 @@ class TableAnswer:
     units: dict[str, str]
     conditions: Sequence[str]
     is_cut: bool
+    #: rules, or the deployment of the language model that wrote the query.
+    by: str = "rules"
 
     def as_part(self) -> dict[str, Any]:
         """For programs: in the field `grounding` of an answer."""
@@ -78,6 +84,7 @@ class TableAnswer:
             "rows": [[*row] for row in self.rows],
             "is_cut": self.is_cut,
             "is_computed": True,
+            "written_by": self.by,
         }
 
 
@@ -162,16 +169,54 @@ class SpaceTables:
 
     async def answer(self, principal: Principal, space: Space, question: str) -> TableAnswer | None:
         """The answer, where the question is about a table that the caller may read; None leaves it to the passages."""
+        snapshots = await self._readable(principal, space)
+        if not snapshots:
+            return None
+        return await self._told_of(principal, space, snapshots, {"op": "ask", "question": question})
+
+    async def written(self, principal: Principal, space: Space, question: str, model: str, write: Write) -> TableAnswer | None:
+        """The answer of a query that a language model describes in a form of the tables that the caller may read.
+
+        Args:
+            model: told as who wrote it. write: has it fill in the form, a JSON schema, about tables in words.
+
+        None where no table is named, the model chooses none, or what it wrote is refused; the log says why.
+        """
+        snapshots = await self._readable(principal, space)
+        if not snapshots:
+            return None
         loop = asyncio.get_running_loop()
-        documents = await loop.run_in_executor(None, self._documents, principal, space)
-        if not documents:
+        asked = {"op": "offer", "snapshots": [str(place) for place, _ in snapshots], "question": question}
+        form = (await loop.run_in_executor(self._askers, _run, asked, _ASK_S) or {}).get("offer")
+        if form is None:
             return None
-        snapshots = await self._snapshots(documents)
-        if snapshots is None or not snapshots:
+        text = await write(form["schema"], form["described"])
+        if text is None:
             return None
-        asked = {"op": "ask", "snapshots": [str(place) for place, _ in snapshots], "question": question}
-        found = (await loop.run_in_executor(self._askers, _run, asked, _ASK_S) or {}).get("answer")
+        wish = {"op": "compose", "question": question, "written": text}
+        return await self._told_of(principal, space, snapshots, wish, by=model)
+
+    async def _readable(self, principal: Principal, space: Space) -> list[tuple[Path, _Group]]:
+        """The snapshots of what the caller may read; none while some are being made."""
+        documents = await asyncio.get_running_loop().run_in_executor(None, self._documents, principal, space)
+        return (await self._snapshots(documents) if documents else None) or []
+
+    async def _told_of(
+        self,
+        principal: Principal,
+        space: Space,
+        snapshots: Sequence[tuple[Path, _Group]],
+        wish: dict[str, Any],
+        *,
+        by: str = "rules",
+    ) -> TableAnswer | None:
+        loop = asyncio.get_running_loop()
+        asked = {**wish, "snapshots": [str(place) for place, _ in snapshots]}
+        reply = await loop.run_in_executor(self._askers, _run, asked, _ASK_S) or {}
+        found = reply.get("answer")
         if found is None:
+            if reply.get("fault"):
+                log.info("a query that a model described is refused", model=by, reason=reply["fault"])
             return None
         of = snapshots[found["place"]][1].documents
         read = [of[each["origin"]] for each in found["tables"]]
@@ -194,6 +239,7 @@ class SpaceTables:
             found["units"],
             found["conditions"],
             found["is_cut"],
+            by,
         )
 
     async def listed(self, principal: Principal, space: Space) -> list[SpaceTable]:

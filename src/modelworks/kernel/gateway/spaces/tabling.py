@@ -20,7 +20,16 @@ _AGGREGATES: Final = {"average of": "的平均值", "sum of": "的总和", "high
 
 
 def sentence(found: TableAnswer, language: Language) -> str:
-    """What was computed, of what, and under which conditions."""
+    """What was computed, of what, and under which conditions; and who wrote the query, where rules did not."""
+    told_so = _sentence(found, language)
+    if found.by == "rules":
+        return told_so
+    if language == "zh":
+        return f"{told_so}查询由语言模型“{found.by}”生成，请核对。"
+    return f"{told_so} The query was written by the language model “{found.by}”: check it."
+
+
+def _sentence(found: TableAnswer, language: Language) -> str:
     name, values = found.base, [cell for row in found.rows for cell in row]
     if language == "zh":
         where = f"（条件：{'；'.join(found.conditions)}）" if found.conditions else ""
@@ -86,7 +95,7 @@ def noted(found: TableAnswer) -> ComputedNote:
     """What is kept of it for `why`: the query, the tables as they are now, and the rows that the text shows."""
     return ComputedNote(
         found.sql,
-        "rules",
+        found.by,
         tuple(
             ComputedTable(each["name"], each["place"], each["num_rows"], document.id, document.digest, document.version)
             for each, document in zip(found.tables, found.documents, strict=True)
