@@ -1,6 +1,7 @@
 """Answering, by each engine."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from modelworks.contract.errors import (
     InvalidData,
     InvalidRequest,
     ModelworksError,
+    Unavailable,
     UnsafeArtifact,
     UnsupportedArchitecture,
     UnsupportedParameter,
@@ -155,6 +157,23 @@ async def test_numbers_that_no_engine_can_hold_are_answered(generator: Generator
     assert reply.token_ids
     if "top_p" in sampling:
         assert reply.token_ids == (await ask(generator, prompt=PROMPT, temperature=0, max_tokens=8)).only.token_ids
+
+
+async def test_a_request_that_the_pipeline_cannot_take_ends_alone(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if generator._engine.name != "openvino":
+        pytest.skip("the pipeline is OpenVINO's")
+    start = generator._engine.start
+
+    def start_wildly(prompt_ids: list[int], decoding: Decoding, emit: Emit) -> Ticket:
+        return start(prompt_ids, dataclasses.replace(decoding, top_k=2**70), emit)
+
+    monkeypatch.setattr(generator._engine, "start", start_wildly)
+    with pytest.raises(Unavailable, match="refused this request"):
+        await asyncio.wait_for(ask(generator, prompt=PROMPT, temperature=1.0, max_tokens=4), 60)
+    monkeypatch.undo()
+    assert (await asyncio.wait_for(ask(generator, prompt=PROMPT, max_tokens=4), 60)).only.token_ids
 
 
 async def test_text_ends_before_a_stop_string(generator: Generator) -> None:

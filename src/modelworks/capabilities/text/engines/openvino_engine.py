@@ -170,7 +170,7 @@ class OpenVINOEngine:
             try:
                 if self._pipeline.has_non_finished_requests():
                     self._pipeline.step()
-            except RuntimeError as error:
+            except Exception as error:
                 _log.exception("the pipeline failed")
                 self._fail_all(error)
                 continue
@@ -202,7 +202,7 @@ class OpenVINOEngine:
         try:
             prompt = ov.Tensor(np.asarray([choice.prompt_ids], dtype=np.int64))
             choice.handle = self._pipeline.add_request(self._next_id, prompt, self._config(choice.decoding))
-        except RuntimeError:
+        except Exception:  # whatever one request brings must not end the thread that answers all of them
             _log.exception("the pipeline refused a request")
             choice.emit(Unavailable("The engine refused this request."))
             choice.cancelled = True
@@ -261,7 +261,7 @@ class OpenVINOEngine:
             return True
         return False
 
-    def _fail_all(self, error: RuntimeError) -> None:
+    def _fail_all(self, error: Exception) -> None:
         with self._wake:
             failed, self._running = self._running, []
         for choice in failed:
