@@ -9,6 +9,8 @@ import aiohttp
 import numpy as np
 import pytest
 import xarray as xr
+from tests.capabilities.weather.cyclone import tiny_tracks
+from tests.capabilities.weather.cyclone.test_tracker import write_forecast
 from tests.capabilities.weather.tiny_grids import TINY, waves, write_waves
 from tests.journeys.platform_process import PlatformProcess
 from tests.kernel.gateway.publishing.browser import find_chromium, open_browser
@@ -110,3 +112,78 @@ async def test_a_forecast_is_looked_at(tmp_path: Path) -> None:
             assert await browser.look(here, FOREIGN) == 0
             kept = "Object.keys(localStorage).length + document.cookie.length"
             assert await browser.look(here, kept) == 0, "the key stays in the tab"
+
+
+async def test_cyclones_are_drawn_and_forecasts_started_and_cancelled(tmp_path: Path) -> None:
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium is installed: put it on the path, or name it in CHROMIUM")
+    data = write_waves(tmp_path / "data", {"train": {"num_days": 200}, "initial": {"num_days": 8, "seed": 3}})
+    data |= {"storms": write_forecast(tmp_path)["forecast"], "best-tracks": tiny_tracks.write(tmp_path / "tracks")["train"]}
+    with PlatformProcess(tmp_path / "home") as platform, platform.client() as client:
+        for name, folder in data.items():
+            client.datasets.add(name, folder)
+
+        def done(verb: str, task: str, inputs: dict[str, str], **more: object) -> None:
+            run = client.runs.submit(verb=verb, capability="weather", task=task, inputs=inputs, **more)  # type: ignore[arg-type]
+            ended = client.runs.wait(run["id"], poll_s=0.2)
+            assert ended["state"] == "succeeded", ended
+
+        small = {"preset": "tiny", "leads_h": [24, 48], "folds": 2, "num_trees": 5}
+        done("train", "weather-forecast", {"train": "train"}, params=TINY, name="waves")
+        done("train", "cyclone-track", {"train": "best-tracks"}, params=small, name="tracks")
+        done("batch", "cyclone-tracking", {"forecast": "storms", "model": "tracks"})
+        done("batch", "weather-forecast", {"initial": "storms"}, params={"method": "persistence", "steps": 3})
+        here = platform.url
+        async with aiohttp.ClientSession() as http, open_browser(program, tmp_path / "profile", http) as browser:
+
+            async def do(script: str) -> None:
+                await browser.look(here, f"(() => {{ {script}; return true }})()")
+
+            async def change(element: str, value: str) -> None:
+                script = f"const each = document.getElementById({element!r}); each.value = {value!r}"
+                await do(f"{script}; each.dispatchEvent(new Event('change'))")
+
+            await browser.open(f"{here}/pages/weather/?language=en")
+            await browser.until(here, "document.body.dataset.state", "door")
+            await do(
+                f"document.getElementById('key').value = {platform.key!r}; document.getElementById('door').requestSubmit()"
+            )
+            await browser.until(here, "document.body.dataset.step", "0")
+
+            bare = await browser.look(here, PICTURE)
+            run_id = await browser.look(here, "document.getElementById('tracks').options[1].value")
+            await change("tracks", run_id)
+            # The track as it was found, as it is forecast, and a point and a circle for each of two lead times.
+            await browser.until(here, "document.body.dataset.tracks", "6")
+            told = "document.getElementById('tracks-told').textContent"
+            assert await browser.look(here, told) == "1 cyclone; circles held the centre in 67 % of past cases"
+            drawn = await browser.look(here, PICTURE)
+            assert drawn != bare
+            await change("tracks", "")
+            await browser.until(here, "document.body.dataset.tracks", "0")
+            assert await browser.look(here, PICTURE) == bare
+
+            def begun(model: str, initial: str, steps: int, members: int) -> str:
+                values = {"model": model, "initial": initial, "steps": steps, "members": members}
+                sets = "; ".join(f"document.getElementById({name!r}).value = {value!r}" for name, value in values.items())
+                return f"{sets}; document.getElementById('start').requestSubmit()"
+
+            problem = "document.getElementById('problem').textContent"
+            said = "document.getElementById('said').textContent"
+            await do(begun("waves", "nowhere", 2, 0))
+            await browser.until(here, f"{problem}.includes(\"'nowhere', but there is no such data set\")")
+            assert await browser.look(here, said) == ""
+            # Two thousand steps of a hundred members are not over before somebody has pressed Cancel.
+            await do(begun("waves", "initial", 2000, 100))
+            await browser.until(here, said, "The forecast was queued.")
+            assert await browser.look(here, problem) == ""
+            await browser.until(here, "document.querySelector('#runs li:first-child progress')?.value > 0")
+            await do("document.querySelector('#runs li:first-child progress ~ button').click()")
+            await browser.until(here, said, "The forecast is being cancelled.")
+            await browser.until(here, "document.querySelector('#runs li:first-child small').textContent.includes('cancelled')")
+            assert client.runs.list().data[0]["state"] == "cancelled"
+            # One that ends is shown by itself.
+            await do(begun("waves", "initial", 3, 0))
+            await browser.until(here, "document.querySelector('#runs button[aria-current=true]').textContent.includes('waves')")
+            assert await browser.look(here, FOREIGN) == 0

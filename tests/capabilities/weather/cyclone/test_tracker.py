@@ -178,6 +178,30 @@ def test_a_run_saves_the_tracks_of_a_forecast(tmp_path: Path) -> None:
     assert feature["properties"]["pressure_hpa"] == [fix.pressure_hpa for fix in track.fixes]
 
 
+def test_a_track_that_was_found_goes_on_by_a_track_model_with_cones(tmp_path: Path, trained_tracks: FakeRun) -> None:
+    model = trained_tracks.saved[-1].model()
+    run = FakeRun(tmp_path / "run", datasets=write_forecast(tmp_path), models={"model": model})
+    [track] = track_cyclones(run, TrackingInput()).tracks
+    features = json.loads((run.saved[0].path / TRACKS_FILE).read_text())["features"]
+    assert [each["geometry"]["type"] for each in features] == ["LineString", "LineString", *["Point", "Polygon"] * 2]
+    ahead = features[1]
+    assert (ahead["properties"]["kind"], ahead["properties"]["number"]) == ("track", 1)
+    assert ahead["geometry"]["coordinates"][0] == [track.fixes[-1].longitude, track.fixes[-1].latitude]
+    assert features[3]["properties"]["coverage"] == 0.67
+    # Another ocean: nothing is forecast, and why is told.
+    far = grids([[(15 + 0.5 * step, 140 - step) for step in range(6)]])
+    folder = tmp_path / "far"
+    folder.mkdir()
+    axes = {"time": far.times_t.astype("datetime64[ns]"), "latitude": far.latitude_h, "longitude": far.longitude_w}
+    msl = (("time", "latitude", "longitude"), far.values_tchw[:, 0], {"units": "Pa"})
+    xr.Dataset({"msl": msl}, axes).to_netcdf(folder / "a.nc")
+    other = FakeRun(tmp_path / "other", datasets={"forecast": folder}, models={"model": model})
+    found = track_cyclones(other, TrackingInput())
+    assert any(note.startswith("track 1 is not forecast: The storm is at latitude") for note in found.notes)
+    [feature] = json.loads((other.saved[0].path / TRACKS_FILE).read_text())["features"]
+    assert "kind" not in feature["properties"]
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not there: name them in MODELWORKS_SHARED")
 def test_a_cyclone_is_found_in_a_real_atmosphere_and_none_where_there_is_none() -> None:
     with warnings.catch_warnings():

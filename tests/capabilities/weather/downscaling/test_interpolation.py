@@ -27,11 +27,14 @@ def test_a_bicubic_follows_a_parabola_within_and_keeps_the_points() -> None:
 @pytest.mark.parametrize("order", ["bilinear", "bicubic"])
 def test_a_globe_is_interpolated_across_its_first_meridian(order: Order) -> None:
     longitudes = np.arange(0.0, 360.0, 10.0)
-    wanted = np.asarray([355.0, -5.0, 2.5, 359.0])
+    wanted = np.asarray([355.0, -5.0, 2.5, 359.0, 352.0])
     matrix = weights(places("longitude", longitudes, wanted), 36, order, is_closed=True)
     wave = np.cos(np.deg2rad(longitudes))
     np.testing.assert_allclose(matrix @ wave, np.cos(np.deg2rad(wanted)), atol=5e-3)
     np.testing.assert_allclose(matrix[0], matrix[1])
+    # Half way between the last meridian and the first one, both count alike; at 352 degrees the last one more.
+    assert matrix[0, 35] == matrix[0, 0] > 0.4
+    assert matrix[4, 35] > matrix[4, 0] > 0.1
 
 
 def test_what_the_coarse_grid_does_not_reach_is_refused_with_the_coordinates_name() -> None:

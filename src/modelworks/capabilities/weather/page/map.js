@@ -15,6 +15,8 @@ export class WeatherMap {
     this.coastlines = coastlines;
     this.base = document.createElement("canvas");
     this.particles = [];
+    this.tracks = []; // GeoJSON's features
+    this.time = null; // of the field, milliseconds
   }
 
   // latitudes from the north, longitudes ascending: degrees.
@@ -101,12 +103,46 @@ export class WeatherMap {
     const pen = this.pen;
     pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
     pen.drawImage(this.base, 0, 0);
+    this.drawTracks(pen);
     if (!this.cursor) return;
     const x = this.x(this.cursor.longitude), y = this.y(this.cursor.latitude);
     for (const [width, style] of [[4, "#000"], [2, "#fff"]]) {
       pen.lineWidth = width; pen.strokeStyle = style;
       pen.beginPath(); pen.arc(x, y, 6, 0, 7); pen.moveTo(x - 11, y); pen.lineTo(x + 11, y); pen.moveTo(x, y - 11); pen.lineTo(x, y + 11); pen.stroke();
     }
+  }
+
+  // Cones below, then tracks as they were found (solid) and as they are forecast (dashed), and where a cyclone is at this time.
+  drawTracks(pen) {
+    const through = (places, turn) => {
+      pen.beginPath();
+      places.forEach(([longitude, latitude], at) => pen[at ? "lineTo" : "moveTo"](this.x(longitude + turn), this.y(latitude)));
+    };
+    const dot = ([longitude, latitude], turn, radius) => {
+      pen.beginPath(); pen.arc(this.x(longitude + turn), this.y(latitude), radius, 0, 7); pen.fill(); pen.stroke();
+    };
+    const each = (kind, draw) => {
+      for (const feature of this.tracks.filter(kind)) for (const turn of [-360, 0, 360]) draw(feature, turn);
+    };
+    pen.save();
+    pen.lineJoin = "round";
+    each(({ geometry }) => geometry.type === "Polygon", ({ geometry }, turn) => {
+      through(geometry.coordinates[0], turn);
+      pen.fillStyle = "rgba(255,255,255,.22)"; pen.strokeStyle = "rgba(0,0,0,.55)"; pen.lineWidth = 1; pen.fill(); pen.stroke();
+    });
+    each(({ geometry }) => geometry.type === "LineString", ({ geometry, properties }, turn) => {
+      pen.setLineDash(properties.kind === "track" ? [7, 5] : []);
+      for (const [width, style] of [[5, "#000"], [2.5, "#ff4d4d"]]) {
+        pen.lineWidth = width; pen.strokeStyle = style;
+        through(geometry.coordinates, turn);
+        pen.stroke();
+      }
+      pen.setLineDash([]);
+      pen.lineWidth = 1.5; pen.strokeStyle = "#000"; pen.fillStyle = "#ff4d4d";
+      const now = (properties.times ?? []).findIndex((time) => Date.parse(time) === this.time);
+      geometry.coordinates.forEach((place, at) => dot(place, turn, at === now ? 8 : 3));
+    });
+    pen.restore();
   }
 
   // One frame of the particles; u and v in m/s at the grid's points. Told is the way, not the speed in any scale.

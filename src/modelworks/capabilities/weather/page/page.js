@@ -21,6 +21,10 @@ function fault(error) {
 const guarded = (work) => async (...given) => {
   try { await work(...given); } catch (error) { fault(error); }
 };
+function say(text) {
+  fault(null);
+  one("said").textContent = text;
+}
 function options(select, pairs) {
   select.replaceChildren(...pairs.map(([value, text]) => new Option(text, value)));
 }
@@ -50,13 +54,44 @@ async function begin() {
     options(one(id), (await ask(path)).data.map((each) => [each.name, each.name]));
 }
 
+const trackRuns = () => runs.filter((run) => run.task === "cyclone-tracking" && run.state === "succeeded");
 const mine = () => runs.filter((run) => run.task === "weather-forecast" && run.verb === "batch");
 
 function take(listed) {
   runs = listed.data;
   one("empty").hidden = mine().length > 0;
   one("runs").replaceChildren(...mine().map(row));
+  offerTracks();
   if (mine().some((run) => ["queued", "running", "validating_files"].includes(run.state))) setTimeout(guarded(look), 1000);
+}
+
+// Runs that found cyclones, of which one can be drawn on the map.
+function offerTracks() {
+  const kept = one("tracks").value;
+  options(one("tracks"), [["", word("noTracks")], ...trackRuns().map((run) => [run.id, `${run.inputs.forecast?.ref ?? run.id} · ${instant(run.created_at)}`])]);
+  if (trackRuns().some((run) => run.id === kept)) one("tracks").value = kept;
+  one("tracks-label").hidden = !trackRuns().length;
+}
+
+async function showTracks() {
+  const id = one("tracks").value, run = trackRuns().find((each) => each.id === id);
+  const digest = run && (await fileOf(run, "tracks", "tracks.geojson"));
+  if (run && !digest) throw new Error(word("noTracksFile"));
+  const features = digest ? (await ask(`api/blobs/${digest}`)).features : [];
+  // Another one was chosen meanwhile.
+  if (one("tracks").value !== id) return;
+  fault(null);
+  map.tracks = features;
+  map.draw();
+  tellTracks();
+}
+
+function tellTracks() {
+  const count = map.tracks.filter((each) => each.geometry.type === "LineString" && each.properties.kind !== "track").length;
+  const cone = map.tracks.find((each) => each.properties.kind === "cone")?.properties.coverage;
+  one("tracks-told").textContent = one("tracks").value ? word("tracksTold")(count, cone && Math.round(100 * cone)) : "";
+  one("tracks-told").hidden = !one("tracks").value;
+  document.body.dataset.tracks = String(map.tracks.length);
 }
 
 async function look() {
@@ -82,7 +117,7 @@ function row(run) {
     stop.type = "button";
     stop.textContent = word("cancel");
     stop.disabled = Boolean(run.cancel_requested_at);
-    stop.addEventListener("click", guarded(async () => { await post(`api/runs/${run.id}/cancel`); await look(); }));
+    stop.addEventListener("click", guarded(async () => { await post(`api/runs/${run.id}/cancel`); say(word("cancelling")); await look(); }));
     item.append(bar, " ", stop);
   }
   return item;
@@ -175,6 +210,7 @@ async function show() {
   const wind = pair && one("wind").checked ? await Promise.all(pair.map((each) => frame(step, each))) : null;
   if (wish !== asked) return;
   const { units, of } = shown(channel.units);
+  map.time = Date.parse(opened.told.times[step]);
   map.setField(field, channel.min ?? 0, channel.max ?? 1);
   opened.wind = wind;
   one("wind-label").hidden = !pair;
@@ -259,7 +295,7 @@ async function start(event) {
   const params = { steps: Number(one("steps").value), members: Number(one("members").value) };
   const inputs = { model: one("model").value, initial: one("initial").value };
   await post("api/runs", { verb: "batch", capability: "weather", task: "weather-forecast", inputs, params });
-  fault(null);
+  say(word("begun"));
   await look();
 }
 
@@ -272,11 +308,15 @@ one("door").addEventListener("submit", guarded(async (event) => {
 one("language").addEventListener("click", guarded(async () => {
   speak(spoken() === "zh" ? "en" : "zh");
   one("runs").replaceChildren(...mine().map(row));
+  one("said").textContent = "";
+  offerTracks();
+  if (map) tellTracks();
   if (opened) { const level = one("level").value, variable = one("variable").value; retell(); one("variable").value = variable; fillLevels(); one("level").value = level; await show(); }
 }));
 one("start").addEventListener("submit", guarded(start));
 one("variable").addEventListener("change", guarded(async () => { fillLevels(); await show(); }));
 for (const id of ["level", "wind"]) one(id).addEventListener("change", guarded(show));
+one("tracks").addEventListener("change", guarded(showTracks));
 one("time").addEventListener("input", guarded(show));
 one("baseline").addEventListener("change", charts);
 one("play").addEventListener("click", play);
