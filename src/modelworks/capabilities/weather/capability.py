@@ -75,6 +75,8 @@ capability = Capability(
             optional_metrics=(
                 "wind_error_kt",
                 "wind_persistence_kt",
+                "fixed_cone_coverage",
+                "cone_km",
                 *(f"{name}_{hours}h_km" for hours in (24, 48, 72) for name in ("track_error", "persistence_error")),
             ),
             lower_is_better=(

@@ -22,6 +22,8 @@ METRICS: Final = ("track_error_km", "persistence_error_km", "cone_coverage")
 OPTIONAL: Final = (
     "wind_error_kt",
     "wind_persistence_kt",
+    "fixed_cone_coverage",
+    "cone_km",
     *(f"{name}_{hours}h_km" for hours in (24, 48, 72) for name in ("track_error", "persistence_error")),
 )
 
@@ -34,7 +36,8 @@ def evaluate_tracks(run: Run, params: CycloneEvaluateParams) -> Mapping[str, flo
 
     Returns:
         The means over cases and lead times. The report `cyclone_tracks.json` has each lead time by itself: cases, both errors
-        with 95 % intervals over storms, the gain, the cone's and the wind interval's coverage.
+        with 95 % intervals over storms, the gain, the coverage of the cone (as it would have been given then, following the
+        outcomes before each start), of the fixed one, and of the wind's interval.
 
     Raises:
         InvalidData: the model or the tracks have a fault, or no case is left.
@@ -81,11 +84,15 @@ def _measured(model: TrackModel, cases: Starts, place: int, lead: LeadCard) -> d
     """What each case gives at one lead time, NaN where it does not count."""
     moves, wind = model.forecast(cases.rows_nf, lead)
     error = errors_km(cases, place, moves)
+    known = np.isfinite(error)
+    cone = model.followed(cases, place, moves)
     now, later = cases.rows_nf[:, COLUMN["wind"]], cases.winds_nl[:, place]
     return {
         "track_error_km": error,
         "persistence_error_km": errors_km(cases, place, extrapolated(cases.rows_nf, lead.lead_h)),
-        "cone_coverage": np.where(np.isnan(error), np.nan, (error <= lead.cone_km).astype(float)),
+        "cone_coverage": np.where(known, error <= cone, np.nan),
+        "fixed_cone_coverage": np.where(known, error <= lead.cone_km, np.nan),
+        "cone_km": np.where(known, cone, np.nan),
         "wind_error_kt": np.abs(wind - later),
         "wind_persistence_kt": np.abs(now - later),
     }
@@ -149,8 +156,11 @@ def _line(cases: Starts, lead: LeadCard, table: Mapping[str, Floats], resamples:
         "persistence_km": float(persistence.mean()),
         "gain": float(1 - error.mean() / persistence.mean()),
         "gain_interval": interval(1 - drawn[0] / drawn[1]),
-        "cone_km": lead.cone_km,
+        # The mean radius as given then; the fixed one is that of a forecast without outcomes.
+        "cone_km": float(table["cone_km"][counts].mean()),
         "cone_coverage": float(table["cone_coverage"][counts].mean()),
+        "fixed_cone_km": lead.cone_km,
+        "fixed_cone_coverage": float(table["fixed_cone_coverage"][counts].mean()),
         "num_wind_cases": len(wind),
         "wind_error_kt": float(wind.mean()) if len(wind) else None,
         "wind_persistence_kt": float(still.mean()) if len(still) else None,

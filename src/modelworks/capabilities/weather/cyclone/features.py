@@ -80,6 +80,23 @@ class Starts:
     def __len__(self) -> int:
         return len(self.fixes)
 
+    def last(self, count: int) -> Starts:
+        """So many of the latest ones, in the order of time."""
+        chosen = np.argsort(self.hours_n, kind="stable")[-count:]
+        return Starts(
+            self.rows_nf[chosen],
+            self.targets_nl2[chosen],
+            self.winds_nl[chosen],
+            self.seasons_n[chosen],
+            [self.fixes[index] for index in chosen],
+            [self.storms[index] for index in chosen],
+        )
+
+    @property
+    def hours_n(self) -> Floats:
+        """When each one starts, in hours since 1970."""
+        return np.array([fix.time.timestamp() / 3600 for fix in self.fixes], dtype=np.float64)
+
 
 def row(fix: Fix, fixes: Mapping[datetime, Fix]) -> list[float]:
     """The features of a start; `fixes` holds those at `HISTORY_H` before it."""

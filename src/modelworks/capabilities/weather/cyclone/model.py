@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from modelworks.capabilities.weather.cyclone.features import COLUMN, NAMES, around
+from modelworks.capabilities.weather.cyclone.adaptive import LEVELS, levels, radius_km
+from modelworks.capabilities.weather.cyclone.features import COLUMN, NAMES, Starts, around, errors_km
 from modelworks.capabilities.weather.cyclone.tracks import Floats
 from modelworks.capabilities.weather.trees import Forest, grow, opened
 from modelworks.contract.errors import InvalidData
@@ -64,6 +66,15 @@ class LeadCard(BaseModel):
     persistence_km: float
     num_cases: int
     num_wind_cases: int
+    #: The errors behind the cone at `LEVELS`, km; empty in models made before there were any.
+    quantiles_km: list[float] = []
+    #: The level of the cone after the last season, had it followed that season's outcomes.
+    cone_level: float | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the cone can follow outcomes."""
+        return self.cone_level is not None
 
 
 class Card(BaseModel):
@@ -282,6 +293,33 @@ class TrackModel:
         wind = rows[:, COLUMN["wind"]] + np.array(lead.wind_weights) @ changes
         return found, np.maximum(wind, 10.0)
 
+    def followed(self, cases: Starts, place: int, moves_n2: Floats) -> Floats:
+        """The radius of the cone of each forecast of the lead time at that place, km, as it could have been given at its start.
+
+        Seasons that were learnt from have the fixed cone, and their outcomes do not count: the model knows those tracks.
+        """
+        lead = self.card.leads[place]
+        cone_n = np.full(len(cases), lead.cone_km)
+        new = cases.seasons_n > self.card.seasons[1]
+        if lead.cone_level is not None:
+            level_n, _, _ = self._levels(errors_km(cases, place, moves_n2)[new], cases.hours_n[new], lead, lead.cone_level)
+            cone_n[new] = radius_km(level_n, lead.quantiles_km)
+        return cone_n
+
+    def cone_now(self, past: Starts, place: int, moves_n2: Floats, start: datetime) -> tuple[float, int]:
+        """The radius in km for a forecast that starts after those of `past`, and how many of their outcomes it has followed."""
+        lead = self.card.leads[place]
+        if lead.cone_level is None:
+            return lead.cone_km, 0
+        new = past.seasons_n > self.card.seasons[1]
+        errors = np.append(errors_km(past, place, moves_n2)[new], np.nan)
+        hours = np.append(past.hours_n[new], start.timestamp() / 3600)
+        level_n, _, used = self._levels(errors, hours, lead, lead.cone_level)
+        return float(radius_km(level_n[-1], lead.quantiles_km)), used
+
+    def _levels(self, errors_n: Floats, hours_n: Floats, lead: LeadCard, level: float) -> tuple[Floats, float, int]:
+        return levels(errors_n, hours_n, lead.lead_h, lead.quantiles_km, level, self.card.coverage)
+
     def save(self, folder: Path) -> None:
         """Write card and weights; the same model gives the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -308,4 +346,9 @@ class TrackModel:
         for lead in card.leads:
             if len(lead.weights) != len(PARTS) or len(lead.wind_weights) != len(WIND_PARTS):
                 raise InvalidData(f"The weights of lead {lead.lead_h} h do not fit.", hint="Train the model again.")
+            radii = np.array(lead.quantiles_km)
+            if lead.follows and (radii.shape != LEVELS.shape or not (np.diff(radii) >= 0).all()):
+                raise InvalidData(
+                    f"The errors behind the cone of lead {lead.lead_h} h do not fit.", hint="Train the model again."
+                )
         return cls(card, {lead.lead_h: LeadModel.of(tensors, lead.lead_h) for lead in card.leads})

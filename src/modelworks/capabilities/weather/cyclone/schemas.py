@@ -53,6 +53,12 @@ class CycloneTrackInput(BaseModel):
     track: str | None = Field(
         None, max_length=200_000, description="The same as text: HURDAT2, RSMC Tokyo, JTWC's CSV or an ATCF deck of one storm."
     )
+    past_tracks: str | None = Field(
+        None,
+        max_length=1_000_000,
+        description="Storms of this season so far, and of the one before, as text in one of these formats: the cone follows "
+        "how forecasts of them, and of this storm, held. Years that were learnt from and fixes after the start do not count.",
+    )
     name: str | None = Field(None, max_length=40)
     storm_id: str | None = Field(None, pattern=r"^[A-Z]{2}\d{6}$", description="Basin, number and year, as in AL062018.")
     formats: list[Form] = Field(default_factory=list, max_length=3, description="Give the forecast as such text, too.")
@@ -88,6 +94,8 @@ class CycloneTrackOutput(BaseModel):
     points: list[TrackPoint]
     #: In which part of cases the cone held the centre, and the interval the wind, on seasons held out.
     coverage: float
+    #: How many outcomes the cone of the first lead time has followed.
+    cone_outcomes: int = 0
     #: Who forecasts this officially is not us.
     notice: str
     atcf: str | None = None

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from modelworks.capabilities.weather.cyclone.features import HISTORY_H, row
+from modelworks.capabilities.weather.cyclone.features import HISTORY_H, row, starts
 from modelworks.capabilities.weather.cyclone.formats import parse
 from modelworks.capabilities.weather.cyclone.model import TrackModel
 from modelworks.capabilities.weather.cyclone.schemas import CycloneTrackInput, CycloneTrackOutput, TrackFix, TrackPoint
@@ -17,6 +17,9 @@ from modelworks.contract.run import LocalModel
 
 #: So far outside the box of the tracks that were learnt a forecast would be made of nothing.
 _BEYOND_DEGREES = 10.0
+#: Of the past tracks so many starts are forecast again, the latest: some two seasons, and a few seconds. Older outcomes have
+#: long been outweighed.
+_STARTS_FOLLOWED = 1000
 _NOTICE = (
     "A statistical forecast from the track alone; it sees no weather around the storm. "
     "Warnings are given by the meteorological services."
@@ -57,8 +60,9 @@ class TrackForecaster:
         self._check_place(start)
         rows_nf = np.array([row(start, fixes)])
         card = self._model.card
+        cones = self._cones(storm, start, request.past_tracks)
         points = []
-        for lead in card.leads:
+        for lead, (cone_km, _) in zip(card.leads, cones, strict=True):
             moves, winds = self._model.forecast(rows_nf, lead)
             latitude, longitude = moved(start.latitude, start.longitude, moves[0, 0], moves[0, 1])
             wind = None if np.isnan(winds[0]) else float(winds[0])
@@ -68,7 +72,7 @@ class TrackForecaster:
                     time=start.time + timedelta(hours=lead.lead_h),
                     latitude=round(float(latitude), 3),
                     longitude=round(float(longitude), 3),
-                    cone_km=round(lead.cone_km, 1),
+                    cone_km=round(cone_km, 1),
                     wind_kt=None if wind is None else round(wind, 1),
                     wind_low_kt=None if wind is None else round(max(wind - lead.wind_kt, 0.0), 1),
                     wind_high_kt=None if wind is None else round(wind + lead.wind_kt, 1),
@@ -83,7 +87,13 @@ class TrackForecaster:
             stage=start.stage,
         )
         found = CycloneTrackOutput(
-            storm_id=storm.id, name=storm.name, start=told, points=points, coverage=card.coverage, notice=_NOTICE
+            storm_id=storm.id,
+            name=storm.name,
+            start=told,
+            points=points,
+            coverage=card.coverage,
+            cone_outcomes=cones[0][1],
+            notice=_NOTICE,
         )
         for form in request.formats:
             if form == "atcf":
@@ -94,12 +104,39 @@ class TrackForecaster:
                 found.kml = to_kml(found)
         return found
 
+    def _cones(self, storm: Storm, start: Fix, past: str | None) -> list[tuple[float, int]]:
+        """Radius in km and number of outcomes followed, for each lead time."""
+        card = self._model.card
+        if past is None or storm.season <= card.seasons[1] or not all(lead.follows for lead in card.leads):
+            return [(lead.cone_km, 0) for lead in card.leads]
+        told = parse(past, "past_tracks") if past.strip() else []
+        # The storm itself may be among them, under another id.
+        others = [each for each in told if each.id != storm.id and not _shares(each, start)]
+        known = [
+            Storm(each.id, each.name, fixes)
+            for each in (*others, storm)
+            if (fixes := [fix for fix in each.fixes if fix.time <= start.time and self._within(fix)])
+        ]
+        cases = starts(known, [lead.lead_h for lead in card.leads], first=card.first, verified=card.verified).last(
+            _STARTS_FOLLOWED
+        )
+        found = []
+        for place, lead in enumerate(card.leads):
+            moves = self._model.forecast(cases.rows_nf, lead)[0] if len(cases) else np.zeros((0, 2))
+            found.append(self._model.cone_now(cases, place, moves, start.time))
+        return found
+
+    def _within(self, fix: Fix) -> bool:
+        """Whether the place is where the model learnt tracks."""
+        south, north, west, east = self._model.card.box
+        along = float(wrapped(fix.longitude - self._model.card.centre))
+        within = south - _BEYOND_DEGREES <= fix.latitude <= north + _BEYOND_DEGREES
+        return within and west - _BEYOND_DEGREES <= along <= east + _BEYOND_DEGREES
+
     def _check_place(self, start: Fix) -> None:
         card = self._model.card
         south, north, west, east = card.box
-        along = float(wrapped(start.longitude - card.centre))
-        within = south - _BEYOND_DEGREES <= start.latitude <= north + _BEYOND_DEGREES
-        if within and west - _BEYOND_DEGREES <= along <= east + _BEYOND_DEGREES:
+        if self._within(start):
             return
         raise InvalidRequest(
             f"The storm is at latitude {start.latitude:.1f}, longitude {start.longitude:.1f}; this model learnt tracks between "
@@ -128,6 +165,10 @@ def _storm(request: CycloneTrackInput) -> Storm:
     if request.name is not None:
         storm.name = request.name
     return storm
+
+
+def _shares(storm: Storm, start: Fix) -> bool:
+    return any((fix.time, fix.latitude, fix.longitude) == (start.time, start.latitude, start.longitude) for fix in storm.fixes)
 
 
 def _unnamed(time: datetime) -> str:

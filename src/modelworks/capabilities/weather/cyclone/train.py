@@ -9,6 +9,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from modelworks.capabilities.weather.blending import blend_weights
+from modelworks.capabilities.weather.cyclone.adaptive import levels, quantiles
 from modelworks.capabilities.weather.cyclone.features import COLUMN, NAMES, Starts, around, errors_km, extrapolated, starts
 from modelworks.capabilities.weather.cyclone.formats import read_storms
 from modelworks.capabilities.weather.cyclone.model import Card, LeadCard, LeadModel, TrackModel, fit
@@ -106,6 +107,9 @@ def _lead(run: Run, params: CycloneTrainParams, found: Starts, rows_nf: Floats, 
     errors = errors_km(found, place, np.tensordot(weights, moves, axes=1))
     last = np.unique(found.seasons_n[known])[-params.cone_seasons :][0]
     recent, recent_wind = known & (found.seasons_n >= last), with_wind & (found.seasons_n >= last)
+    spread = quantiles(errors[recent])
+    newest = known & (found.seasons_n == found.seasons_n[known].max())
+    _, level, _ = levels(errors[newest], found.hours_n[newest], lead_h, spread, params.coverage, params.coverage)
     missed = np.abs(wind_weights @ changes - change)
     run.raise_if_cancelled()
     model = fit(
@@ -121,6 +125,8 @@ def _lead(run: Run, params: CycloneTrainParams, found: Starts, rows_nf: Floats, 
         persistence_km=float(errors_km(found, place, extrapolated(found.rows_nf, lead_h))[known].mean()),
         num_cases=int(known.sum()),
         num_wind_cases=int(with_wind.sum()),
+        quantiles_km=spread,
+        cone_level=level,
     )
     return card, model
 
