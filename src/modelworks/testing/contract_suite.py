@@ -114,7 +114,8 @@ class CapabilityContract:
         assert done.returncode == 0, f"{module} cannot be imported alone:\n{done.stderr}"
         heavy, own = json.loads(done.stdout)
         assert not heavy, f"importing {module} brings {heavy}: import them in train.py, evaluate.py or serve.py"
-        parents = ("modelworks.capabilities", self.capability.package)
+        # The script that confines a process lies beside the floors: kernel and capabilities run the same one.
+        parents = ("modelworks.capabilities", "modelworks.isolation", self.capability.package)
         strangers = [
             name for name in own if not name.startswith(("modelworks.contract", f"{self.capability.package}.", *parents))
         ]

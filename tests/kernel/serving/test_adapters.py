@@ -257,6 +257,8 @@ async def test_the_deployment_that_takes_an_adapter_is_found(room: Room, base: V
 async def test_a_busy_adapter_counts_on_its_replica(room: Room, base: Version) -> None:
     trained(room, "polite", "please ", base)
     room.apply(model="greeter", engine="hosting", num_replicas=2)
+    # One that is not ready yet takes no request, and the adapter is ready where all that are have it.
+    await asyncio.to_thread(wait_until, lambda: room.get().state == "ready", "both replicas are ready")
     add(room, "polite")
     await state(room, "polite", "ready")
     long = [asyncio.create_task(room.invoke("polite", text="", delay_s=1.0)) for _ in range(2)]

@@ -262,8 +262,9 @@ def test_a_row_of_a_database_goes_with_the_table_that_holds_it(kitchen: Kitchen)
     kitchen.build()
     kitchen.cite(table, "chatcmpl_1", "twelve leaves of sorrel")
     kitchen.cite(other, "chatcmpl_2", "nothing to hide")
-    stored = [Path(f"{mill.db.engine.url.database}{each}") for each in ("", "-wal")]
-    assert any(b"leaves of sorrel" in each.read_bytes() for each in stored)
+    # The files of PostgreSQL are its own, and its vacuum's.
+    stored = [Path(f"{mill.db.engine.url.database}{each}") for each in ("", "-wal")] if mill.db.is_sqlite else []
+    assert not stored or any(b"leaves of sorrel" in each.read_bytes() for each in stored)
     waiting = kitchen.tick(kitchen.forget(row))
     kitchen.cite(table, "chatcmpl_3", "twelve leaves of sorrel")  # told while the row was forgotten
     assert mill.scope().documents == (other.id,)
