@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 _PATIENCE_S = 180.0
@@ -65,6 +66,16 @@ class RayCluster:
         """Two working nodes again, for the next test."""
         while len(self._workers) < 2:
             self.add()
+
+    def remove_applications(self) -> None:
+        """Take every application of Serve off the cluster."""
+        url = f"{self.dashboard_url}/api/serve/applications/"
+        deadline = time.monotonic() + _PATIENCE_S
+        while found := httpx.get(url, timeout=30).json()["applications"]:
+            if any(details["status"] != "DELETING" for details in found.values()):
+                httpx.put(url, json={"applications": []}, timeout=120).raise_for_status()
+            assert time.monotonic() < deadline, "applications are still on the cluster"
+            time.sleep(0.5)
 
 
 @pytest.fixture(scope="session")

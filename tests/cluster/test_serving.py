@@ -19,6 +19,9 @@ from modelworks.kernel.serving.backends.ray_serve import RayServeBackend
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
+# Serve starts a replica that fails several times, ever more rarely, before it gives up.
+PATIENCE_S = 300.0
+
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -43,7 +46,7 @@ def make_backend(ray_cluster: RayCluster, proxy_url: str, settings: Settings) ->
 
 
 @pytest.fixture
-async def room(make_backend: Callable[[], RayServeBackend], settings: Settings) -> AsyncIterator[Room]:
+async def room(ray_cluster: RayCluster, make_backend: Callable[[], RayServeBackend], settings: Settings) -> AsyncIterator[Room]:
     made = build_room(settings, predictor=make_backend())
     await made.pool.start()
     made.reconciler.start()
@@ -51,6 +54,8 @@ async def room(make_backend: Callable[[], RayServeBackend], settings: Settings) 
     await asyncio.to_thread(made.reconciler.close)
     await made.pool.close()
     made.db.dispose()
+    # What a test that failed midway left there would make the next ones fail, too.
+    await asyncio.to_thread(ray_cluster.remove_applications)
 
 
 async def wait(room: Room, condition: Any, what: str, name: str = "toy") -> Any:
@@ -58,7 +63,7 @@ async def wait(room: Room, condition: Any, what: str, name: str = "toy") -> Any:
         found = room.get(name)
         return found if condition(found) else None
 
-    return await asyncio.to_thread(wait_until, look, what, 120)
+    return await asyncio.to_thread(wait_until, look, what, PATIENCE_S)
 
 
 async def count(room: Room, num: int) -> int:
@@ -130,7 +135,7 @@ async def test_deployment_on_a_cluster_from_start_to_removal(
         def applications() -> Any:
             return not make_backend()._look()
 
-        await asyncio.to_thread(wait_until, applications, "the cluster is empty", 120)
+        await asyncio.to_thread(wait_until, applications, "the cluster is empty", PATIENCE_S)
     finally:
         await asyncio.to_thread(following.reconciler.close)
         await following.pool.close()
