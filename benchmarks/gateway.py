@@ -14,7 +14,9 @@ measures instead how many requests a second servers of ours with so many gateway
 that take next to nothing (`gateway_load.py`). What callers see says something only where nothing else runs, so the same is told
 without what others took of the cores, and from CPU time alone; see `_round`. In each round as many processes of plain Python
 run that share nothing: what they get done over what one does is all that the machine can give (`ratio of the machine`).
-`--accounts` goes with it; `--requests 4000 --concurrency 32` keeps every process busy for seconds.
+`--accounts` goes with it; `--requests 4000 --concurrency 32` keeps every process busy for seconds. `--one-core-each` gives N
+gateways, their callers and the upstream N cores together: the ratio is then that of N times the cores. Without it one gateway
+has a core to itself, and its callers and the upstream have the other.
 """
 
 from __future__ import annotations
@@ -299,6 +301,13 @@ def machine_s() -> tuple[float, float]:
     return sum(times[:8]) - idle, idle
 
 
+def confine(process: psutil.Process, cores: range) -> None:
+    """Let all threads of a process and of its children run on these cores alone; those they start later, too."""
+    for each in (process, *process.children(recursive=True)):
+        for thread in each.threads():
+            os.sched_setaffinity(thread.id, cores)
+
+
 async def callers(url: str, key: str, requests: int, connections: int) -> dict[str, float]:
     """Ask from a process of its own; see `gateway_load.py`."""
     argv = [str(LOAD), "callers", url.rpartition(":")[2], key, str(requests), str(connections)]
@@ -342,6 +351,8 @@ async def measure_gateways(arguments: argparse.Namespace) -> dict[str, Any]:
                 shown = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
                 print(f"round {turn + 1}: {number} gateways: {shown}", file=sys.stderr)
             for number in servers:
+                if arguments.one_core_each:
+                    os.sched_setaffinity(0, range(number))
                 machine[number].append(await plain_python(number))
         first = arguments.gateways[0]
         alone = {
@@ -359,6 +370,7 @@ async def measure_gateways(arguments: argparse.Namespace) -> dict[str, Any]:
             "requests_per_round": arguments.requests,
             "accounts": arguments.accounts,
             "cores": os.cpu_count(),
+            "one_core_each": arguments.one_core_each,
             "load_average": [round(each, 2) for each in os.getloadavg()],
             "one_caller_p50_ms": {name: round(each["p50_s"] * 1000, 3) for name, each in alone.items()},
             "gateways": {
@@ -382,6 +394,8 @@ async def _round(server: Server, upstream: psutil.Process, arguments: argparse.N
     (the other gateway, the database, requests) is not (`blocked`). `per_cpu_s_of_the_busiest`: from its CPU time alone.
     """
     gateways, fed = gateway_processes(server), cpu_of(upstream)
+    if arguments.one_core_each:
+        confine(psutil.Process(), range(len(gateways)))
     before, (busy, idle) = [(cpu_of(each), *scheduled_s(each)) for each in gateways], machine_s()
     asked = await callers(server.url, server.key, arguments.requests, arguments.concurrency)
     after, (now_busy, now_idle) = [(cpu_of(each), *scheduled_s(each)) for each in gateways], machine_s()
@@ -512,6 +526,9 @@ def main() -> None:
     parser.add_argument("--litellm-python", help="interpreter of an environment in which litellm[proxy] is installed")
     parser.add_argument("--accounts", action="store_true", help="measure a server with a price, budgets and limits beside ours")
     parser.add_argument("--gateways", type=int, nargs="+", help="measure servers with so many gateway processes")
+    parser.add_argument(
+        "--one-core-each", action="store_true", help="with --gateways: as many cores for everything as there are gateways"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=320, help="requests per round and server")
     parser.add_argument("--streams", type=int, default=64, help="streams per round, kind and server")
