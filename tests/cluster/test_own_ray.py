@@ -15,7 +15,7 @@ from modelworks.kernel.base.settings import Settings
 from modelworks.kernel.catalog import discovery
 from modelworks.kernel.jobs.folder import AttemptFolder
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.thorough]
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from modelworks.capabilities.text.train import train
 from modelworks.client import Modelworks
 from modelworks.testing.fake_run import FakeRun
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.thorough]
 
 STEPS = 3000
 

@@ -126,6 +126,7 @@ def test_the_gate_from_the_first_promotion_to_the_roll_back(stage: Stage) -> Non
     assert load.num_answered >= 10
 
 
+@pytest.mark.thorough
 def test_a_measured_model_can_be_removed_with_nothing_made_from_it(stage: Stage) -> None:
     run = stage.client.runs.submit(
         verb="train",

@@ -15,6 +15,8 @@ from modelworks.testing.template import render
 from modelworks.testing.template.__main__ import main
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_rendered_project_passes_its_own_tests(tmp_path: Path) -> None:
     project = render("sixteenth", tmp_path / "project")
     done = subprocess.run(
