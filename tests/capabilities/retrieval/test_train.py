@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +13,7 @@ from tests.capabilities.retrieval.conftest import TEXTS, Encoder, built, hits, i
 from modelworks.capabilities.retrieval.layout import counted_text, encoded_text
 from modelworks.capabilities.retrieval.schemas import BuildParams
 from modelworks.capabilities.retrieval.search import Index
-from modelworks.capabilities.retrieval.terms import is_unspaced
 from modelworks.capabilities.retrieval.train import build_index
-from modelworks.capabilities.retrieval.weighing import KNOWN, UNKNOWN
 from modelworks.contract.errors import Conflict, InvalidData, Unavailable
 from modelworks.contract.passages import IndexFacts, Passage, Place
 from modelworks.testing import FakeRun
@@ -106,46 +103,6 @@ def test_an_earlier_index_that_cannot_be_read_changes_nothing(tmp_path: Path, hy
         build_index(run, BuildParams())
         assert len(encoder.asked) == 1 + NUM_PASSAGES
         assert digest_of(run.saved[0].path) == digest_of(hybrid)
-
-
-def sentences(kind: str, count: int) -> list[str]:
-    """Passages of three sentences that differ in their words."""
-    if kind == "en":
-        form = "The part {0}a is new. It lies at w{0}x and u{0}v here. We keep {0}b for the others in store."
-        return [form.format(number) for number in range(count)]
-    return [f"第{n}甲号零件是新的。它放在第{n}乙号仓库里面左边。其他的第{n}丙号由别人保管在外面。" for n in range(count)]
-
-
-class Monoglot(Encoder):
-    """An encoder to which all Chinese texts are the same."""
-
-    def _vector(self, text: str) -> Any:
-        return super()._vector("汉" if is_unspaced(text) else text)
-
-
-def test_an_encoder_is_trusted_where_it_knows_the_script(tmp_path: Path) -> None:
-    texts = {"en": sentences("en", 20), "zh": sentences("zh", 20)}
-    for encoder, wanted in ((Encoder(), (KNOWN, KNOWN)), (Monoglot(), (KNOWN, UNKNOWN))):
-        saved = built(tmp_path / type(encoder).__name__, texts, encoder=encoder).saved[0]
-        card = Index(saved.path).card
-        assert (card.dense_weight, card.dense_weight_unspaced) == wanted
-    # Copies of a passage are not held against it.
-    thrice = built(tmp_path / "thrice", {**texts, "en": 3 * texts["en"]}, encoder=Encoder()).saved[0]
-    assert thrice.metadata["metrics"]["dense_weight"] == KNOWN
-    # With too few passages to tell, and from an earlier index of the same encoder, nothing is tried.
-    encoder = Monoglot()
-    few = built(tmp_path / "few", {"zh": texts["zh"][:15]}, encoder=encoder)
-    assert few.saved[0].metadata["metrics"]["dense_weight_unspaced"] == KNOWN
-    again = FakeRun(
-        tmp_path / "again",
-        datasets={"passages": tmp_path / "Monoglot" / "data"},
-        models={"previous": saved.path},
-        deployments={"encoder": encoder},
-    )
-    asked = len(encoder.asked)
-    build_index(again, BuildParams())
-    assert len(encoder.asked) == asked + 1
-    assert again.saved[0].metadata["metrics"]["dense_weight_unspaced"] == UNKNOWN
 
 
 def test_an_encoder_that_changes_meanwhile_begins_anew(tmp_path: Path) -> None:

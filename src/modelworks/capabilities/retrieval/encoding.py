@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,11 +68,11 @@ class Encoding:
                 return [self._part(first) for first in self._firsts()]
         raise self._changing()
 
-    def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of length 1 of queries, by the version that made the parts. Raises Conflict where another answers."""
+    def vectors(self, texts: Sequence[str], kind: Literal["query", "document"]) -> NDArray[np.float32]:
+        """Vectors of length 1 of other texts, by the version that made the parts. Raises Conflict where another answers."""
         found = []
         for first in range(0, len(texts), self._params.batch_size):
-            answer = self._encoder.embed(texts[first : first + self._params.batch_size], kind="query")
+            answer = self._encoder.embed(texts[first : first + self._params.batch_size], kind=kind)
             if answer.version_id != self.version_id:
                 raise self._changing()
             found += answer.vectors

@@ -50,6 +50,8 @@ class IndexCard(BaseModel):
     #: Weight of meaning against words, from 0 to 1: for queries with spaces between words, and for those without.
     dense_weight: float = Field(0.0, ge=0, le=1)
     dense_weight_unspaced: float = Field(0.0, ge=0, le=1)
+    #: By which rules these weights were found.
+    weighing: int = 1
     #: The cosine of passages that have nothing to do with each other: what counts as no likeness.
     unlike: float = Field(0.0, ge=-1, lt=1)
     files: dict[str, StoredFile] = Field(default_factory=dict)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from modelworks.capabilities.retrieval.layout import VECTORS_FILE, Passages, open_card
 from modelworks.capabilities.retrieval.subjects import Subjects
 from modelworks.capabilities.retrieval.terms import is_unspaced, plain, terms, units
-from modelworks.capabilities.retrieval.vectors import VectorIndex, unit
+from modelworks.capabilities.retrieval.vectors import VectorIndex, likeness, unit
 from modelworks.capabilities.retrieval.words import WordIndex
 from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.passages import Hit, Passage, SearchInput, SearchOutput
@@ -119,10 +119,10 @@ class Index:
         """Best hits of one query. `cosines` and all that follows are by place in `rows` where these are given."""
         by_words = self._subjects.lifted(query, self.words.scores(query))
         words = by_words if rows is None else by_words[rows]
-        total, likeness = self._fused(query, words, cosines)
+        total, meaning = self._fused(query, words, cosines)
         depth = max(limit, _DEPTH)
         lexical = _ranks(words, depth)
-        dense = {} if likeness is None else _ranks(likeness, depth)
+        dense = {} if meaning is None else _ranks(meaning, depth)
         best = top(total, max(2 * limit, _READ_AGAIN))
         scores = {place: float(total[place]) for place in best}
         self._prefer_phrases(query, total, rows, scores)
@@ -158,10 +158,9 @@ class Index:
         """Scores of both together, and those of meaning alone, each from 0 to 1."""
         if cosines is None:
             return words, None
-        unlike = self.card.unlike
-        likeness = np.clip((cosines - np.float32(unlike)) / np.float32(1 - unlike), 0, 1)
+        meaning = likeness(cosines, self.card.unlike)
         weight = np.float32(self._weights[is_unspaced(query)])
-        return weight * likeness + (1 - weight) * words, likeness
+        return weight * meaning + (1 - weight) * words, meaning
 
     def _prefer_phrases(
         self, query: str, total: NDArray[np.float32], rows: NDArray[np.intp] | None, scores: dict[int, float]

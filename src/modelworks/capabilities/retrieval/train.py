@@ -22,10 +22,10 @@ from modelworks.capabilities.retrieval.layout import (
 )
 from modelworks.capabilities.retrieval.schemas import BuildParams
 from modelworks.capabilities.retrieval.vectors import VectorIndex, unlikeness
-from modelworks.capabilities.retrieval.weighing import taken_over, trust
-from modelworks.capabilities.retrieval.words import merge, write_block
+from modelworks.capabilities.retrieval.weighing import WEIGHING_VERSION, Trust, taken_over, trust
+from modelworks.capabilities.retrieval.words import WordIndex, merge, write_block
 from modelworks.contract.errors import Cancelled, InvalidData, Unavailable
-from modelworks.contract.passages import IndexFacts
+from modelworks.contract.passages import IndexFacts, Passage
 from modelworks.contract.run import Run
 
 
@@ -85,16 +85,17 @@ class _Build:
                 parts = encoding.run(lambda first, last: self._texts(passages, first, last), earlier)
                 join(parts, file, count, encoding.dimensions)
                 vectors = VectorIndex(file, count, encoding.dimensions)
+                card.unlike = unlikeness(vectors.rows)
                 known = None if earlier is None else taken_over(earlier, encoding.version_id, count)
-                found = known or trust(count, lambda row: passages.at(row).text, vectors, encoding.queries)
+                found = known or self._trust(passages, vectors, card.unlike, encoding)
             except (Cancelled, Unavailable):
                 # What the encoder has done is what costs most.
                 self._run.checkpoint(self._kept)
                 raise
             facts.encoder, facts.encoder_version = encoder.name, encoding.version_id
             facts.dimensions = encoding.dimensions
-            card.unlike = unlikeness(vectors.rows)
             card.dense_weight, card.dense_weight_unspaced = found.spaced, found.unspaced
+            card.weighing = WEIGHING_VERSION
             metrics |= {
                 "num_taken_over": float(encoding.num_taken_over),
                 "num_encoded": float(encoding.num_computed),
@@ -130,6 +131,16 @@ class _Build:
             self._run.raise_if_cancelled()
         writer.close()
         return Passages(self._folder)
+
+    def _trust(self, passages: Passages, vectors: VectorIndex, unlike: float, encoding: Encoding) -> Trust:
+        headings = self._params.headings
+
+        def texts(row: int, passage: Passage) -> tuple[str, str]:
+            name, title = self._named[row]
+            return encoded_text(passage, title, headings), counted_text(passage, name, title, headings)
+
+        words = WordIndex(self._folder, len(passages))
+        return trust(passages, words, vectors, unlike, texts, encoding.vectors)
 
     def _texts(self, passages: Passages, first: int, last: int) -> list[str]:
         """What is encoded of some rows."""

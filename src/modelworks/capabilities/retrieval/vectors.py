@@ -57,6 +57,12 @@ class VectorIndex:
         return found
 
 
+def likeness(cosines: NDArray[np.float32], unlike: float) -> NDArray[np.float32]:
+    """How alike texts are from 0 to 1, of their cosines: what passages drawn by chance have (see `unlikeness`) is none."""
+    found: NDArray[np.float32] = np.clip((cosines - np.float32(unlike)) / np.float32(1 - unlike), 0, 1)
+    return found
+
+
 def unlikeness(rows_nd: NDArray[np.int8]) -> float:
     """The mean cosine of passages drawn by chance: encoders differ in where vectors lie, and so in what is no likeness."""
     count = len(rows_nd)

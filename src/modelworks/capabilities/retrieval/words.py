@@ -136,6 +136,25 @@ class WordIndex:
             scores /= most
         return scores
 
+    def score_without(self, query: str, row: int, whole: Sequence[str], rest: Sequence[str]) -> float:
+        """The score that the passage of a row would have if some of its text were not there.
+
+        Args:
+            whole, rest: the passage's terms, and those that are left of them.
+        """
+        had, left = Counter(whole), Counter(rest)
+        score = most = 0.0
+        for term, (idf, postings) in self._counted(query).items():
+            most += idf
+            if postings is not None and left[term]:
+                begin, end = postings
+                weight = float(self._weights[begin + np.searchsorted(self._rows[begin:end], row)])
+                # Of how many a term gives half of its most is told by what the whole gives; the length counts in a part of it.
+                half = had[term] * (1 - weight) / weight
+                half = _K1 * (1 - _B) + (half - _K1 * (1 - _B)) * len(rest) / len(whole)
+                score += idf * left[term] / (left[term] + half)
+        return score / most if most > 0 else 0.0
+
     def shares(self, query: str) -> dict[str, float]:
         """The terms of a query with the part of it that each is, weighed by rarity; the parts add up to 1."""
         counted = self._counted(query)
