@@ -10,6 +10,7 @@ from tests.capabilities.text.training.conftest import QUICK, tuned
 from modelworks.capabilities.text import train
 from modelworks.capabilities.text.engines.transformers_model import load_model
 from modelworks.capabilities.text.schemas import PrecisionParams, PretrainParams, SupervisedParams
+from modelworks.capabilities.text.training import precision as precision_module
 from modelworks.capabilities.text.training.precision import Precision
 from modelworks.contract import LocalModel
 from modelworks.contract.errors import Cancelled, InvalidRequest
@@ -36,6 +37,15 @@ def test_bf16_learns_what_f32_learns_and_goes_on_where_it_stopped(tmp_path: Path
     second = FakeRun(tmp_path / "b", datasets={"train": documents}, seed=7, resume_from=first.checkpoints[-1].path)
     train.pretrain(second, BF16)
     assert digest_of(second.saved[0].path) == digest_of(whole.saved[0].path)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_that_is_slower_than_f32_is_told(
+    fast: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision_module, "_multiplies_bf16", lambda: fast)
+    Precision(PrecisionParams(precision="bf16"))
+    assert ("precision=f32 is many times as fast" in caplog.text) is not fast
 
 
 def test_steps_that_bf16_would_lose_are_kept() -> None:

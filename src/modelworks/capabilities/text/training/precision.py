@@ -8,6 +8,7 @@ which is what makes autocast slower than f32 on CPUs.
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from modelworks.capabilities.text.schemas import PrecisionParams
 from modelworks.contract.errors import InvalidRequest
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+log = logging.getLogger(__name__)
 
 
 class Precision:
@@ -42,6 +44,8 @@ class Precision:
             raise InvalidRequest(
                 "Several workers train in f32.", hint="Leave workers at 1, or precision at f32.", param="params.precision"
             )
+        if self._is_low and not _multiplies_bf16():
+            log.warning("This processor does not multiply bf16 by itself: precision=f32 is many times as fast here.")
         if self._is_compiled and workdir is not None:
             if not _has_compiler():
                 raise InvalidRequest(
@@ -91,6 +95,11 @@ class Precision:
         with torch.no_grad():
             for whole, rounded in self._pairs:
                 rounded.copy_(whole)
+
+
+def _multiplies_bf16() -> bool:
+    """Whether bf16 is fast here: oneDNN's kernels for it want AVX-512 or AMX; elsewhere torch multiplies number by number."""
+    return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _has_compiler() -> bool:
