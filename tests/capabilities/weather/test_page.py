@@ -109,6 +109,7 @@ async def test_a_forecast_is_looked_at(tmp_path: Path) -> None:
             still = await browser.look(here, PICTURE)
             await browser.until(here, f"({PICTURE}) !== {still!r}")
             assert await browser.look(here, "document.getElementById('problem').textContent") == ""
+            assert await browser.look(here, "document.getElementById('area-label').hidden"), "no region was made finer"
             assert await browser.look(here, FOREIGN) == 0
             kept = "Object.keys(localStorage).length + document.cookie.length"
             assert await browser.look(here, kept) == 0, "the key stays in the tab"
@@ -186,4 +187,67 @@ async def test_cyclones_are_drawn_and_forecasts_started_and_cancelled(tmp_path: 
             # One that ends is shown by itself.
             await do(begun("waves", "initial", 3, 0))
             await browser.until(here, "document.querySelector('#runs button[aria-current=true]').textContent.includes('waves')")
+            assert await browser.look(here, FOREIGN) == 0
+
+
+async def test_a_finer_region_is_looked_at_beside_the_whole_field(tmp_path: Path) -> None:
+    program = find_chromium()
+    if program is None:
+        pytest.skip("no Chromium is installed: put it on the path, or name it in CHROMIUM")
+    days, region = waves(120), np.arange(56.0, 44.0, -1.0)
+    fine = days.interp(latitude=region, longitude=np.arange(-20.0, 1.0)).astype("float32")
+    fine.msl.attrs = days.msl.attrs
+    sets = {"fine": fine, "coarse": days, "initial": waves(8, seed=3, start="2005-01-01")}
+    with PlatformProcess(tmp_path / "home") as platform, platform.client() as client:
+        for name, data in sets.items():
+            (tmp_path / name).mkdir()
+            data.to_netcdf(tmp_path / name / "a.nc")
+            client.datasets.add(name, tmp_path / name)
+
+        def done(verb: str, task: str, inputs: dict[str, str], **more: object) -> None:
+            run = client.runs.submit(verb=verb, capability="weather", task=task, inputs=inputs, **more)  # type: ignore[arg-type]
+            ended = client.runs.wait(run["id"], poll_s=0.2)
+            assert ended["state"] == "succeeded", ended
+
+        pairs = {"train": "fine", "coarse": "coarse"}
+        done("train", "weather-downscaling", pairs, params={"preset": "tiny", "block_days": 5}, name="region")
+        done("batch", "weather-downscaling", {"model": "region", "coarse": "initial"})
+        inputs = {"initial": "initial", "downscaling": "model:region"}
+        done("batch", "weather-forecast", inputs, params={"method": "persistence", "steps": 2})
+        here = platform.url
+        async with aiohttp.ClientSession() as http, open_browser(program, tmp_path / "profile", http) as browser:
+
+            async def do(script: str) -> None:
+                await browser.look(here, f"(() => {{ {script}; return true }})()")
+
+            when, area = "document.getElementById('when').textContent", "document.getElementById('area')"
+            await browser.open(f"{here}/pages/weather/?language=en")
+            await browser.until(here, "document.body.dataset.state", "door")
+            await do(
+                f"document.getElementById('key').value = {platform.key!r}; document.getElementById('door').requestSubmit()"
+            )
+            await browser.until(here, "document.body.dataset.step", "0")
+            whole = await browser.look(here, PICTURE)
+            assert not await browser.look(here, "document.getElementById('area-label').hidden")
+            await do(f"{area}.value = 'region-map'; {area}.dispatchEvent(new Event('change'))")
+            await browser.until(here, f"({PICTURE}) !== {whole!r}")
+            await browser.until(here, "document.getElementById('about').textContent.includes('downscaled')")
+            assert await browser.look(here, f"{area}.value") == "region-map"
+            assert "(+" in await browser.look(here, when)
+            press = "document.getElementById('map').dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter' }))"
+            await do(press)
+            await browser.until(here, "document.getElementById('place').textContent", "50°N 10°W")
+            # What was made finer alone is no forecast: it has no lead time.
+            await do("document.querySelector('#runs li:nth-child(2) button').click()")
+            await browser.until(
+                here, "document.querySelector('#runs li:nth-child(2) button').getAttribute('aria-current')", "true"
+            )
+            await browser.until(here, f"!{when}.includes('(+')")
+            assert "made finer" in await browser.look(here, "document.querySelector('#runs li:nth-child(2) small').textContent")
+            assert await browser.look(here, "document.getElementById('area-label').hidden")
+            # A forecast that is begun here may be made finer, too.
+            values = {"model": "region", "initial": "initial", "finer": "nowhere"}
+            sets_them = "; ".join(f"document.getElementById({name!r}).value = {value!r}" for name, value in values.items())
+            await do(f"{sets_them}; document.getElementById('start').requestSubmit()")
+            await browser.until(here, "document.getElementById('problem').textContent.includes('nowhere')")
             assert await browser.look(here, FOREIGN) == 0

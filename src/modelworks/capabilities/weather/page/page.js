@@ -5,6 +5,7 @@ import { Refused, ask, enter, floats, forget, keep, post } from "./server.js";
 import { instant, short, shown } from "./units.js";
 import { speak, spoken, titleOf, word } from "./words.js";
 
+const REGION = "region-map"; // the folder of what a downscaling model made of a forecast
 const one = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 let map = null; // what is drawn on
@@ -55,7 +56,8 @@ async function begin() {
 }
 
 const trackRuns = () => runs.filter((run) => run.task === "cyclone-tracking" && run.state === "succeeded");
-const mine = () => runs.filter((run) => run.task === "weather-forecast" && run.verb === "batch");
+// Runs whose grids are looked at here: forecasts, and coarse grids that were made finer.
+const mine = () => runs.filter((run) => ["weather-forecast", "weather-downscaling"].includes(run.task) && run.verb === "batch");
 
 function take(listed) {
   runs = listed.data;
@@ -108,7 +110,8 @@ function row(run) {
   button.disabled = run.state !== "succeeded";
   button.setAttribute("aria-current", String(opened?.run.id === run.id));
   button.addEventListener("click", guarded(() => open(run)));
-  small.textContent = `${instant(run.created_at)} · ${word("states")[run.state] ?? run.state}${run.error ? `: ${run.error.message}` : ""}`;
+  const kind = isFiner(run) ? ` · ${word("downscaled")}` : "";
+  small.textContent = `${instant(run.created_at)}${kind} · ${word("states")[run.state] ?? run.state}${run.error ? `: ${run.error.message}` : ""}`;
   button.append(small);
   item.append(button);
   if (["queued", "running"].includes(run.state)) {
@@ -123,6 +126,8 @@ function row(run) {
   return item;
 }
 
+const isFiner = (run) => run.task === "weather-downscaling";
+
 async function fileOf(run, kind, name) {
   for (const output of run.outputs.filter((each) => each.kind === kind)) {
     const file = (await ask(`api/versions/${output.version_id}`)).files.find((each) => `/${each.path}`.endsWith(`/${name}`));
@@ -131,16 +136,19 @@ async function fileOf(run, kind, name) {
   return null;
 }
 
-async function open(run) {
+// `area`: the folder of the map that is drawn; a forecast may have one of a finer region beside its own.
+async function open(run, area = "map") {
   stop();
   const wish = (asked += 1);
-  const digest = await fileOf(run, "grid", "map/map.json");
+  const digest = await fileOf(run, "grid", `${area}/map.json`);
   if (!digest) throw new Error(word("noMap"));
   const told = await ask(`api/blobs/${digest}`);
   const model = run.inputs.model ? await ask(`api/versions/${run.inputs.model.version_id}`) : null;
-  const found = { run, told, model, frames: new Map(), place: null, rows: null, report: await reportOf(run) };
-  found.fields = await fileOf(run, "grid", "map/fields.f32");
-  found.series = await fileOf(run, "grid", "map/series.f32");
+  const found = { run, told, model, area, frames: new Map(), place: null, rows: null };
+  found.report = area === "map" ? await reportOf(run) : null;
+  found.hasRegion = Boolean(await fileOf(run, "grid", `${REGION}/map.json`));
+  found.fields = await fileOf(run, "grid", `${area}/fields.f32`);
+  found.series = await fileOf(run, "grid", `${area}/series.f32`);
   if (wish !== asked) return;
   opened = found;
   fault(null);
@@ -170,7 +178,10 @@ function fillLevels() {
 
 // What is said in words, again in another language.
 function retell() {
-  const { told, model, report } = opened;
+  const { told, model, report, area, hasRegion } = opened;
+  options(one("area"), [["map", word("wholeField")], [REGION, word("region")]]);
+  one("area").value = area;
+  one("area-label").hidden = !hasRegion;
   options(one("variable"), [...new Map(told.channels.map((each) => [each.variable, titleOf(each)]))]);
   one("about").textContent = `${told.title}${told.members ? ` · ${told.members} ${word("ofMembers")}` : ""}`;
   one("notice").textContent = told.notice;
@@ -214,7 +225,8 @@ async function show() {
   map.setField(field, channel.min ?? 0, channel.max ?? 1);
   opened.wind = wind;
   one("wind-label").hidden = !pair;
-  one("when").textContent = `${instant(opened.told.times[step])} (+${Math.round((step + 1) * opened.told.step_hours)} ${word("hours")})`;
+  const lead = isFiner(opened.run) ? "" : ` (+${Math.round((step + 1) * opened.told.step_hours)} ${word("hours")})`;
+  one("when").textContent = instant(opened.told.times[step]) + lead;
   one("time").setAttribute("aria-valuetext", one("when").textContent);
   one("map").setAttribute("aria-label", `${word("map")} ${titleOf(channel)}, ${one("when").textContent}`);
   one("range").textContent = `${short(of(channel.min ?? 0))} – ${short(of(channel.max ?? 0))} ${units}`;
@@ -294,6 +306,8 @@ async function start(event) {
   event.preventDefault();
   const params = { steps: Number(one("steps").value), members: Number(one("members").value) };
   const inputs = { model: one("model").value, initial: one("initial").value };
+  const finer = one("finer").value.trim();
+  if (finer) inputs.downscaling = finer.includes(":") ? finer : `model:${finer}`;
   await post("api/runs", { verb: "batch", capability: "weather", task: "weather-forecast", inputs, params });
   say(word("begun"));
   await look();
@@ -316,6 +330,7 @@ one("language").addEventListener("click", guarded(async () => {
 one("start").addEventListener("submit", guarded(start));
 one("variable").addEventListener("change", guarded(async () => { fillLevels(); await show(); }));
 for (const id of ["level", "wind"]) one(id).addEventListener("change", guarded(show));
+one("area").addEventListener("change", guarded(() => open(opened.run, one("area").value)));
 one("tracks").addEventListener("change", guarded(showTracks));
 one("time").addEventListener("input", guarded(show));
 one("baseline").addEventListener("change", charts);

@@ -3,7 +3,7 @@ const WORDS = {
   en: {
     title: "Weather", key: "API key", enter: "Enter", keyHint: "Kept in this tab only, and sent to this server alone. Needs the scope read; write to start forecasts.",
     forecasts: "Forecasts", empty: "No forecast yet. Start one below.", start: "Start a forecast", model: "Model", initial: "Data set of initial states",
-    steps: "Steps", members: "Members (0: none)", begin: "Start", variable: "Variable", level: "Level", wind: "Wind particles", ofMembers: "members",
+    steps: "Steps", members: "Members (0: none)", finer: "Downscaling model (optional)", area: "Area", wholeField: "whole field", region: "finer region", downscaled: "made finer", begin: "Start", variable: "Variable", level: "Level", wind: "Wind particles", ofMembers: "members",
     play: "Play", pause: "Pause", mapHint: "Click the map, or move the cursor with the arrow keys, for a meteogram.", meteogram: "Meteogram", scorecard: "Skill by lead time",
     baseline: "Against", noScores: "This model was not evaluated here.", noPlace: "No place is chosen.", cancel: "Cancel", licence: "Licence: ", noLicence: "Licence not stated",
     mean: "Mean", plume: "shaded: 10 to 90 % of the members", rmse: "RMSE", hours: "h", surface: "surface", map: "Map of", time: "Time",
@@ -17,7 +17,7 @@ const WORDS = {
   zh: {
     title: "天气预报", key: "API 密钥", enter: "进入", keyHint: "仅保存在此标签页，只发送到本服务器。需要 read 权限；启动预报需要 write 权限。",
     forecasts: "预报列表", empty: "还没有预报，请在下方启动。", start: "启动预报", model: "模型", initial: "初始场数据集",
-    steps: "步数", members: "集合成员（0 为无）", begin: "启动", variable: "变量", level: "层次", wind: "风场粒子", ofMembers: "个成员",
+    steps: "步数", members: "集合成员（0 为无）", finer: "降尺度模型（可选）", area: "范围", wholeField: "整个场", region: "加密区域", downscaled: "已降尺度", begin: "启动", variable: "变量", level: "层次", wind: "风场粒子", ofMembers: "个成员",
     play: "播放", pause: "暂停", mapHint: "点击地图，或用方向键移动光标，可查看该处的时间序列。", meteogram: "气象时序图", scorecard: "各时效预报技巧",
     baseline: "对比基线", noScores: "此模型尚未在此评估。", noPlace: "尚未选择地点。", cancel: "取消", licence: "许可证：", noLicence: "未注明许可证",
     mean: "平均", plume: "阴影：集合成员的 10% 至 90%", rmse: "均方根误差", hours: "小时", surface: "地面", map: "地图：", time: "时间",
