@@ -49,6 +49,7 @@ capability = Capability(
                 "backbone.safetensors": f"{_PACKAGE}.published.fourcastnet_files:import_fourcastnet",
                 "-pretrained.safetensors": f"{_PACKAGE}.published.aurora_files:import_aurora",
                 "aifs.json": f"{_PACKAGE}.published.aifs_files:import_aifs",
+                "diffs_stddev_by_level.nc": f"{_PACKAGE}.published.graphcast_files:import_graphcast",
                 "-finetuned.safetensors": f"{_PACKAGE}.published.aurora_files:import_aurora",
             },
             trainer=f"{_PACKAGE}.train:train",

@@ -20,6 +20,7 @@ from modelworks.capabilities.weather.grid.handshake import agreed
 from modelworks.capabilities.weather.grid.mapping import FOLDER, write_map
 from modelworks.capabilities.weather.grid.points import place_of, series_of
 from modelworks.capabilities.weather.grid.reading import Choose, filled, read
+from modelworks.capabilities.weather.grid.vocabulary import VARIABLES, parts
 from modelworks.capabilities.weather.grid.writing import ForecastStore, Layout, write_netcdf
 from modelworks.capabilities.weather.model.forecaster import Forecaster, Stepper, following, later
 from modelworks.capabilities.weather.published.loading import Published, published
@@ -151,7 +152,8 @@ def _begun_with(stepper: Published, about: str, path: Path, request: ForecastInp
         raise InvalidRequest(f"{about} gives one forecast and no members.", hint="Leave members out.", param="members")
     hours = (stepper.history - 1) * stepper.step_hours
     grids = filled(read(path, channels=stepper.channels, choose=_window(request.start, hours)), request.max_missing)
-    grids = agreed(grids, stepper.channels, stepper.latitude_h, stepper.longitude_w, stepper.step_hours, {})
+    sums = {each: "accum" for each in stepper.channels if (own := VARIABLES.get(parts(each)[0])) and own.accumulated}
+    grids = agreed(grids, stepper.channels, stepper.latitude_h, stepper.longitude_w, stepper.step_hours, sums)
     grids = _reaching(grids, request.start, stepper.history)
     stepper.begin(grids.times_t[-1])
     return stepper, replace(grids, notes=(about, *grids.notes))

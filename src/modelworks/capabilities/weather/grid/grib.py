@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from modelworks.capabilities.weather.grid.writing import ForecastStore
 
 #: Names of parameters by ECMWF's id, which is the same in both editions.
-_BY_ID: Final = {each.param_id: each.name for each in VARIABLES.values() if each.name not in ("zs", "z")}
+_BY_ID: Final = {each.param_id: each.name for each in VARIABLES.values() if each.name not in ("zs", "z", "tp6h")}
 #: Parameters of others by ECMWF's id: pressure of NCEP and JMA, geopotential height.
 _FURTHER: Final = {260074: "msl", 3002: "msl", 156: "gh", 260121: "tcwv"}
 _MISSING: Final = 9.999e20

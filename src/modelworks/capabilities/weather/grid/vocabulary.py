@@ -72,6 +72,9 @@ VARIABLES: Mapping[str, Variable] = MappingProxyType(
             _v("tcc", "cloud_area_fraction", "1", "tcc", 164, "total_cloud_cover clt", (-0.01, 1.01)),
             _v("tp", "lwe_thickness_of_precipitation_amount", "m", "tp", 228, "total_precipitation",
                (-1e-4, 3), accumulated=True),
+            # Of six hours and no others: hourly sums under this name would be believed.
+            _v("tp6h", "lwe_thickness_of_precipitation_amount", "m", "tp", 228, "total_precipitation_6hr",
+               (-1e-4, 3), accumulated=True),
             _v("ssrd", "surface_downwelling_shortwave_flux_in_air", "J m-2", "ssrd", 169,
                "surface_solar_radiation_downwards", (-1e4, 5e7), accumulated=True),
             _v("tcw", "atmosphere_mass_content_of_water", "kg m-2", "tcw", 136, "total_column_water", (0, 160)),

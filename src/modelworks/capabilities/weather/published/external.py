@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from modelworks.capabilities.weather.grid.grids import Floats
-from modelworks.capabilities.weather.published import aifs_files, aurora_files
+from modelworks.capabilities.weather.published import aifs_files, aurora_files, graphcast_files
 from modelworks.capabilities.weather.published.confined import Confined, Limits, Program
-from modelworks.capabilities.weather.published.statics import statics
+from modelworks.capabilities.weather.published.statics import statics, statistics
 from modelworks.contract.errors import InvalidData
 
 #: Environment variables with interpreters.
 AURORA_PYTHON = "MODELWORKS_AURORA_PYTHON"
 AIFS_PYTHON = "MODELWORKS_AIFS_PYTHON"
+GRAPHCAST_PYTHON = "MODELWORKS_GRAPHCAST_PYTHON"
 _KINDS = ("float32", "float64")
 
 
@@ -163,6 +164,54 @@ def aifs(folder: Path) -> Contract:
         known.history,
         program,
         {**{f"field_{name}": each for name, each in static.items()}, **_points(path, known)},
+    )
+
+
+def graphcast(path: Path) -> Contract:
+    """GraphCast, from a checkpoint with its statistics beside it.
+
+    Raises:
+        InvalidData: checkpoint, statistics or static variables are not those of GraphCast. UnsafeArtifact: it holds a pickle.
+    """
+    known = graphcast_files.read(path)
+    rows, columns = known.grid
+    latitude_h = np.asarray(np.linspace(90.0, -90.0, rows), np.float64)
+    longitude_w = np.asarray(np.arange(columns) * (360 / columns), np.float64)
+    names = {name: graphcast_files.STATIC_VARIABLES[name] for name in known.static}
+    static = statics(path.with_name(graphcast_files.STATIC), tuple(names.values()), latitude_h, longitude_w)
+    arrays = {f"static_{name}": static[theirs] for name, theirs in names.items()}
+    # What it is not given it gives as it is, and not as a difference.
+    whole, rest = {*known.inputs, *known.targets}, {*known.static, *known.forcings}
+    for kind, file, wanted in (
+        ("mean", graphcast_files.MEANS, whole),
+        ("std", graphcast_files.STDS, whole),
+        ("difference", graphcast_files.DIFFERENCES, set(known.inputs)),
+    ):
+        found = statistics(path.with_name(file), wanted, rest, known.levels, {*graphcast_files.UPPER})
+        arrays |= {f"{kind}_{name}": each for name, each in found.items()}
+    given: dict[str, Any] = {
+        "checkpoint": str(path.resolve()),
+        "inputs": known.inputs,
+        "targets": known.targets,
+        "static_names": known.static,
+        "forcings": known.forcings,
+        "upper": list(graphcast_files.UPPER),
+        "levels": known.levels,
+        "latitude": latitude_h.tolist(),
+        "longitude": longitude_w.tolist(),
+    }
+    program = Program(
+        name=graphcast_files.NAME,
+        module="graphcast",
+        variable=GRAPHCAST_PYTHON,
+        packages="jax, dm-haiku and graphcast (of github.com/google-deepmind, not the package index)",
+        files=(path,),
+        given=given,
+        shape=(len(known.channels), rows, columns),
+        limits=Limits.configured(),
+    )
+    return Contract(
+        known.channels, latitude_h, longitude_w, graphcast_files.STEP_HOURS, graphcast_files.HISTORY, program, arrays
     )
 
 

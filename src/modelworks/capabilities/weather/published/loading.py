@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelworks.capabilities.weather.model.forecaster import Stepper
-from modelworks.capabilities.weather.published import aifs_files, aurora_files, fourcastnet_files, pangu_files
+from modelworks.capabilities.weather.published import (
+    aifs_files,
+    aurora_files,
+    fourcastnet_files,
+    graphcast_files,
+    pangu_files,
+)
 from modelworks.contract.errors import InvalidRequest
 from modelworks.contract.run import LocalModel
 
@@ -70,6 +76,11 @@ def published(
 
         name = _licensed(model, aifs_files.NAME, aifs_files.LICENCE)
         found = External(aifs(model.path), watch)
+    elif (checkpoint := graphcast_files.found(model.path)) is not None:
+        from modelworks.capabilities.weather.published.external import External, graphcast
+
+        name = _licensed(model, graphcast_files.NAME, graphcast_files.LICENCE)
+        found = External(graphcast(checkpoint), watch)
     else:
         return None
     if step_hours not in (None, found.step_hours):

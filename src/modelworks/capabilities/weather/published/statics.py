@@ -1,8 +1,8 @@
-"""Fields that no time changes (orography, land, soil), from the NetCDF file that lies beside a model's weights."""
+"""Fields that no time changes (orography, land, soil) and statistics, from NetCDF files that lie beside a model's weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,46 @@ def statics(
             return {name: _field(file, path.name, name, latitude_h, longitude_w) for name in names}
     except (OSError, ValueError) as error:
         raise InvalidData(f"{path.name} cannot be read: {error}.", hint="Give a NetCDF file.", param=path.name) from error
+
+
+def statistics(
+    path: Path, wanted: Collection[str], optional: Collection[str], levels: Sequence[int], upper: Collection[str]
+) -> dict[str, Floats]:
+    """One number of each named variable, or one for each level (L,) of those in `upper`, in the order of `levels` (hPa).
+
+    Args:
+        optional: taken where the file has them.
+
+    Raises:
+        InvalidData: a wanted variable or a level is missing, or has no finite values; `param` names the variable.
+    """
+    try:
+        with xr.open_dataset(path, decode_times=False, decode_timedelta=False) as file:
+            names = [*sorted(wanted), *sorted(each for each in optional if each in file)]
+            return {name: _statistic(file, path.name, name, levels, name in upper) for name in names}
+    except (OSError, ValueError) as error:
+        raise InvalidData(f"{path.name} cannot be read: {error}.", hint="Give a NetCDF file.", param=path.name) from error
+
+
+def _statistic(file: xr.Dataset, where: str, name: str, levels: Sequence[int], has_levels: bool) -> Floats:
+    found: Floats | None = None
+    if name in file and file[name].dims == (("level",) if has_levels else ()):
+        array = file[name]
+        if has_levels:
+            known = {float(each): place for place, each in enumerate(np.atleast_1d(array["level"].values))}
+            if all(float(each) in known for each in levels):
+                found = np.asarray(array.values, np.float32)[[known[float(each)] for each in levels]]
+        else:
+            found = np.asarray(array.values, np.float32)
+    if found is None or not np.isfinite(found).all():
+        axes = f"one number for each of the levels {', '.join(map(str, levels))}" if has_levels else "one number"
+        raise InvalidData(
+            f"{where} does not hold {axes} for {name}.",
+            hint="Give the statistics that were published with these weights.",
+            code="unexpected_model",
+            param=name,
+        )
+    return found
 
 
 def _field(
