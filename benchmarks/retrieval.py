@@ -15,6 +15,7 @@ of our hybrid search, and a star says that its interval is above 0.
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -101,6 +102,9 @@ def rankings(
     data = write_passages(folder / "data", passages)
     for name, each, rerank in (("ours, words", None, True), ("ours, not reranked", own, False), (_OURS, own, True)):
         index = Index(built(folder / name, data, each), rerank=rerank)
+        if name == _OURS:
+            weight = index.card.dense_weight_unspaced if language == "zh" else index.card.dense_weight
+            print(f"{folder.name}: meaning by {own.name} weighs {weight:g} beside words.", file=sys.stderr, flush=True)
         questions = (
             SearchInput(queries=[text], vectors=None if each is None else [vector.tolist()], limit=10)
             for text, vector in zip(asked, vectors[1], strict=True)
