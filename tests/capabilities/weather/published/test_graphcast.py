@@ -1,10 +1,13 @@
 """GraphCast: a checkpoint of its layout and tiny sizes, through the task of every other forecast.
 
-A package that stands in for Google DeepMind's has the same calls.
+Where `MODELWORKS_TEST_GRAPHCAST_PYTHON` names an interpreter with Google DeepMind's package, that makes the checkpoint and its
+roll-out is held against the worker; everywhere, a package that stands in for it and has the same calls.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from modelworks.kernel.catalog.importing import imported
 from modelworks.testing import FakeRun
 
 PYTHON = "MODELWORKS_GRAPHCAST_PYTHON"
+REAL = os.environ.get("MODELWORKS_TEST_GRAPHCAST_PYTHON")
 DEGREES = 30.0
 ROWS, COLUMNS = 7, 12
 LATITUDES, LONGITUDES = np.linspace(90, -90, ROWS), np.arange(COLUMNS) * DEGREES
@@ -368,3 +372,103 @@ def test_a_package_of_the_same_name_is_not_taken_for_it(tmp_path: Path, monkeypa
     monkeypatch.setenv(PYTHON, str(environment(tmp_path / "env", other)))
     with pytest.raises(MissingExtra, match=r"lacks what it needs: .*graphcast\.graphcast"):
         made(tmp_path / "run", ready(tmp_path / "model"), analysis(), steps=1)
+
+
+#: As the package's demonstration makes a model, its random weights and a roll-out over several steps.
+MODEL = """
+import sys, haiku as hk, jax, numpy as np, pandas as pd, xarray
+try:
+    from graphcast import autoregressive, casting, checkpoint, data_utils, graphcast, normalization, rollout
+except ImportError:
+    from weathernext.utils import autoregressive, casting, checkpoint, data_utils, normalization, rollout
+    from weathernext.weathernext1_graph import graphcast
+given, means, stds, differences, path, dry, found = sys.argv[1:]
+data = xarray.open_dataset(given).load()
+rain = () if dry == "dry" else ("total_precipitation_6hr",)
+fields = ("2m_temperature", "mean_sea_level_pressure", "10m_v_component_of_wind", "10m_u_component_of_wind") + rain
+upper = ("temperature", "geopotential", "u_component_of_wind", "v_component_of_wind", "vertical_velocity", "specific_humidity")
+task = graphcast.TaskConfig(
+    input_variables=fields + upper + graphcast.FORCING_VARS + ("geopotential_at_surface", "land_sea_mask"),
+    target_variables=fields[:4] + ("total_precipitation_6hr",) + upper, forcing_variables=graphcast.FORCING_VARS,
+    pressure_levels=tuple(int(each) for each in data.level.values), input_duration="12h")
+config = graphcast.ModelConfig(resolution=30.0, mesh_size=1, latent_size=8, gnn_msg_steps=2, hidden_layers=1,
+                               radius_query_fraction_edge_length=0.6, mesh2grid_edge_normalization_factor=0.7)
+mean, std, difference = (xarray.load_dataset(each) for each in (means, stds, differences))
+def made(config, task):
+    network = casting.Bfloat16Cast(graphcast.GraphCast(config, task))
+    network = normalization.InputsAndResiduals(
+        network, diffs_stddev_by_level=difference, mean_by_level=mean, stddev_by_level=std)
+    return autoregressive.Predictor(network)
+@hk.transform_with_state
+def forward(inputs, targets_template, forcings):
+    return made(config, task)(inputs, targets_template=targets_template, forcings=forcings)
+inputs, targets, forcings = data_utils.extract_inputs_targets_forcings(
+    data, target_lead_times=slice("6h", "18h"), **{name: getattr(task, name) for name in task.keys()})
+params, state = jax.jit(forward.init)(
+    rng=jax.random.PRNGKey(1), inputs=inputs, targets_template=targets.isel(time=[0]), forcings=forcings.isel(time=[0]))
+with open(path, "wb") as file:
+    checkpoint.dump(file, graphcast.CheckPoint(params=jax.device_get(params), model_config=config, task_config=task,
+                                               description="for tests", license="none"))
+apply = jax.jit(forward.apply)
+step = lambda rng, inputs, targets_template, forcings: apply(params, state, rng, inputs, targets_template, forcings)[0]
+rollout.chunked_prediction(
+    step, rng=jax.random.PRNGKey(0), inputs=inputs, targets_template=targets, forcings=forcings).to_netcdf(found)
+"""
+
+
+def plausible() -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Means, deviations and deviations of differences, of the size that the variables have."""
+    found = []
+    for share in (None, 0.02, 0.002):
+        fields: dict[str, Any] = {}
+        for name, ours in (SURFACE | UPPER).items():
+            known = VARIABLES[ours]
+            value = (known.lowest + known.highest) / 2 if share is None else share * (known.highest - known.lowest)
+            fields[name] = ("level", [value] * len(STATISTICS_LEVELS)) if known.on_levels else ((), value)
+        fields["toa_incident_solar_radiation"] = ((), 1.1e6 if share is None else 1.5e6)
+        fields["geopotential_at_surface"] = ((), 4e3 if share is None else 2e3)
+        found.append(xr.Dataset(fields, coords={"level": list(STATISTICS_LEVELS)}))
+    return found[0], found[1], found[2]
+
+
+@pytest.mark.skipif(REAL is None, reason="MODELWORKS_TEST_GRAPHCAST_PYTHON names no interpreter with graphcast")
+@pytest.mark.parametrize("rain", ["given", "dry"])
+def test_the_package_itself_gives_the_same_roll_out(tmp_path: Path, rain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert REAL is not None
+    monkeypatch.setenv(PYTHON, REAL)
+    folder, data = ready(tmp_path / "model"), analysis()
+    files = [folder / name for name in (graphcast_files.MEANS, graphcast_files.STDS, graphcast_files.DIFFERENCES)]
+    for path, each in zip(files, plausible(), strict=True):
+        path.unlink()
+        each.to_netcdf(path)
+    # As the package takes it: from south to north, levels from above, times as leads, and three more of them to fill.
+    theirs = {ours: name for name, ours in (SURFACE | UPPER).items()}
+    batch = data.rename({ours: name for ours, name in theirs.items() if ours in data}).sortby("latitude").sortby("level")
+    batch = batch.rename(latitude="lat", longitude="lon").reindex(
+        time=data.time.values[0] + np.arange(5) * np.timedelta64(6, "h")
+    )
+    moments = batch.time.values
+    batch = batch.assign_coords(time=moments - moments[0], lat=batch.lat.astype("float32"), lon=batch.lon.astype("float32"))
+    batch = batch.expand_dims("batch").assign_coords(datetime=(("batch", "time"), moments[None]))
+    ground = static().isel(valid_time=0).sortby("latitude")
+    for name, ours in graphcast_files.STATIC_VARIABLES.items():
+        batch[name] = (("lat", "lon"), ground[ours].values)
+    batch.to_netcdf(tmp_path / "given.nc")
+    arguments = [tmp_path / "given.nc", *files, folder / f"{NAME}.npz", rain, tmp_path / "found.nc"]
+    quiet = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([REAL, "-c", MODEL, *map(str, arguments)], check=True, env=quiet)
+    run = made(tmp_path / "run", folder, data if rain == "given" else data.drop_vars("total_precipitation_6hr"), steps=3)
+    differences = plausible()[2]
+    with xr.open_dataset(tmp_path / "found.nc") as wanted, xr.open_zarr(run.saved[0].path / STORE) as store:
+        channels = graphcast_files.read(folder / f"{NAME}.npz").channels
+        assert ("tp6h" in channels) == (rain == "given")
+        for name in channels:
+            variable, level = parts(name)
+            each = wanted[theirs[variable]].isel(batch=0)
+            each = (each if level is None else each.sel(level=level)).transpose("time", "lat", "lon").values[:, ::-1]
+            found, unit = field(store, name), statistic(differences, name)
+            moved = np.diff(np.concatenate([field(data, name)[1:], found]), axis=0) / unit
+            # Weights of random values change each field by about one deviation in each step.
+            assert np.abs(moved).mean(axis=(1, 2)).min() > 0.05, name
+            # Numbers of 8 bits in the network: what is compiled otherwise rounds otherwise.
+            np.testing.assert_allclose(found / unit, each / unit, atol=0.05, rtol=1e-6, err_msg=name)

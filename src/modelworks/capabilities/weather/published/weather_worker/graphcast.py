@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 from .exchange import Model, read, serve
 
 _STEP = np.timedelta64(6, "h")
+_YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 
 
 def _module(name: str) -> Any:
@@ -131,6 +134,19 @@ def _opened(given: dict[str, Any]) -> Model:
     return _GraphCast(given)
 
 
+def _without_ynnpack() -> None:
+    """Keep XLA from a library of products that fails in a confined process (jaxlib 0.10.2: "unsupported parameter").
+
+    XLA ends the process where it does not know a flag, so the flag is looked for in it.
+    """
+    spec = importlib.util.find_spec("jaxlib")
+    for path in Path(spec.origin).parent.glob("*.so") if spec is not None and spec.origin else ():
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data.find(_YNNPACK.encode()) >= 0:
+                os.environ["XLA_FLAGS"] = f"--{_YNNPACK}="
+
+
 def main() -> None:
     """Serve until stdin ends."""
+    _without_ynnpack()
     serve(_opened)
