@@ -57,6 +57,8 @@ def test_a_forecast_request_becomes_a_run_and_a_grid(tmp_path: Path) -> None:
         assert "does not forecast z500" in failed["error"]["message"]
 
 
+@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_region_is_learnt_finer_and_a_forecast_with_it(tmp_path: Path) -> None:
     days, region = waves(120), np.arange(56.0, 44.0, -1.0)
     fine = days.interp(latitude=region, longitude=np.arange(-20.0, 1.0)).astype("float32")
