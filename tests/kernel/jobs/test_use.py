@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import ModuleType
 
 import pytest
 from tests.kernel.jobs.rooms import PROJECT, Rooms
 
+from modelworks.capabilities.weather.published import (
+    aifs_files,
+    aurora_files,
+    fourcastnet_files,
+    graphcast_files,
+    pangu_files,
+)
 from modelworks.contract.errors import PermissionDenied
 from modelworks.contract.media import File
 from modelworks.kernel.access.store import ProjectRow
@@ -40,6 +48,17 @@ def test_a_licence_that_forbids_commercial_use_is_refused_elsewhere(rooms: Rooms
     assert "modelworks projects use non-commercial" in (refused.value.hint or "")
     declare(rooms, "non-commercial")
     assert rooms.submit(inputs={"base": "bound"}).inputs["base"].ref == "bound"
+
+
+@pytest.mark.parametrize("weights", [pangu_files, graphcast_files, aurora_files, aifs_files, fourcastnet_files])
+def test_published_weather_models_are_bound_by_what_their_import_states(rooms: Rooms, weights: ModuleType) -> None:
+    declare(rooms, "commercial")
+    model(rooms, "pulled", weights.LICENCE)
+    if weights in (pangu_files, graphcast_files):
+        with pytest.raises(PermissionDenied, match=r"CC-BY-NC-SA-4\.0, which forbids commercial use"):
+            rooms.submit(inputs={"base": "pulled"})
+    else:
+        assert rooms.submit(inputs={"base": "pulled"}).inputs["base"].ref == "pulled"
 
 
 def test_what_was_made_of_it_is_bound_as_it_is(rooms: Rooms) -> None:

@@ -42,11 +42,11 @@ def attack(code):
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # The worker's module imports torch before the model: a stand-in is enough, and quicker.
-    torch = "import numpy as np, types\ntensor = np.array\nfloat32 = np.float32\ndef from_numpy(x): return x\n"
-    return environment(tmp_path_factory.mktemp("environment") / "env", {"torch": torch, "aurora": HOSTILE + MODEL})
+    return environment(tmp_path_factory.mktemp("environment") / "env", {"torch": TORCH, "aurora": HOSTILE + MODEL})
 
 
+#: The worker's module imports torch before the model: a stand-in is enough, and quicker.
+TORCH = "import numpy as np, types\ntensor = np.array\nfloat32 = np.float32\ndef from_numpy(x): return x\n"
 MODEL = """
 class Plain:
     static_vars = ()
@@ -171,6 +171,15 @@ def test_it_sees_nothing_of_the_servers_environment(
     error = refusal(python, tmp_path, "raise ValueError(sorted(os.environ))", layers)
     assert "HOME" in error.message
     assert "MODELWORKS" not in error.message
+
+
+def test_an_interpreter_may_be_reached_over_links(layers: tuple[str, ...], tmp_path: Path) -> None:
+    # As /usr/bin/python3 is a link to python3.11, or the folder of a version manager one to another folder.
+    packages = {"torch": TORCH, "aurora": HOSTILE + MODEL}
+    (tmp_path / "current").symlink_to(tmp_path / "versions")
+    (tmp_path / "versions").mkdir()
+    python = environment(tmp_path / "env", packages, by=tmp_path / "current" / "bin")
+    opened(python, tmp_path / "work", layers=layers).close()
 
 
 def test_a_full_disk_is_that_of_the_worker(python: Path, layers: tuple[str, ...], tmp_path: Path) -> None:

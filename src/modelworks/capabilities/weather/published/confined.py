@@ -46,8 +46,10 @@ _MARGIN_BYTES: Final = 1 << 20
 _LINE_BYTES: Final = 1 << 16
 _TAIL_BYTES: Final = 1 << 13
 _POLL_S: Final = 0.2
+#: Linux follows no more than these.
+_MOST_LINKS: Final = 40
 _ASK: Final = (
-    "import json, sys, sysconfig; print(json.dumps([sys.prefix, sys.base_prefix, sys.executable, "
+    "import json, sys, sysconfig; print(json.dumps([sys.prefix, sys.base_prefix, sys.executable, sys._base_executable, "
     "sysconfig.get_path('stdlib'), *sys.path]))"
 )
 
@@ -412,16 +414,24 @@ def _environment_of(python: str, program: Program) -> list[str]:
         answer = subprocess.run(
             [python, "-I", "-B", "-c", _ASK], capture_output=True, timeout=60, check=True, env={"PATH": "/usr/bin:/bin"}
         )
-        prefix, base, executable, *own = [str(each) for each in json.loads(answer.stdout.splitlines()[-1])]
+        prefix, base, executable, of_base, *own = [str(each) for each in json.loads(answer.stdout.splitlines()[-1])]
     except (OSError, ValueError, IndexError, subprocess.SubprocessError) as error:
         raise MissingExtra(
             f"The interpreter that {program.variable} names does not answer: {error}",
             hint=f"Make a virtual environment with {program.packages}, and name its Python interpreter.",
         ) from error
-    own += [prefix if prefix != base else "", f"{base}/lib", executable, os.path.realpath(executable)]
+    own += [prefix if prefix != base else "", f"{base}/lib", *_linked(python), *_linked(executable), *_linked(of_base)]
     found = [*SYSTEM_FILES, *own, *(os.path.realpath(path) for path in own if path)]
     # Folders before what lies in them: a folder that is shown shows that, too.
     return sorted({path for path in found if path and Path(path).exists()}, key=len)
+
+
+def _linked(path: str) -> list[str]:
+    """A path, and those that one link after the other leads to: an interpreter looks at each for its library."""
+    found = [path]
+    while (link := Path(found[-1])).is_symlink() and len(found) < _MOST_LINKS:
+        found.append(os.path.normpath(link.parent / link.readlink()))
+    return found
 
 
 def _is_full(box: Path) -> bool:
