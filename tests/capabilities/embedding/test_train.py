@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests.capabilities.embedding.conftest import SHAPE, pairs, write_pairs, write_random_encoder, write_random_ranker
 
+from modelworks.capabilities.embedding import loop
 from modelworks.capabilities.embedding.batches import ContrastiveSteps, Epochs, PairTable, RankingSteps
 from modelworks.capabilities.embedding.data import Pair
 from modelworks.capabilities.embedding.encoder import RowMaker
@@ -85,6 +86,15 @@ def test_cached_gradients_give_the_same_weights(tmp_path: Path) -> None:
         run = trained(tmp_path / str(cached), epochs=2, chunk_tokens=64, cached_gradients=cached)
         weights.append(load_file(model_of(run).path / "model.safetensors"))
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_that_is_slower_than_f32_is_told(
+    fast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop, "_multiplies_bf16", lambda: fast)
+    trained(tmp_path, epochs=1, precision="bf16", max_steps=1)
+    assert ("precision=f32 is many times as fast" in caplog.text) is not fast
 
 
 def test_products_in_bf16_train_weights_in_f32_nearly_alike(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ memory. Dropout is off: in-batch negatives regularise, and a resumed run needs n
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import time
@@ -27,6 +28,7 @@ from modelworks.capabilities.embedding.schemas import EmbeddingTrainParams, Rank
 from modelworks.contract.errors import Cancelled, InvalidData, InvalidRequest
 from modelworks.contract.run import Run
 
+log = logging.getLogger(__name__)
 _FORMAT = 1
 _BETAS = (0.9, 0.98)
 _LEAST_RATE = 0.1
@@ -91,6 +93,8 @@ class TrainingLoop:
         tokenizer: PreTrainedTokenizerFast,
         source: Source,
     ) -> None:
+        if params.precision == "bf16" and not _multiplies_bf16():
+            log.warning("This processor does not multiply bf16 by itself: precision=f32 is many times as fast here.")
         self._run = run
         self._params = params
         self._module = module.eval()
@@ -279,6 +283,11 @@ class TrainingLoop:
         if (folder / _BEST).is_file():
             self._best = load_file(folder / _BEST)
         self._at = Position(**state)
+
+
+def _multiplies_bf16() -> bool:
+    """Whether the processor does; elsewhere torch multiplies number by number."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def tokenizer_folder(checkpoint: Path) -> Path:
