@@ -1,4 +1,4 @@
-"""Somebody without a command line: documents are dropped on a page in a real browser, become answers, and are removed again."""
+"""Somebody without a command line: documents and folders are dropped on a page in a real browser, and become answers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ FILES = {
     ".hidden.md": "# Hidden\n\nNobody sends this.",
     # What it claims to be, it is not.
     "broken.pdf": "%PDF-1.7\nnothing of the kind",
+}
+FOLDERS = {
+    "plans/garden.md": "# Garden\n\nThe garden opens at seven.",
+    "plans/2026/屋顶.md": "# 屋顶\n\n屋顶在五月修理。",
+    "plans/.git/config.md": "# Config\n\nNobody sends this.",
+    "rules/leave.md": "# Leave\n\nThe kitchen is cleaned on Fridays.",
 }
 DROP = """
 (() => {
@@ -63,7 +69,7 @@ async def page(tmp_path: Path) -> AsyncIterator[Page]:
             yield Page(platform, browser)
 
 
-async def test_documents_are_dropped_asked_and_removed(page: Page) -> None:
+async def test_documents_are_dropped_asked_and_removed_and_folders_brought(page: Page, tmp_path: Path) -> None:
     await page.browser.open(page.platform.url + "/spaces")
     await page.until("document.body.dataset.state", "out")
     await page.fill("key", "mw-nothing", "enter")
@@ -111,6 +117,20 @@ async def test_documents_are_dropped_asked_and_removed(page: Page) -> None:
     with page.platform.client() as client:
         left = {each["name"] for each in client.spaces.documents("handbook").data}
     assert left == {"差旅.md", HOSTILE, "broken.pdf"}
+
+    for path, text in FOLDERS.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text, "utf-8")
+    box = "document.getElementById('drop').getBoundingClientRect()"
+    await page.look("document.getElementById('drop').scrollIntoView()")
+    x, y = [int(str(await page.look(f"Math.round({box}.{edge} + 20)"))) for edge in ("x", "y")]
+    await page.browser.drop([tmp_path / "plans"], x, y)
+    await page.until("document.querySelectorAll('#documents tr[data-state=indexed]').length", 4)
+    await page.browser.choose("folder", [tmp_path / "rules"])
+    await page.until("document.querySelectorAll('#documents tr[data-state=indexed]').length", 5)
+    with page.platform.client() as client:
+        brought = {each["name"] for each in client.spaces.documents("handbook").data} - left
+    assert brought == {"plans/garden.md", "plans/2026/屋顶.md", "rules/leave.md"}
 
     # A page of somebody else's finds no key: it lies in this tab alone, and goes with signing out.
     await page.look("document.getElementById('leave').click()")

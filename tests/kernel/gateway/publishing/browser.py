@@ -105,6 +105,17 @@ class Browser:
         """Go to a page."""
         await self.send("Page.navigate", url=url)
 
+    async def drop(self, paths: list[Path], x: int, y: int) -> None:
+        """Drag files and folders from outside over a point of the page, and let them go."""
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            await self.send("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    async def choose(self, element: str, paths: list[Path]) -> None:
+        """Choose files or a folder in the field with this id."""
+        found = await self.send("Runtime.evaluate", expression=f"document.getElementById({element!r})")
+        await self.send("DOM.setFileInputFiles", files=[str(path) for path in paths], objectId=found["result"]["objectId"])
+
     async def look(self, origin: str, expression: str) -> Any:
         """The value of an expression in the first document of an origin that gives one; None where none does."""
         for (session, context), where in [*self.contexts.items()]:
