@@ -26,6 +26,8 @@ class EmbeddingInput(_Limits):
     token_ids: list[list[int]] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS)
     #: For models that write a prompt of their own before queries and documents; others see no difference.
     kind: Literal["query", "document"] | None = None
+    #: Where given, the texts are judged by it: scores come back, and no vectors. It is never cut at `max_tokens`.
+    query: str | None = None
     #: Length of the vectors, for models that were trained for shorter ones; they are normalised after the cut.
     dimensions: int | None = Field(default=None, ge=1)
     #: base64: of float32 numbers, little-endian.
@@ -39,10 +41,12 @@ class EmbeddingInput(_Limits):
 
 
 class EmbeddingOutput(BaseModel):
-    """One vector per text, in their order. `prompt_tokens` is what the model read, special tokens included."""
+    """One vector per text, in their order, or one score. `prompt_tokens` is what the model read, special tokens included."""
 
     embeddings: list[list[float]] | list[str]
     prompt_tokens: int
+    #: Where a query was given: (1 + the cosine of its vector and the text's) / 2.
+    scores: list[float] | None = None
 
 
 class RankingInput(_Limits):

@@ -116,8 +116,32 @@ def test_prompts_of_a_model_go_before_queries_alone(tmp_path: Path) -> None:
         assert np.allclose(plain, written, atol=1e-6)
         assert np.allclose(embed(made, texts=["river"], kind="document"), embed(made, texts=["river"]), atol=1e-6)
         assert not np.allclose(plain, embed(made, texts=["river"]), atol=1e-3)
+        near = made.predict(EmbeddingInput(query="river", texts=["find the river", "river"])).scores
+        assert near is not None
+        assert near[0] == pytest.approx(1, abs=1e-6)
+        assert near[1] < 1 - 1e-4
     finally:
         made.close()
+
+
+def test_a_query_gives_how_near_each_text_lies(embedder: TransformersEmbedder) -> None:
+    query, *texts = TEXTS
+    answer = embedder.predict(EmbeddingInput(query=query, texts=texts))
+    vectors = embed(embedder, texts=TEXTS)
+    assert answer.embeddings == []
+    assert answer.scores == pytest.approx(list((1 + vectors[1:] @ vectors[0]) / 2), abs=1e-6)
+    short = embed(embedder, texts=TEXTS, dimensions=8)
+    assert embedder.predict(EmbeddingInput(query=query, texts=texts, dimensions=8)).scores == pytest.approx(
+        list((1 + short[1:] @ short[0]) / 2), abs=1e-6
+    )
+    long = "river " * 100
+    with pytest.raises(ContextLengthExceeded) as caught:
+        embedder.predict(EmbeddingInput(query=long, texts=["a"], max_tokens=5))
+    assert caught.value.param == "query"
+    with pytest.raises(ContextLengthExceeded) as caught:
+        embedder.predict(EmbeddingInput(query="a", texts=["a", long]))
+    assert caught.value.param == "texts.1"
+    assert embedder.predict(EmbeddingInput(query=long, texts=["a"], truncate=True)).scores is not None
 
 
 def test_scores_are_the_sigmoid_of_the_head(judge: TransformersRanker, ranker: Path) -> None:

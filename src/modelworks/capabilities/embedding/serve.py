@@ -6,6 +6,7 @@ import base64
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from modelworks.capabilities.embedding.encoder import (
     EncoderCard,
@@ -78,20 +79,23 @@ class Embedder(_Served):
             )
 
     def predict(self, request: EmbeddingInput) -> EmbeddingOutput:
-        """One vector per text, cut to `dimensions` and then normalised.
+        """One vector per text, cut to `dimensions` and then normalised; or one score, by the query.
 
         Raises:
             InvalidRequest: an id that the tokenizer does not have, or dimensions that the model was not trained for.
             ContextLengthExceeded: a text is longer than the model reads, and was not to be cut.
         """
         dimensions = self._dimensions(request.dimensions)
-        rows = [self.maker.single(ids) for ids in self._ids(request)]
+        rows = [self.maker.single(ids) for ids in (*self._query(request), *self._ids(request))]
         vectors_nd = self._batcher.run(rows)[:, :dimensions]
         if self.card.normalise or dimensions < self.card.dimensions[-1]:
             vectors_nd = vectors_nd / np.maximum(np.linalg.norm(vectors_nd, axis=1, keepdims=True), 1e-12)
+        prompt_tokens = sum(len(row.ids) for row in rows)
+        if request.query is not None:
+            return EmbeddingOutput(embeddings=[], prompt_tokens=prompt_tokens, scores=_nearness(vectors_nd))
         return EmbeddingOutput(
             embeddings=_encoded(vectors_nd) if request.encoding_format == "base64" else vectors_nd.tolist(),
-            prompt_tokens=sum(len(row.ids) for row in rows),
+            prompt_tokens=prompt_tokens,
         )
 
     def _dimensions(self, asked: int | None) -> int:
@@ -112,9 +116,21 @@ class Embedder(_Served):
             )
         return asked
 
+    def _prompt(self, kind: str | None) -> str:
+        names = _PROMPT_NAMES.get(kind or "", ())
+        return next((self.card.prompts[name] for name in names if name in self.card.prompts), "")
+
+    def _query(self, request: EmbeddingInput) -> list[list[int]]:
+        if request.query is None:
+            return []
+        [ids] = self.maker.ids([self._prompt("query") + request.query])
+        room = self.max_length - self.maker.num_special
+        if len(ids) > room and not request.truncate:
+            raise _too_long("The query", len(ids) + self.maker.num_special, self.max_length, "query")
+        return [ids[:room]]
+
     def _ids(self, request: EmbeddingInput) -> list[list[int]]:
-        names = _PROMPT_NAMES.get(request.kind or "", ())
-        prompt = next((self.card.prompts[name] for name in names if name in self.card.prompts), "")
+        prompt = self._prompt(request.kind)
         given, kind = request.token_ids, "token_ids"
         if given is None:
             texts = request.texts or []
@@ -139,6 +155,13 @@ class Embedder(_Served):
                 if len(ids) > room:
                     raise _too_long("The text", len(ids) + self.maker.num_special, self.max_length, f"{kind}.{index}")
         return [ids[:room] for ids in given]
+
+
+def _nearness(vectors_nd: npt.NDArray[np.float32]) -> list[float]:
+    """Of the first vector and each of the others: (1 + cosine) / 2."""
+    unit_nd = vectors_nd / np.maximum(np.linalg.norm(vectors_nd, axis=1, keepdims=True), 1e-12)
+    found: list[float] = ((1 + np.clip(unit_nd[1:] @ unit_nd[0], -1, 1)) / 2).tolist()
+    return found
 
 
 class OpenVINOEmbedder(Embedder):

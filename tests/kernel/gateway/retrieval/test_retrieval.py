@@ -179,12 +179,32 @@ async def test_documents_come_back_in_order_of_their_scores(stage: Stage, path: 
         ({"documents": ["a", {"title": "b"}]}, "documents.1", "invalid_type"),
         ({"top_n": 0}, "top_n", "invalid_value"),
         ({"max_tokens_per_doc": 0}, "max_tokens_per_doc", "invalid_value"),
-        ({"model": "embed"}, "model", "model_not_supported"),
+        ({"model": "tiny"}, "model", "model_not_supported"),
     ],
 )
 async def test_a_wrong_reranking_is_named(stage: Stage, changed: dict[str, Any], param: str, code: str) -> None:
     status, answer, _ = await stage.post("/v1/rerank", {"model": "rank", "query": "q", "documents": ["a"], **changed})
     assert (status, answer["error"]["param"], answer["error"]["code"]) == (400, param, code)
+
+
+async def test_an_encoder_orders_documents_by_how_near_they_lie(stage: Stage) -> None:
+    stage.replica.output = {"embeddings": [], "scores": [0.4, 0.8], "prompt_tokens": 9}
+    body = {"model": "embed", "query": "q", "documents": ["a", {"text": "b"}], "max_tokens_per_doc": 5}
+    status, answer, _ = await stage.post("/v1/rerank", body)
+    assert status == 200
+    assert answer["results"] == [{"index": 1, "relevance_score": 0.8}, {"index": 0, "relevance_score": 0.4}]
+    assert answer["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
+    asked = EmbeddingInput.model_validate(stage.replica.requests[0])
+    assert (asked.query, asked.texts, asked.kind, asked.max_tokens) == ("q", ["a", "b"], "document", 5)
+    assert "documents" not in stage.replica.requests[0]
+    assert (stage.used()[-1].endpoint, stage.used()[-1].prompt_tokens) == ("/v1/rerank", 9)
+    stage.replica.output = {"embeddings": VECTORS, "prompt_tokens": 9}
+    status, answer, _ = await stage.post("/v1/rerank", body)
+    assert (status, answer["error"]["code"]) == (400, "model_not_supported"), "an encoder of a plugin that knows no query"
+    error = ContextLengthExceeded("The text has 900 tokens, special ones included; this model reads 512.", param="texts.1")
+    stage.replica.refusal = (400, error.to_wire())
+    status, answer, _ = await stage.post("/v1/rerank", body)
+    assert (status, answer["error"]["param"]) == (400, "documents.1")
 
 
 async def test_documents_are_cut_only_when_asked(stage: Stage) -> None:

@@ -349,7 +349,7 @@ TOOLS: Final[tuple[Tool, ...]] = (
         name="list_models",
         title="Models that can be asked",
         description="The deployed models with their task: text-generation for chat and complete, feature-extraction for embed, "
-        "text-ranking for rerank.",
+        "text-ranking (or feature-extraction) for rerank.",
         scope="inference",
         arguments=Nothing,
         tell=_models,

@@ -75,8 +75,8 @@ class RetrievalCall(ABC):
 
     #: Of the route, below /v1 and at an upstream.
     path: str
-    #: The task of the models that answer it.
-    task: str
+    #: The tasks of the models that answer it.
+    tasks: tuple[str, ...]
 
     def __init__(self, gateway: GatewayService, principal: Principal, meter: Meter, body: dict[str, Any]) -> None:
         self._gateway = gateway
@@ -104,14 +104,18 @@ class RetrievalCall(ABC):
     def _prepare(self, route: Route) -> Call:
         if route.kind == "openai":
             return proxy.call(route, self.path, self._body)
-        if route.kind != "predictor" or route.task != self.task:
+        if route.kind != "predictor" or route.task not in self.tasks:
             raise InvalidRequest(
-                f"The model {route.name!r} answers the task {route.task}, not {self.task}.",
+                f"The model {route.name!r} answers the task {route.task}, not {' or '.join(self.tasks)}.",
                 hint="GET /v1/tasks lists the models of each task.",
                 param="model",
                 code="model_not_supported",
             )
-        return Call("/invoke", orjson.dumps(self._understand()))
+        return Call("/invoke", orjson.dumps(self._told(route, self._understand())))
+
+    def _told(self, route: Route, given: dict[str, Any]) -> dict[str, Any]:
+        """The input in the form of the task that the route's model answers."""
+        return given
 
     async def whole(self) -> bytes:
         """The answer."""
@@ -133,7 +137,7 @@ class EmbeddingsCall(RetrievalCall):
     """One request to /v1/embeddings."""
 
     path = "/embeddings"
-    task = "feature-extraction"
+    tasks = ("feature-extraction",)
 
     def _understand(self) -> dict[str, Any]:
         if self._body.get("input") is None:
@@ -180,10 +184,10 @@ class EmbeddingsCall(RetrievalCall):
 
 
 class RerankCall(RetrievalCall):
-    """One request to /v1/rerank or /v2/rerank."""
+    """One request to /v1/rerank or /v2/rerank. An encoder answers too: by how near the vectors lie."""
 
     path = "/rerank"
-    task = "text-ranking"
+    tasks = ("text-ranking", "feature-extraction")
 
     def _understand(self) -> dict[str, Any]:
         # The two forms of a document would each be named in the place of an error.
@@ -199,9 +203,26 @@ class RerankCall(RetrievalCall):
             "max_tokens": request.max_tokens_per_doc,
         }
 
+    def _told(self, route: Route, given: dict[str, Any]) -> dict[str, Any]:
+        if route.task == self.tasks[0]:
+            return given
+        documents = given.pop("documents")
+        return {**given, "texts": documents, "kind": "document"}
+
+    def _place_of(self, param: str | None) -> str | None:
+        kind, _, index = (param or "").partition(".")
+        return f"documents.{index}" if kind == "texts" else param
+
     def _answer(self, output: dict[str, Any]) -> dict[str, Any]:
         documents = self._body["documents"]
-        scores: list[float] = output["scores"]
+        scores: list[float] | None = output.get("scores")
+        if scores is None:
+            raise InvalidRequest(
+                f"The model {self._meter.model!r} gives vectors only.",
+                hint="Take a reranker, or an encoder that this server runs itself.",
+                param="model",
+                code="model_not_supported",
+            )
         best = sorted(range(len(scores)), key=lambda index: (-scores[index], index))[: self._body.get("top_n")]
         results: list[dict[str, Any]] = []
         for index in best:
