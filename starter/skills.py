@@ -21,6 +21,8 @@ from typing import Any
 
 from modelworks.contract.errors import NotFound
 from modelworks.recipe.extraction import tidy
+from modelworks.recipe.queries import question
+from modelworks.recipe.sections import sentences
 
 Shared = Callable[[str], Path]
 Record = dict[str, Any]
@@ -42,11 +44,13 @@ _ASK = {
     "zh": "{passages}\n\n根据资料回答并注明出处：{question}",
 }
 _PASSAGE_CHARS = {"en": 420, "zh": 180}
+#: Shortest and longest sentence that is quoted.
+_QUOTED_CHARS = {"en": (30, 120), "zh": (12, 45)}
 
 
 def make(shared: Shared, limit: int | None, seed: int) -> Made:
     """All skills, one after the other; those whose data this machine lacks give nothing."""
-    for skill in (passages, tool_calls, forms, titles, arithmetic, verses):
+    for skill in (passages, quotes, tool_calls, forms, titles, arithmetic, verses):
         found = skill(shared, random.Random(seed))  # noqa: S311 - an order, not a secret
         try:
             for document, record in islice(found, limit):
@@ -111,7 +115,7 @@ def passages(shared: Shared, chooser: random.Random) -> Iterator[tuple[str, Reco
     everything = list(questions(shared))
     by_language = {language: [each for each in everything if each[0] == language] for language in ("en", "zh")}
     chooser.shuffle(everything)
-    for language, document, context, question, answer, start in everything:
+    for language, document, context, asked, answer, start in everything:
         if context[start : start + len(answer)] != answer:
             continue  # the set's own offset is wrong
         others = by_language[language]
@@ -128,7 +132,48 @@ def passages(shared: Shared, chooser: random.Random) -> Iterator[tuple[str, Reco
         chooser.shuffle(shown)
         said = f"{answer} [{shown.index(given) + 1}]" if knows else REFUSAL[language]
         numbered = "\n".join(f"[{number}] {text}" for number, text in enumerate(shown, start=1))
-        yield document, talk(_ASK[language].format(passages=numbered, question=question), said)
+        yield document, talk(_ASK[language].format(passages=numbered, question=asked), said)
+
+
+def quotes(shared: Shared, chooser: random.Random, number: int = 5000) -> Iterator[tuple[str, Record]]:
+    """The one of two or three sentences from which the question was made, with its number; a refusal where it is not there.
+
+    Questions are made by rules (`modelworks.recipe.queries`): a part of the sentence replaced by a question word.
+    """
+    known = {language: list(_stated(shared, language)) for language in ("en", "zh")}
+    for _ in range(number):
+        language = chooser.choice(("en", "zh"))
+        shown = chooser.sample(known[language], chooser.choice((2, 3)))
+        page, sentence = chooser.choice(shown)
+        asked = question(sentence, language, chooser)
+        if asked is None:
+            continue
+        said = f"{sentence} [{shown.index((page, sentence)) + 1}]"
+        if chooser.random() < 0.15:
+            shown.remove((page, sentence))
+            said = REFUSAL[language]
+        numbered = "\n".join(f"[{place}] {text}" for place, (_, text) in enumerate(shown, start=1))
+        yield f"quote-{page}", talk(_ASK[language].format(passages=numbered, question=asked), said)
+
+
+def _stated(shared: Shared, language: str) -> Iterator[tuple[str, str]]:
+    """Page and text of plain sentences of the documentation, each once."""
+    shortest, longest = _QUOTED_CHARS[language]
+    seen = set()
+    for name, text in _pages(shared, language):
+        for line in tidy(re.sub(r"^---.*?^---", "", text, count=1, flags=re.MULTILINE | re.DOTALL)).split("\n"):
+            for sentence in sentences(line):
+                plain = sentence[-1] in ".。" and not re.search(r"[|<>{}`*#\[\]=]|https?:|^- ", sentence)
+                if plain and shortest <= len(sentence) <= longest and sentence not in seen:
+                    seen.add(sentence)
+                    yield name.rpartition("/")[2].partition(".")[0], sentence
+
+
+def _pages(shared: Shared, language: str) -> Iterator[tuple[str, str]]:
+    with zipfile.ZipFile(io.BytesIO(shared(DOCS.format(language=language)).read_bytes())) as archive:
+        for name in sorted(archive.namelist()):
+            if name.endswith((".md", ".mdx")):
+                yield name, archive.read(name).decode("utf-8")
 
 
 def tool_calls(shared: Shared, chooser: random.Random) -> Iterator[tuple[str, Record]]:
@@ -200,29 +245,133 @@ def _function(tool: Record) -> Record:
 
 
 _NAMES = {
-    "en": ["Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry"],
-    "zh": ["王伟", "李娜", "张强", "刘洋", "陈静", "赵磊"],
-}
-_CITIES = {"en": ["Oslo", "Paris", "Lima", "Cairo", "Delhi", "Rome"], "zh": ["北京", "上海", "广州", "成都", "西安", "杭州"]}
-_THINGS = {"en": ["chairs", "lamps", "books", "tables", "phones"], "zh": ["椅子", "台灯", "书", "桌子", "手机"]}
-_ORDERS = {
     "en": [
-        "{name} from {city} ordered {count} {thing}.",
-        "Please send {count} {thing} to {name} in {city}.",
-        "In {city}, {name} is waiting for {count} {thing}.",
-        "{count} {thing} were bought by {name}, who lives in {city}.",
+        "Anna",
+        "Ben",
+        "Clara",
+        "David",
+        "Emma",
+        "Frank",
+        "Grace",
+        "Henry",
+        "Ines",
+        "Jack",
+        "Kate",
+        "Liam",
+        "Maria",
+        "Noah",
+        "Olga",
+        "Peter",
+        "Quentin",
+        "Rosa",
+        "Sam",
+        "Tina",
+        "Umar",
+        "Vera",
+        "Will",
+        "Yusuf",
     ],
     "zh": [
-        "{city}的{name}订购了{count}件{thing}。",
-        "请把{count}件{thing}寄给{city}的{name}。",
-        "{name}住在{city}，买了{count}件{thing}。",
-        "{count}件{thing}已发往{city}，收件人{name}。",
+        "王伟",
+        "李娜",
+        "张强",
+        "刘洋",
+        "陈静",
+        "赵磊",
+        "周敏",
+        "吴刚",
+        "郑洁",
+        "孙涛",
+        "钱芳",
+        "冯军",
+        "何丽",
+        "高飞",
+        "林峰",
+        "罗霞",
+        "梁超",
+        "宋佳",
+        "唐勇",
+        "许晴",
     ],
 }
-_FIELDS = ("name", "city", "thing", "count")
+_CITIES = {
+    "en": [
+        "Oslo",
+        "Paris",
+        "Lima",
+        "Cairo",
+        "Delhi",
+        "Rome",
+        "Berlin",
+        "Tokyo",
+        "Quito",
+        "Accra",
+        "Porto",
+        "Sofia",
+        "Riga",
+        "Turin",
+        "Lyon",
+        "Perth",
+        "Dakar",
+        "Hanoi",
+    ],
+    "zh": [
+        "北京",
+        "上海",
+        "广州",
+        "成都",
+        "西安",
+        "杭州",
+        "南京",
+        "武汉",
+        "长沙",
+        "昆明",
+        "大连",
+        "青岛",
+        "厦门",
+        "苏州",
+        "福州",
+        "兰州",
+    ],
+}
+_THINGS = {
+    "en": [
+        "chairs",
+        "lamps",
+        "books",
+        "tables",
+        "phones",
+        "pens",
+        "clocks",
+        "shirts",
+        "bottles",
+        "cups",
+        "boxes",
+        "coats",
+        "knives",
+        "bags",
+        "toys",
+    ],
+    "zh": ["椅子", "台灯", "书", "桌子", "手机", "钢笔", "钟", "衬衫", "瓶子", "杯子", "箱子", "大衣", "刀", "背包", "玩具"],
+}
+_ORDERS = {
+    "en": [
+        "{name} from {city} ordered {count} {thing} (order {order}).",
+        "Please send {count} {thing} to {name} in {city}, order {order}.",
+        "In {city}, {name} is waiting for {count} {thing} of order {order}.",
+        "Order {order}: {count} {thing} were bought by {name}, who lives in {city}.",
+    ],
+    "zh": [
+        "{city}的{name}订购了{count}件{thing}，订单号{order}。",
+        "请把订单{order}的{count}件{thing}寄给{city}的{name}。",
+        "{name}住在{city}，买了{count}件{thing}，订单为{order}。",
+        "订单{order}：{count}件{thing}已发往{city}，收件人{name}。",
+    ],
+}
+_FIELDS = ("name", "city", "thing", "count", "order")
 
 
-def forms(shared: Shared, chooser: random.Random, number: int = 1200) -> Iterator[tuple[str, Record]]:
+def forms(shared: Shared, chooser: random.Random, number: int = 6000) -> Iterator[tuple[str, Record]]:
     """A JSON object with some fields of a sentence, as a schema asks for them."""
     for _ in range(number):
         language = chooser.choice(("en", "zh"))
@@ -232,6 +381,7 @@ def forms(shared: Shared, chooser: random.Random, number: int = 1200) -> Iterato
             "city": chooser.choice(_CITIES[language]),
             "thing": chooser.choice(_THINGS[language]),
             "count": chooser.randint(2, 99),
+            "order": f"{chooser.choice('ABCDEFGHKLMN')}{chooser.randint(1000, 9999)}",
         }
         wanted = chooser.sample(_FIELDS, chooser.randint(2, 4))
         schema = {"properties": {each: {"type": "integer" if each == "count" else "string"} for each in wanted}}
@@ -246,24 +396,20 @@ def titles(shared: Shared, chooser: random.Random) -> Iterator[tuple[str, Record
     asked = {"en": "Give this text a title:\n{text}", "zh": "为下面的文字拟一个标题：\n{text}"}
     found = []
     for language in ("en", "zh"):
-        with zipfile.ZipFile(io.BytesIO(shared(DOCS.format(language=language)).read_bytes())) as archive:
-            for name in sorted(archive.namelist()):
-                if not name.endswith((".md", ".mdx")):
-                    continue
-                text = archive.read(name).decode("utf-8")
-                match = re.match(r"---\s*\n.*?^title:\s*[\"']?(.+?)[\"']?\s*$.*?^---\s*$", text, re.MULTILINE | re.DOTALL)
-                if match is None:
-                    continue
-                body = re.sub(r"<[^>]+>|^>.*$|^import .*$|!\[[^\]]*\]\([^)]*\)", "", text[match.end() :], flags=re.MULTILINE)
-                body = tidy(body)[: _PASSAGE_CHARS[language] * 2]
-                if len(body) > 80:
-                    document = "title-" + name.rpartition("/")[2].partition(".")[0]
-                    found.append((document, talk(asked[language].format(text=body), match[1])))
+        for name, text in _pages(shared, language):
+            match = re.match(r"---\s*\n.*?^title:\s*[\"']?(.+?)[\"']?\s*$.*?^---\s*$", text, re.MULTILINE | re.DOTALL)
+            if match is None:
+                continue
+            body = re.sub(r"<[^>]+>|^>.*$|^import .*$|!\[[^\]]*\]\([^)]*\)", "", text[match.end() :], flags=re.MULTILINE)
+            body = tidy(body)[: _PASSAGE_CHARS[language] * 2]
+            if len(body) > 80:
+                document = "title-" + name.rpartition("/")[2].partition(".")[0]
+                found.append((document, talk(asked[language].format(text=body), match[1])))
     chooser.shuffle(found)
     yield from found
 
 
-def arithmetic(shared: Shared, chooser: random.Random, number: int = 2400) -> Iterator[tuple[str, Record]]:
+def arithmetic(shared: Shared, chooser: random.Random, number: int = 10_000) -> Iterator[tuple[str, Record]]:
     """Sums, differences and small products, worked out digit by digit or part by part."""
     for _ in range(number):
         language = chooser.choice(("en", "zh"))

@@ -7,6 +7,7 @@ import os
 import random
 import re
 from importlib import util
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -91,6 +92,20 @@ def test_answers_cite_the_passage_that_holds_them_and_refusals_stand_where_none_
         if number > 300:
             break
     assert answers.keys() == {"1", "2", "refused"}
+
+
+@pytest.mark.skipif(not (SHARED / "data/04-docqa/xquad").is_dir(), reason="the shared data are not on this machine")
+def test_a_quote_is_the_cited_sentence_as_it_stands_and_a_refusal_has_none() -> None:
+    module = program()
+    refused = 0
+    for _, record in islice(module.quotes(lambda path: SHARED / path, random.Random(1)), 300):
+        asked, said = (message["content"] for message in record["messages"])
+        if said in module.REFUSAL.values():
+            refused += 1
+            continue
+        sentence, cited = re.fullmatch(r"(.*) \[([123])\]", said).groups()  # type: ignore[union-attr]
+        assert f"[{cited}] {sentence}\n" in asked
+    assert 20 < refused < 80
 
 
 @pytest.fixture
