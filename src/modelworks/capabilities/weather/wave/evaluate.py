@@ -11,8 +11,9 @@ import numpy as np
 
 from modelworks.capabilities.weather.wave.adaptive import levels
 from modelworks.capabilities.weather.wave.features import after, rows
+from modelworks.capabilities.weather.wave.hindcast import series_of
 from modelworks.capabilities.weather.wave.model import LeadCard, WaveModel
-from modelworks.capabilities.weather.wave.records import Floats, Series, gridded, read_series
+from modelworks.capabilities.weather.wave.records import Floats, Series, gridded
 from modelworks.capabilities.weather.wave.schemas import WaveEvaluateParams
 from modelworks.contract.errors import InvalidData
 from modelworks.contract.evaluation import SAMPLES_FILE, SampleResult
@@ -34,7 +35,7 @@ def evaluate_waves(run: Run, params: WaveEvaluateParams) -> Mapping[str, float]:
         InvalidData: the model or the records have a fault, or nothing can be verified.
     """
     model = WaveModel.load(run.model("model").path)
-    found = read_series(run.dataset("test").path)
+    found = series_of(run.dataset("test").path, params.place)
     series = on_step(found, model.card.step_s)
     rows_nf = rows(series)
     lines, samples = [], dict[int, dict[str, list[float]]]()

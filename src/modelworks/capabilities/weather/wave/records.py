@@ -72,7 +72,10 @@ def read_series(folder: Path) -> Series:
         if path.name.lower().endswith((".csv", ".csv.gz", ".txt", ".txt.gz")):
             _read(path, times, rows)
     if not rows:
-        raise InvalidData("The data set holds no records of waves.", hint="Give CSV files with a time and Hs in metres.")
+        raise InvalidData(
+            "The data set holds no records of waves.",
+            hint="Give CSV files with a time and Hs in metres; of a wave model's grids say the place: latitude, longitude.",
+        )
     return gridded(times, np.array(rows, np.float64))
 
 

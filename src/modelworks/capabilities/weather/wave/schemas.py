@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -95,10 +95,28 @@ class WaveForecastOutput(BaseModel):
     points: list[WavePoint]
 
 
-class WaveTrainParams(BaseModel):
-    """How a model is made of a buoy's records."""
+class _Place(BaseModel):
+    """Where grids of a wave model are read, when the data are such grids and no records."""
 
     model_config = ConfigDict(extra="forbid")
+
+    latitude: float | None = Field(None, ge=-90, le=90, description="Of grids of a wave model: the place, degrees north.")
+    longitude: float | None = Field(None, ge=-180, le=360, description="Of grids of a wave model: the place, degrees east.")
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.latitude is None) != (self.longitude is None):
+            raise ValueError("give latitude and longitude, or neither")
+        return self
+
+    @property
+    def place(self) -> tuple[float, float] | None:
+        """Latitude and longitude."""
+        return None if self.latitude is None or self.longitude is None else (self.latitude, self.longitude)
+
+
+class WaveTrainParams(_Place):
+    """How a model is made of a buoy's records, or of a wave model's grids at a place."""
 
     preset: Literal["tiny", "standard"] = Field("standard", description="tiny: seconds, for trying; standard: minutes.")
     leads_h: list[float] = Field(
@@ -122,10 +140,8 @@ class WaveTrainParams(BaseModel):
         return self.num_trees or (20 if self.preset == "tiny" else 200)
 
 
-class WaveEvaluateParams(BaseModel):
+class WaveEvaluateParams(_Place):
     """How a model is measured."""
-
-    model_config = ConfigDict(extra="forbid")
 
     coverage: float = Field(0.8, gt=0.05, lt=0.98, description="Of the interval whose coverage is counted.")
     bootstrap_samples: int = Field(1000, ge=100, le=100_000, description="Resamples of days behind each 95 % interval.")

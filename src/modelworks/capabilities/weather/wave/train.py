@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from modelworks.capabilities.weather.blending import blend_weights
 from modelworks.capabilities.weather.trees import Forest
 from modelworks.capabilities.weather.wave.features import after, rows
+from modelworks.capabilities.weather.wave.hindcast import series_of
 from modelworks.capabilities.weather.wave.model import (
     LEVELS,
     Card,
@@ -23,7 +24,7 @@ from modelworks.capabilities.weather.wave.model import (
     lead_tensors,
     opened_lead,
 )
-from modelworks.capabilities.weather.wave.records import Floats, Series, read_series
+from modelworks.capabilities.weather.wave.records import Floats, Series
 from modelworks.capabilities.weather.wave.schemas import WaveTrainParams
 from modelworks.contract.errors import InvalidData
 from modelworks.contract.run import Run
@@ -40,7 +41,7 @@ def train_waves(run: Run, params: WaveTrainParams) -> None:
     Raises:
         InvalidData: the records have a fault, or are too few. Cancelled: the user stopped the run.
     """
-    series = read_series(run.dataset("train").path)
+    series = series_of(run.dataset("train").path, params.place)
     rows_nf = rows(series)
     kept = run.workdir / "kept"
     if run.resume_from is not None:
