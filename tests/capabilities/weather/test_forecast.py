@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from tests.capabilities.weather.tiny_grids import LATITUDES, waves
+from tests.capabilities.weather.tiny_grids import LATITUDES, TINY, waves, write_waves
 
+from modelworks.capabilities.weather import train as training
 from modelworks.capabilities.weather.evaluate import evaluate
 from modelworks.capabilities.weather.grid.reading import read
 from modelworks.capabilities.weather.grid.writing import ForecastStore
 from modelworks.capabilities.weather.model.forecaster import Forecaster
-from modelworks.capabilities.weather.schemas import EvaluateParams, ForecastInput, ForecastOutput, Point
+from modelworks.capabilities.weather.schemas import EvaluateParams, ForecastInput, ForecastOutput, Point, TrainParams
 from modelworks.capabilities.weather.serve import STORE, forecast
 from modelworks.contract.errors import InvalidData, InvalidRequest
 from modelworks.contract.run import LocalModel
@@ -52,6 +53,16 @@ def test_what_was_learned_beats_what_costs_nothing(model: LocalModel, tmp_path: 
     assert first["rmse_interval"][0] < first["rmse"] < first["rmse_interval"][1]
     assert 0.5 < first["spread_skill"] < 1.6
     assert first["crps"] < first["mae"]
+
+
+def test_bf16_is_f32_where_the_processor_does_not_multiply_it(
+    trained: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_multiplies_bf16", lambda device: False)
+    data = write_waves(tmp_path, {"train": {}, "validation": {"num_days": 120, "seed": 1, "start": "2003-01-01"}})
+    run = FakeRun(tmp_path / "run", datasets=data)
+    training.train(run, TrainParams.model_validate({**TINY, "precision": "bf16"}))
+    assert [each.metrics for each in run.logs] == [each.metrics for each in trained.logs]
 
 
 def test_series_exports_and_members(model: LocalModel, initial: Path, tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ class TrainParams(BaseModel):
         0.125, gt=0, lt=0.9, description="Last part of the states that choices are made on; without data of role validation."
     )
     precision: Literal["f32", "bf16"] = Field(
-        "f32", description="Numbers of the products in training; bf16 where the processor multiplies such. Weights stay f32."
+        "f32",
+        description="Numbers of the products in training; bf16 where it is multiplied, else f32. Weights stay f32.",
     )
     max_missing: float = Field(0.05, ge=0, le=0.9, description="Part of a field that may be missing and is filled.")
     level: Level = Field("L2", description="Level of the model in its family.")

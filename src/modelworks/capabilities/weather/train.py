@@ -126,6 +126,7 @@ class _School:
     ) -> None:
         self.run, self.params, self.shape = run, params, shape
         self.learnt, self.valid, self.device = learnt, valid, device
+        self.is_low = params.precision == "bf16" and _multiplies_bf16(device)
         self.extras = Extras(shape, constants)
         starts = valid.starts(shape)
         truth = valid.futures(shape, starts)
@@ -231,7 +232,7 @@ class _Pupil:
         loss = torch.zeros((), device=school.device)
         for block in range(blocks):
             times = school.learnt.times[starts + block * shape.block]
-            with torch.autocast(school.device.type, torch.bfloat16, enabled=params.precision == "bf16"):
+            with torch.autocast(school.device.type, torch.bfloat16, enabled=school.is_low):
                 found = self.network(history, school.extras.at(times).to(school.device))
             found = found.float()
             part = truth[:, block * shape.block : (block + 1) * shape.block]
@@ -290,6 +291,11 @@ class _Pupil:
                     name: value.clone() if name == "step" else value.to(each.device).clone(memory_format=torch.preserve_format)
                     for name, value in kept.items()
                 }
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Whether bf16 is fast there: processors without AVX-512 or AMX multiply it number by number."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _rate(step: int, total: int) -> float:
