@@ -243,9 +243,9 @@ def test_what_is_not_the_operators_is_not_opened(tmp_path: Path, monkeypatch: py
 
 def test_what_a_checkpoint_asks_for_is_known_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unknown, dynamic = about(), about()
-    unknown["dataset"]["variables"] = ["swh", *VARIABLES[1:]]
+    unknown["dataset"]["variables"] = ["charnock", *VARIABLES[1:]]
     dynamic["dataset"]["variables_metadata"]["lsm"].pop("constant_in_time")
-    for place, (bad, param) in enumerate(((unknown, "swh"), (dynamic, "lsm"))):
+    for place, (bad, param) in enumerate(((unknown, "charnock"), (dynamic, "lsm"))):
         path = pickled(tmp_path / "checkpoints" / f"b{place}.ckpt", {}, bad)
         with pytest.raises(InvalidData) as refused:
             aifs_files.metadata(path)
