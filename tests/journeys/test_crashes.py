@@ -17,7 +17,7 @@ from tests.journeys.platform_process import PlatformProcess, wait_until_ready
 from modelworks.client import Modelworks
 
 #: Long enough to be hit in the middle, short enough for a test.
-STEPS = 3000
+STEPS = 1000
 
 
 def workers(run_id: str) -> list[psutil.Process]:
@@ -71,12 +71,17 @@ def test_training_survives_kills_of_server_and_worker(tmp_path: Path) -> None:
     with platform, platform.client() as client:
         run_id = submit_training(client, "long", tmp_path / "text", steps=STEPS, checkpoint_every=50)["id"]
         wait_for_checkpoint(client, run_id)
+        (worker,) = workers(run_id)
         platform.kill()
-    # The worker goes on without a server and is taken over by the next one.
+    # The worker goes on without a server and is taken over by the next one. A quick one would be over before that is there.
+    spent_s = worker.cpu_times().user
+    while worker.cpu_times().user < spent_s + 0.2:
+        time.sleep(0.02)
+    worker.suspend()
     with platform, platform.client() as client:
+        worker.resume()
         at = wait_for_checkpoint(client, run_id)
         assert client.runs.get(run_id)["attempt"] == 1
-        (worker,) = workers(run_id)
         worker.send_signal(signal.SIGKILL)
         wait_for_checkpoint(client, run_id, after_step=at)
         # Server and worker at once. The next attempt may not have begun yet; held still, it cannot end before it is killed.

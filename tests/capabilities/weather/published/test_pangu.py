@@ -106,7 +106,7 @@ def taken(hours: int, steps: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("files", "step_hours", "steps"), [((24, 6), None, 9), ((24, 6, 3, 1), None, 32), ((24, 6, 3, 1), 6, 5), ((24,), 24, 2)]
+    ("files", "step_hours", "steps"), [((24, 6), None, 9), ((6, 3, 1), None, 8), ((24, 6, 3, 1), 6, 5), ((24,), 24, 2)]
 )
 def test_each_step_is_reached_by_the_fewest_and_longest(
     tmp_path: Path, initial: Path, files: tuple[int, ...], step_hours: int | None, steps: int
